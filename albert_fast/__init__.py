@@ -1,0 +1,3 @@
+"""albert_fast: pretrain ALBERT fast and clearly."""
+
+__version__ = "0.1.0"

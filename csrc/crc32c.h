@@ -1,0 +1,13 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace albert_fast {
+
+// CRC32C (Castagnoli, reflected polynomial 0x82F63B78; RFC 3720 appendix B.4) of `bytes` bytes at `data`, continuing
+// from `crc`, the value of what came before (0 at the start). SSE4.2 where the processor has it, a table elsewhere.
+// Any thread may call it.
+uint32_t crc32c(const void* data, size_t bytes, uint32_t crc = 0);
+
+}  // namespace albert_fast

@@ -1,0 +1,41 @@
+"""Builds albert_fast._loader from csrc/ with CMake's Ninja generator; everything else stands in pyproject.toml."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+class CMakeBuild(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        build = Path(self.build_temp).resolve() / "csrc"
+        build.mkdir(parents=True, exist_ok=True)
+        configure = [
+            "cmake",
+            "-S", str(ROOT / "csrc"),
+            "-B", str(build),
+            "-G", "Ninja",
+            "-DCMAKE_BUILD_TYPE=Release",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        ]  # fmt: skip
+        subprocess.run([*configure, *os.environ.get("CMAKE_ARGS", "").split()], check=True)
+        subprocess.run(["cmake", "--build", str(build), "--target", "_loader"], check=True)
+
+
+setup(
+    packages=["albert_fast", "albert_fast.kernels"],
+    # The folder is called kernels/ on disk, but never `import kernels`: that name belongs to a package of HuggingFace's.
+    package_dir={"albert_fast": "albert_fast", "albert_fast.kernels": "kernels"},
+    ext_modules=[Extension("albert_fast._loader", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+    zip_safe=False,
+)
