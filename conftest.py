@@ -4,6 +4,6 @@ import os
 
 import torch
 
-# Triton decides at import of a kernel module whether it is interpreted (KERNELS: TRITON_INTERPRET is read once).
+# Triton decides at import of a kernel module whether it is interpreted (TRITON_INTERPRET is read once).
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

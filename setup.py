@@ -33,7 +33,7 @@ class CMakeBuild(build_ext):
 
 setup(
     packages=["albert_fast", "albert_fast.kernels"],
-    # The folder is called kernels/ on disk, but never `import kernels`: that name belongs to a package of HuggingFace's.
+    # kernels/ on disk, but never `import kernels`: that name belongs to a package of HuggingFace's.
     package_dir={"albert_fast": "albert_fast", "albert_fast.kernels": "kernels"},
     ext_modules=[Extension("albert_fast._loader", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
