@@ -1,0 +1,271 @@
+"""What a run is made of: the model's, the data's and the training's settings, each a frozen dataclass checked once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+ShareType = Literal["all", "ffn", "attention", "None"]
+LnType = Literal["postln", "preln"]
+Layout = Literal["zh", "google"]
+HiddenAct = Literal["gelu", "gelu_new"]
+
+
+class UserError(ValueError):
+    """Bad input from outside; the message is one line: the value, the rule, the remedy."""
+
+
+def option(default: Any = MISSING, help: str = "", **metadata: Any) -> Any:
+    """A dataclass field that is also a command-line flag: its default (none: the flag is required) and help line."""
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+def note(message: str) -> None:
+    """One line for the user on standard error, which keeps standard output free for results."""
+    import sys
+
+    print(f"note: {message}", file=sys.stderr)
+
+
+# Shapes: google-research/albert (large, xlarge, xxlarge as in Lan et al. 2019, table 1) and albert_zh (tiny, small).
+PRESETS: dict[str, dict[str, int]] = {
+    name: dict(zip(("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"), row, strict=True))
+    for name, row in {
+        "tiny": (312, 4, 12, 1248),
+        "small": (384, 6, 12, 1536),
+        "base": (768, 12, 12, 3072),
+        "large": (1024, 24, 16, 4096),
+        "xlarge": (2048, 24, 16, 8192),
+        "xxlarge": (4096, 12, 64, 16384),
+    }.items()
+}
+
+# Keys that the TensorFlow projects and HuggingFace write and that do not change the model: kept, without a word.
+_INERT_KEYS = frozenset(
+    "directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type "
+    "net_structure_type gap_size num_memory_blocks down_scale_factor architectures model_type bos_token_id "
+    "eos_token_id pad_token_id transformers_version torch_dtype dtype classifier_dropout_prob position_embedding_type "
+    "id2label label2id problem_type use_cache output_attentions output_hidden_states return_dict is_decoder "
+    "add_cross_attention tie_word_embeddings chunk_size_feed_forward finetuning_task _name_or_path".split()
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlbertConfig:
+    """ALBERT's hyperparameters under the names of the published configs; checked when made.
+
+    `layout` says how embeddings are built. zh (albert_zh, albert_pytorch): words of width E projected to H, positions
+    and token types of width H, then LayerNorm. google: all three of width E, LayerNorm, then the projection.
+    """
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    vocab_size: int = 21128
+    embedding_size: int = 128
+    num_hidden_groups: int = 1
+    inner_group_num: int = 1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_act: HiddenAct = "gelu"
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    ln_type: LnType = "postln"
+    share_type: ShareType = "all"
+    layout: Layout = "zh"
+    final_layer_norm: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.share_type is None:  # JSON's null and the seed's Python None
+            object.__setattr__(self, "share_type", "None")
+        if self.hidden_act == "gelu_pytorch_tanh":  # HuggingFace's other name of the same function
+            object.__setattr__(self, "hidden_act", "gelu_new")
+        for name, choices in (
+            ("share_type", ShareType),
+            ("ln_type", LnType),
+            ("layout", Layout),
+            ("hidden_act", HiddenAct),
+        ):
+            check_choice(name, getattr(self, name), get_args(choices))
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.type == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise UserError(f"{f.name}={value!r} must be a whole number of 1 or more")
+            if f.type == "float" and (not isinstance(value, int | float) or not 0 <= value < 1):
+                raise UserError(f"{f.name}={value!r} must be a number from 0 to below 1")
+        if self.hidden_size % self.num_attention_heads:
+            heads = [n for n in range(1, self.hidden_size + 1) if self.hidden_size % n == 0]
+            near = min(heads, key=lambda n: abs(n - self.num_attention_heads))
+            raise UserError(
+                f"num_attention_heads={self.num_attention_heads} does not divide hidden_size={self.hidden_size}; "
+                f"use {near}"
+            )
+        if self.num_hidden_groups > self.num_hidden_layers:
+            raise UserError(
+                f"num_hidden_groups={self.num_hidden_groups} is more than num_hidden_layers={self.num_hidden_layers}; "
+                f"use at most {self.num_hidden_layers}"
+            )
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> AlbertConfig:
+        """The preset `name` (see PRESETS) with `overrides` laid over it."""
+        check_choice("config", name, tuple(PRESETS))
+        return cls(**{**PRESETS[name], **overrides})
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **overrides: Any) -> AlbertConfig:
+        """Read a config JSON of the seed, albert_zh, Google, HuggingFace or ours; `path` may be its folder.
+
+        Unknown keys are kept in `extra` with a note; one within two letters of a known key is refused as a slip.
+        """
+        file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            presets = ", ".join(PRESETS)
+            reason = error.strerror or error
+            raise UserError(f"config {file}: {reason}; give a JSON file, its folder, or one of {presets}") from None
+        except ValueError as error:
+            raise UserError(
+                f"config {file} is not JSON ({error}); JSON has no comments: remove what follows #"
+            ) from None
+        if not isinstance(raw, dict):
+            raise UserError(f"config {file} holds {type(raw).__name__}, not an object of keys and values")
+        if raw.get("model_type") == "albert" and "layout" not in raw:
+            raw["layout"] = "google"
+        known = {f.name for f in fields(cls)}
+        extra = dict(raw.pop("extra", {}))
+        for key in [key for key in raw if key not in known]:
+            if key not in _INERT_KEYS:
+                slips = [name for name in known if _distance(key, name) <= 2]
+                if slips:
+                    raise UserError(f"config {file}: unknown key {key!r}; did you mean {min(slips)!r}?")
+                note(f"config {file}: unknown key {key!r} is kept and has no effect")
+            extra[key] = raw.pop(key)
+        missing = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+        missing = [name for name in missing if name not in raw and name not in overrides]
+        if missing:
+            raise UserError(f"config {file} lacks {', '.join(missing)}")
+        try:
+            return cls(**{**raw, "extra": extra, **overrides})
+        except UserError as error:
+            raise UserError(f"config {file}: {error}") from None
+
+    def replace(self, **overrides: Any) -> AlbertConfig:
+        return replace(self, **overrides)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json holds: every field, with the unknown keys of the config it came from laid beside them."""
+        values = asdict(self)
+        return {**values.pop("extra"), **values}
+
+    @property
+    def num_attention_sets(self) -> int:
+        """How many distinct sets of attention weights the encoder holds."""
+        return self._num_sets(shared=self.share_type in ("all", "attention"))
+
+    @property
+    def num_feed_forward_sets(self) -> int:
+        """How many distinct sets of feed-forward weights the encoder holds."""
+        return self._num_sets(shared=self.share_type in ("all", "ffn"))
+
+    def _num_sets(self, shared: bool) -> int:
+        return (self.num_hidden_groups if shared else self.num_hidden_layers) * self.inner_group_num
+
+    def set_index(self, num_sets: int, layer: int, inner: int) -> int:
+        """Which of `num_sets` sets layer `layer`, inner layer `inner` uses (google-research/albert modeling.py)."""
+        groups = num_sets // self.inner_group_num
+        return layer * groups // self.num_hidden_layers * self.inner_group_num + inner
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model to build: a preset or a config file, and what to change in it."""
+
+    config: str = option("base", f"preset ({', '.join(PRESETS)}), config JSON, or folder of a checkpoint")
+    share_type: str | None = option(
+        None, "weights shared between layers: all, ffn, attention or None (config's, or all)"
+    )
+    ln_type: str | None = option(None, "LayerNorm's place: postln or preln (config's, or postln)")
+    layout: str | None = option(None, "embeddings as in albert_zh (zh) or Google's ALBERT (google) (config's, or zh)")
+    hidden_act: str | None = option(None, "gelu (erf) or gelu_new (tanh) (config's, or gelu)")
+    hidden_dropout_prob: float | None = option(None, "probability of dropping a hidden unit (config's, or 0)")
+    final_layer_norm: bool = option(False, "with preln, a LayerNorm after the last layer (the references have none)")
+
+    def build(self, **overrides: Any) -> AlbertConfig:
+        """The AlbertConfig these options name, with `overrides` laid over it."""
+        given = {name: value for name, value in asdict(self).items() if value not in (None, False) and name != "config"}
+        make = AlbertConfig.from_preset if self.config in PRESETS else AlbertConfig.from_pretrained
+        return make(self.config, **given, **overrides)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How batches are drawn from a prepared folder."""
+
+    tokens_per_batch: int = option(16384, "tokens of one micro-batch of one rank, packed")
+    max_seq_length: int = option(512, "tokens of the longest sequence, [CLS] and [SEP] included")
+    max_ngram: int = option(3, "words of the longest masked span")
+    masked_lm_prob: float = option(0.15, "share of a sequence's tokens to predict")
+    max_predictions: int | None = option(None, "most predictions in one sequence (the share above alone)")
+    short_seq_prob: float = option(0.1, "probability that a document is cut into shorter sequences")
+    sentence_order: bool = option(True, "draw pairs of segments for the sentence-order loss")
+    loader_threads: int = option(2, "threads of the data loader")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the weights are trained; what a step does, and on what."""
+
+    optimizer: Literal["lamb", "adamw"] = option("lamb", "update rule")
+    max_steps: int = option(125_000, "optimizer steps in all")
+    learning_rate: float = option(0.00176, "peak learning rate")
+    warmup_steps: int = option(3125, "steps of linear warm-up to the peak")
+    decay_power: float = option(1.0, "power of the polynomial decay to 0 at max_steps; 1 is linear")
+    weight_decay: float = option(0.01, "decoupled weight decay; biases and LayerNorms are exempt")
+    max_grad_norm: float = option(1.0, "global gradient norm to clip at; 0 turns clipping off")
+    gradient_accumulation_steps: int = option(1, "micro-batches of one rank in a step")
+    seed: int = option(42, "seed of weights, data order, masks and dropout")
+    precision: Literal["auto", "fp32", "bf16"] = option("auto", "compute precision; auto: bf16 on CUDA, fp32 on CPU")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to train; auto: CUDA where there is one")
+    ops: Literal["auto", "torch", "triton"] = option("auto", "op implementations; auto: triton on CUDA, torch on CPU")
+    capture: Literal["auto", "on", "off"] = option("auto", "capture the step in CUDA graphs; auto: on CUDA")
+    recompute: Literal["none", "ffn", "layer"] = option("none", "what backward recomputes to save memory")
+    deterministic: bool = option(False, "same bits on every run, at some cost in speed (CPU runs always are)")
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be 1 or more")
+        if not 0 <= self.warmup_steps <= self.max_steps:
+            raise UserError(
+                f"warmup_steps={self.warmup_steps} must lie between 0 and max_steps={self.max_steps}; "
+                f"a twentieth of max_steps is {self.max_steps // 20}"
+            )
+        for name in ("learning_rate", "decay_power"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name}={getattr(self, name)} must be above 0")
+        for name in ("weight_decay", "max_grad_norm", "seed"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name}={getattr(self, name)} must be 0 or more")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{name}={value!r} is unknown; use one of {', '.join(choices)}")
+
+
+def _distance(a: str, b: str) -> int:
+    """Levenshtein distance: the fewest insertions, deletions and substitutions from a to b."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        previous, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
+    return row[-1]
