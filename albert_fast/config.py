@@ -44,11 +44,12 @@ PRESETS: dict[str, dict[str, int]] = {
 
 # Keys that the TensorFlow projects and HuggingFace write and that do not change the model: kept, without a word.
 _INERT_KEYS = frozenset(
-    "directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type "
-    "net_structure_type gap_size num_memory_blocks down_scale_factor architectures model_type bos_token_id "
-    "eos_token_id pad_token_id transformers_version torch_dtype dtype classifier_dropout_prob position_embedding_type "
-    "id2label label2id problem_type use_cache output_attentions output_hidden_states return_dict is_decoder "
-    "add_cross_attention tie_word_embeddings chunk_size_feed_forward finetuning_task _name_or_path".split()
+    """directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
+    net_structure_type gap_size num_memory_blocks down_scale_factor architectures model_type bos_token_id eos_token_id
+    pad_token_id transformers_version torch_dtype dtype classifier_dropout_prob position_embedding_type id2label label2id
+    problem_type use_cache output_attentions output_hidden_states return_dict is_decoder add_cross_attention
+    tie_word_embeddings chunk_size_feed_forward finetuning_task _name_or_path""".split()  # noqa: SIM905
+)
 )
 
 
@@ -133,7 +134,7 @@ class AlbertConfig:
             raise UserError(f"config {file}: {reason}; give a JSON file, its folder, or one of {presets}") from None
         except ValueError as error:
             raise UserError(
-                f"config {file} is not JSON ({error}); JSON has no comments: remove what follows #"
+                f"config {file} is not JSON ({error}); it has no comments: remove what follows #"
             ) from None
         if not isinstance(raw, dict):
             raise UserError(f"config {file} holds {type(raw).__name__}, not an object of keys and values")
@@ -181,7 +182,8 @@ class AlbertConfig:
     def set_index(self, num_sets: int, layer: int, inner: int) -> int:
         """Which of `num_sets` sets layer `layer`, inner layer `inner` uses (google-research/albert modeling.py)."""
         groups = num_sets // self.inner_group_num
-        return layer * groups // self.num_hidden_layers * self.inner_group_num + inner
+        group = layer if groups == self.num_hidden_layers else int(layer / self.num_hidden_layers * groups)
+        return group * self.inner_group_num + inner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +192,7 @@ class ModelOptions:
 
     config: str = option("base", f"preset ({', '.join(PRESETS)}), config JSON, or folder of a checkpoint")
     share_type: str | None = option(
-        None, "weights shared between layers: all, ffn, attention or None (config's, or all)"
+        None, "weights that layers share: all, ffn, attention or None (config's, or all)"
     )
     ln_type: str | None = option(None, "LayerNorm's place: postln or preln (config's, or postln)")
     layout: str | None = option(None, "embeddings as in albert_zh (zh) or Google's ALBERT (google) (config's, or zh)")
