@@ -46,10 +46,9 @@ PRESETS: dict[str, dict[str, int]] = {
 _INERT_KEYS = frozenset(
     """directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
     net_structure_type gap_size num_memory_blocks down_scale_factor architectures model_type bos_token_id eos_token_id
-    pad_token_id transformers_version torch_dtype dtype classifier_dropout_prob position_embedding_type id2label label2id
-    problem_type use_cache output_attentions output_hidden_states return_dict is_decoder add_cross_attention
+    pad_token_id transformers_version torch_dtype dtype classifier_dropout_prob position_embedding_type id2label
+    label2id problem_type use_cache output_attentions output_hidden_states return_dict is_decoder add_cross_attention
     tie_word_embeddings chunk_size_feed_forward finetuning_task _name_or_path""".split()  # noqa: SIM905
-)
 )
 
 
@@ -133,9 +132,7 @@ class AlbertConfig:
             reason = error.strerror or error
             raise UserError(f"config {file}: {reason}; give a JSON file, its folder, or one of {presets}") from None
         except ValueError as error:
-            raise UserError(
-                f"config {file} is not JSON ({error}); it has no comments: remove what follows #"
-            ) from None
+            raise UserError(f"config {file} is not JSON ({error}); it has no comments: remove what follows #") from None
         if not isinstance(raw, dict):
             raise UserError(f"config {file} holds {type(raw).__name__}, not an object of keys and values")
         if raw.get("model_type") == "albert" and "layout" not in raw:
@@ -191,9 +188,7 @@ class ModelOptions:
     """Which model to build: a preset or a config file, and what to change in it."""
 
     config: str = option("base", f"preset ({', '.join(PRESETS)}), config JSON, or folder of a checkpoint")
-    share_type: str | None = option(
-        None, "weights that layers share: all, ffn, attention or None (config's, or all)"
-    )
+    share_type: str | None = option(None, "weights that layers share: all, ffn, attention or None (config's, or all)")
     ln_type: str | None = option(None, "LayerNorm's place: postln or preln (config's, or postln)")
     layout: str | None = option(None, "embeddings as in albert_zh (zh) or Google's ALBERT (google) (config's, or zh)")
     hidden_act: str | None = option(None, "gelu (erf) or gelu_new (tanh) (config's, or gelu)")
