@@ -1,0 +1,335 @@
+"""Every fused op once in plain PyTorch: the reference that tests trust, and what runs where no kernel does.
+
+Arithmetic is fp32 (or fp64) inside, whatever the storage dtype. One rule for gradients of parameters, Megatron's: where
+a parameter has `main_grad` (its own shape, fp32 or wider) backward accumulates into it in that precision and returns
+None; elsewhere it returns an ordinary gradient. So the L uses of a shared weight never meet in bf16.
+
+Dimension letters: T tokens (packed), H hidden, F feed-forward, V vocabulary, E embedding, P predictions, N heads,
+D head size, B sequences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from albert_fast.attention import varlen_attention
+from albert_fast.config import UserError
+
+# ---------------------------------------------------------------------------------------------- gradients of parameters
+
+
+@cache
+def _addmm_takes_out_dtype() -> bool:
+    """Whether CUDA's addmm accumulates bf16 products into an fp32 addend here; versions differ, so ask once."""
+    product, total = (torch.zeros(16, 16, device="cuda", dtype=d) for d in (torch.bfloat16, torch.float32))
+    try:
+        torch.addmm(total, product, product, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+def accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total [M, K] += a [T, M].T @ b [T, K], products and sums in total's dtype, in place."""
+    if a.dtype == total.dtype:
+        total.addmm_(a.t(), b)
+    elif not a.is_cuda:
+        total.addmm_(a.t().to(total.dtype), b.to(total.dtype))
+    elif _addmm_takes_out_dtype():
+        torch.addmm(total, a.t(), b, out_dtype=total.dtype, out=total)
+    else:
+        total.add_(torch.mm(a.t(), b, out_dtype=total.dtype))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """x in the precision of the arithmetic: fp32, or fp64 where it is that already."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+class _WideParameter(torch.autograd.Function):
+    """A parameter as fp32 whose gradient, fp32 too, goes into main_grad where there is one."""
+
+    @staticmethod
+    def forward(ctx, parameter: Tensor) -> Tensor:
+        ctx.main_grad, ctx.dtype = getattr(parameter, "main_grad", None), parameter.dtype
+        return _wide(parameter).view_as(parameter)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor | None:
+        if ctx.main_grad is None:
+            return grad.to(ctx.dtype)
+        ctx.main_grad.add_(grad)
+        return None
+
+
+def wide_parameter(parameter: Tensor) -> Tensor:
+    """`parameter` in fp32 (fp64 stays), differentiable under the main_grad rule: for vectors, whose sums are cheap."""
+    return _WideParameter.apply(parameter)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.main_grad, ctx.bias_dtype = getattr(weight, "main_grad", None), None if bias is None else bias.dtype
+        ctx.bias_main_grad = getattr(bias, "main_grad", None)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        grad_weight = grad_bias = None
+        if ctx.main_grad is not None:
+            accumulate_product(ctx.main_grad, grad, x)
+        elif ctx.needs_input_grad[1]:
+            grad_weight = grad.t() @ x
+        if ctx.bias_dtype is not None:
+            total = _wide(grad).sum(0) if grad.dtype != torch.float32 else grad.sum(0)
+            if ctx.bias_main_grad is not None:
+                ctx.bias_main_grad.add_(total)
+            else:
+                grad_bias = total.to(ctx.bias_dtype)
+        return (grad @ weight if ctx.needs_input_grad[0] else None), grad_weight, grad_bias
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [T, K] @ weight [M, K].T + bias [M] -> [T, M], under the main_grad rule."""
+    return _Linear.apply(x, weight, bias)
+
+
+class _Embedding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, ids: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.main_grad, ctx.rows, ctx.dtype = getattr(weight, "main_grad", None), weight.shape[0], weight.dtype
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        # aten's backward sorts the ids and sums each segment in order, so its bits depend on nothing but the batch.
+        (ids,) = ctx.saved_tensors
+        total = torch.ops.aten.embedding_dense_backward(_wide(grad), ids, ctx.rows, -1, False)
+        if ctx.main_grad is None:
+            return None, total.to(ctx.dtype)
+        ctx.main_grad.add_(total)
+        return None, None
+
+
+def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """weight [V, E] at ids [T] (int32 or int64) -> [T, E], under the main_grad rule."""
+    return _Embedding.apply(ids, weight)
+
+
+# ------------------------------------------------------------------------------------------------------------- dropout
+
+
+def _philox(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
+    """Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") on int64 holding 32 bits."""
+    low = 0xFFFFFFFF
+
+    def multiply(x: Tensor, constant: int) -> tuple[Tensor, Tensor]:
+        # A 64-bit product would overflow int64: take it in two halves of the constant.
+        upper, lower = (constant >> 16) * x, (constant & 0xFFFF) * x
+        carried = upper + (lower >> 16)
+        return carried >> 16, ((carried << 16) | (lower & 0xFFFF)) & low
+
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        high0, low0 = multiply(c0, 0xD2511F53)
+        high1, low1 = multiply(c2, 0xCD9E8D57)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
+    return [c0, c1, c2, c3]
+
+
+def dropout_keep(key: Tensor, site: int, rows: int, columns: int, probability: float) -> Tensor:
+    """Which of [rows, columns] elements survive: bool, a pure function of (seed, micro-batch, site, row, column).
+
+    `key` is int64 [2] on the device: the seed and the global micro-batch. One Philox call serves eight columns, 16
+    bits each, so a probability is rounded to 1/65536.
+    """
+    low = 0xFFFFFFFF
+    row = torch.arange(rows, device=key.device)[:, None]
+    column = torch.arange(math.ceil(columns / 8), device=key.device)[None, :]
+    seed, micro_batch = key[0], key[1]
+    counter = [column.expand(rows, -1), row.expand(-1, column.shape[1]), torch.full_like(row, site), micro_batch & low]
+    words = torch.stack(_philox(counter, [seed & low, (seed >> 32) & low]), dim=-1)
+    halves = torch.stack((words & 0xFFFF, words >> 16), dim=-1).reshape(rows, -1)[:, :columns]
+    return halves >= dropout_threshold(probability)
+
+
+def dropout_threshold(probability: float) -> int:
+    """The number of 16-bit values below which an element is dropped."""
+    return round(probability * 65536)
+
+
+def dropout(x: Tensor, probability: float, key: Tensor | None, site: int) -> Tensor:
+    """x [T, H] with elements zeroed by `dropout_keep` and the others scaled by 1 / (1 - probability)."""
+    if probability == 0.0:
+        return x
+    if key is None:
+        raise UserError(f"dropout={probability} needs a key: an int64 tensor [seed, micro-batch] on the device")
+    scale = 65536 / (65536 - dropout_threshold(probability))
+    return torch.where(dropout_keep(key, site, x.shape[0], x.shape[1], probability), x * scale, 0.0)
+
+
+# ----------------------------------------------------------------------------------------------------------- LayerNorm
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-12) -> Tensor:
+    """LayerNorm (Ba et al. 2016) over the last axis of x [T, H], statistics in fp32."""
+    return F.layer_norm(_wide(x), weight.shape, wide_parameter(weight), wide_parameter(bias), epsilon).to(x.dtype)
+
+
+def add_pre_layer_norm(
+    x: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    layer_norm_bias: Tensor,
+    epsilon: float = 1e-12,
+    dropout: float = 0.0,
+    key: Tensor | None = None,
+    site: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """The pre-LN join: s = residual + dropout(x + bias), y = LN(s); returns (y, s), both [T, H].
+
+    The statistics are those of s as stored. `bias` [H] is the bias of the product that made x.
+    """
+    total = add_residual(x, bias, residual, dropout, key, site)
+    return layer_norm(total, weight, layer_norm_bias, epsilon), total
+
+
+def add_layer_norm(
+    x: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    layer_norm_bias: Tensor,
+    epsilon: float = 1e-12,
+    dropout: float = 0.0,
+    key: Tensor | None = None,
+    site: int = 0,
+) -> Tensor:
+    """The post-LN join: LN(residual + dropout(x + bias)) -> [T, H]; see `add_pre_layer_norm`."""
+    return add_pre_layer_norm(x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)[0]
+
+
+def add_residual(
+    x: Tensor, bias: Tensor, residual: Tensor, probability: float = 0.0, key: Tensor | None = None, site: int = 0
+) -> Tensor:
+    """residual + dropout(x + bias) -> [T, H], rounded once."""
+    joined = dropout(_wide(x) + wide_parameter(bias), probability, key, site)
+    return (_wide(residual) + joined).to(x.dtype)
+
+
+# -------------------------------------------------------------------------------------------------------- feed-forward
+
+
+def gelu(x: Tensor, activation: str = "gelu") -> Tensor:
+    """GELU (Hendrycks and Gimpel 2016): `gelu` by erf, `gelu_new` by its tanh form."""
+    return F.gelu(x, approximate="tanh" if activation == "gelu_new" else "none")
+
+
+def gelu_ffn(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, activation: str = "gelu") -> Tensor:
+    """gelu(x [T, H] @ weight1 [F, H].T + bias1 [F]) @ weight2 [H, F].T -> [T, H]; its bias is the next op's."""
+    return linear(gelu(linear(x, weight1, bias1), activation), weight2)
+
+
+# ------------------------------------------------------------------------------------------------------------ MLM loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Gradients are made in forward, chunk by chunk, so that no [P, V] outlives its chunk; backward scales them."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, targets, row_weights, chunk):
+        ctx.weight, ctx.bias = weight, bias
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        total = row_weights.sum()
+        row_scale = row_weights / torch.where(total > 0, total, 1.0)
+        loss, accuracy = x.new_zeros((), dtype=wide), x.new_zeros((), dtype=wide)
+        if needs_grad := any(ctx.needs_input_grad[:3]):
+            grad_x = torch.empty_like(x)
+            grad_weight, grad_bias = (torch.zeros_like(p, dtype=wide) for p in (weight, bias))
+        for start in range(0, x.shape[0], chunk):
+            rows = slice(start, start + chunk)
+            target, scale = targets[rows].long()[:, None], row_scale[rows].to(wide)
+            log_probabilities = F.log_softmax(_wide(F.linear(x[rows], weight, bias)), dim=-1)
+            loss -= (log_probabilities.gather(1, target)[:, 0] * scale).sum()
+            accuracy += ((log_probabilities.argmax(1) == target[:, 0]) * scale).sum()
+            if needs_grad:
+                grad = log_probabilities.exp_().scatter_add_(
+                    1, target, log_probabilities.new_full((), -1.0).expand_as(target)
+                )
+                grad = grad.mul_(scale[:, None])
+                grad_bias += grad.sum(0)
+                grad = grad.to(x.dtype)
+                torch.mm(grad, weight, out=grad_x[rows])
+                accumulate_product(grad_weight, grad, x[rows])
+        if needs_grad:
+            ctx.save_for_backward(grad_x, grad_weight, grad_bias)
+        ctx.mark_non_differentiable(accuracy)
+        return loss, accuracy
+
+    @staticmethod
+    def backward(ctx, grad_loss, _):
+        grad_x, *grads = ctx.saved_tensors
+        returned: list[Tensor | None] = []
+        for parameter, grad in zip((ctx.weight, ctx.bias), grads, strict=True):
+            if (main_grad := getattr(parameter, "main_grad", None)) is not None:
+                main_grad.addcmul_(grad, grad_loss)
+                returned.append(None)
+            else:
+                returned.append((grad * grad_loss).to(parameter.dtype))
+        return (grad_x * grad_loss).to(grad_x.dtype), *returned, None, None, None
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, row_weights: Tensor, chunk: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy of softmax(x [P, E] @ weight [V, E].T + bias [V]) at targets [P], averaged by row_weights [P].
+
+    Returns (loss, accuracy), scalars in fp32; both are 0 where all weights are. Static shapes, no synchronisation;
+    at most `chunk` rows of logits exist at a time (512 on CPU, whose caches are small; 4096 elsewhere).
+    """
+    chunk = chunk or (512 if x.device.type == "cpu" else 4096)
+    return _LinearCrossEntropy.apply(x, weight, bias, targets, row_weights, chunk)
+
+
+# -------------------------------------------------------------------------------------------------------------- choice
+
+
+@dataclass(frozen=True)
+class Ops:
+    """The implementations a model runs on; every field has the signature of its namesake above."""
+
+    name: str = "torch"
+    linear: Callable = linear
+    embedding: Callable = embedding
+    dropout: Callable = dropout
+    layer_norm: Callable = layer_norm
+    add_residual: Callable = add_residual
+    add_layer_norm: Callable = add_layer_norm
+    add_pre_layer_norm: Callable = add_pre_layer_norm
+    gelu: Callable = gelu
+    gelu_ffn: Callable = gelu_ffn
+    linear_cross_entropy: Callable = linear_cross_entropy
+    varlen_attention: Callable = varlen_attention
+
+
+def get_ops(name: str = "auto") -> Ops:
+    """The ops called `name`: torch, triton, or auto (triton where there is CUDA, torch elsewhere)."""
+    if name == "auto":
+        name = "triton" if torch.cuda.is_available() else "torch"
+    if name == "torch":
+        return Ops()
+    raise UserError(f"ops={name!r} is unknown; use torch, triton or auto")
