@@ -48,7 +48,7 @@ def accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total.add_(torch.mm(a.t(), b, out_dtype=total.dtype))
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
     """x in the precision of the arithmetic: fp32, or fp64 where it is that already."""
     return x if x.dtype == torch.float64 else x.float()
 
@@ -59,7 +59,7 @@ class _WideParameter(torch.autograd.Function):
     @staticmethod
     def forward(ctx, parameter: Tensor) -> Tensor:
         ctx.main_grad, ctx.dtype = getattr(parameter, "main_grad", None), parameter.dtype
-        return _wide(parameter).view_as(parameter)
+        return wide(parameter).view_as(parameter)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor | None:
@@ -76,32 +76,35 @@ def wide_parameter(parameter: Tensor) -> Tensor:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.transposed = transposed
         ctx.main_grad, ctx.bias_dtype = getattr(weight, "main_grad", None), None if bias is None else bias.dtype
         ctx.bias_main_grad = getattr(bias, "main_grad", None)
-        return F.linear(x, weight, bias)
+        return F.linear(x, weight.t() if transposed else weight, bias)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         grad_weight = grad_bias = None
+        left, right = (x, grad) if ctx.transposed else (grad, x)
         if ctx.main_grad is not None:
-            accumulate_product(ctx.main_grad, grad, x)
+            accumulate_product(ctx.main_grad, left, right)
         elif ctx.needs_input_grad[1]:
-            grad_weight = grad.t() @ x
+            grad_weight = left.t() @ right
         if ctx.bias_dtype is not None:
-            total = _wide(grad).sum(0) if grad.dtype != torch.float32 else grad.sum(0)
+            total = wide(grad).sum(0)
             if ctx.bias_main_grad is not None:
                 ctx.bias_main_grad.add_(total)
             else:
                 grad_bias = total.to(ctx.bias_dtype)
-        return (grad @ weight if ctx.needs_input_grad[0] else None), grad_weight, grad_bias
+        grad_x = F.linear(grad, weight if ctx.transposed else weight.t()) if ctx.needs_input_grad[0] else None
+        return grad_x, grad_weight, grad_bias, None
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [T, K] @ weight [M, K].T + bias [M] -> [T, M], under the main_grad rule."""
-    return _Linear.apply(x, weight, bias)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, transposed: bool = False) -> Tensor:
+    """x [T, K] @ weight [M, K].T + bias [M] -> [T, M], under the main_grad rule; transposed: weight is [K, M]."""
+    return _Linear.apply(x, weight, bias, transposed)
 
 
 class _Embedding(torch.autograd.Function):
@@ -115,7 +118,7 @@ class _Embedding(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         # aten's backward sorts the ids and sums each segment in order, so its bits depend on nothing but the batch.
         (ids,) = ctx.saved_tensors
-        total = torch.ops.aten.embedding_dense_backward(_wide(grad), ids, ctx.rows, -1, False)
+        total = torch.ops.aten.embedding_dense_backward(wide(grad), ids, ctx.rows, -1, False)
         if ctx.main_grad is None:
             return None, total.to(ctx.dtype)
         ctx.main_grad.add_(total)
@@ -186,7 +189,7 @@ def dropout(x: Tensor, probability: float, key: Tensor | None, site: int) -> Ten
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-12) -> Tensor:
     """LayerNorm (Ba et al. 2016) over the last axis of x [T, H], statistics in fp32."""
-    return F.layer_norm(_wide(x), weight.shape, wide_parameter(weight), wide_parameter(bias), epsilon).to(x.dtype)
+    return F.layer_norm(wide(x), weight.shape, wide_parameter(weight), wide_parameter(bias), epsilon).to(x.dtype)
 
 
 def add_pre_layer_norm(
@@ -227,8 +230,8 @@ def add_residual(
     x: Tensor, bias: Tensor, residual: Tensor, probability: float = 0.0, key: Tensor | None = None, site: int = 0
 ) -> Tensor:
     """residual + dropout(x + bias) -> [T, H], rounded once."""
-    joined = dropout(_wide(x) + wide_parameter(bias), probability, key, site)
-    return (_wide(residual) + joined).to(x.dtype)
+    joined = dropout(wide(x) + wide_parameter(bias), probability, key, site)
+    return (wide(residual) + joined).to(x.dtype)
 
 
 # -------------------------------------------------------------------------------------------------------- feed-forward
@@ -253,17 +256,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, targets, row_weights, chunk):
         ctx.weight, ctx.bias = weight, bias
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(x.dtype, torch.float32)
         total = row_weights.sum()
         row_scale = row_weights / torch.where(total > 0, total, 1.0)
-        loss, accuracy = x.new_zeros((), dtype=wide), x.new_zeros((), dtype=wide)
+        loss, accuracy = x.new_zeros((), dtype=dtype), x.new_zeros((), dtype=dtype)
         if needs_grad := any(ctx.needs_input_grad[:3]):
             grad_x = torch.empty_like(x)
-            grad_weight, grad_bias = (torch.zeros_like(p, dtype=wide) for p in (weight, bias))
+            grad_weight, grad_bias = (torch.zeros_like(p, dtype=dtype) for p in (weight, bias))
         for start in range(0, x.shape[0], chunk):
             rows = slice(start, start + chunk)
-            target, scale = targets[rows].long()[:, None], row_scale[rows].to(wide)
-            log_probabilities = F.log_softmax(_wide(F.linear(x[rows], weight, bias)), dim=-1)
+            target, scale = targets[rows].long()[:, None], row_scale[rows].to(dtype)
+            log_probabilities = F.log_softmax(wide(F.linear(x[rows], weight, bias)), dim=-1)
             loss -= (log_probabilities.gather(1, target)[:, 0] * scale).sum()
             accuracy += ((log_probabilities.argmax(1) == target[:, 0]) * scale).sum()
             if needs_grad:

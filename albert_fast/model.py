@@ -1,0 +1,433 @@
+"""ALBERT (Lan et al. 2019, https://arxiv.org/abs/1909.11942) on packed tokens, in plain PyTorch.
+
+Post-LN and pre-LN as in Xiong et al. 2020 (https://arxiv.org/abs/2002.04745). The same few layers are used again and
+again: `share_type` says which weights the L layers share, `layout` how embeddings are built (see AlbertConfig).
+
+Dimension letters: T tokens (packed), B sequences, S sequence length, P masked positions, L layers, H hidden,
+E embedding, F feed-forward, N heads, D head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from albert_fast.config import AlbertConfig, UserError
+from albert_fast.ops import Ops, get_ops, wide
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
+
+
+@dataclass
+class Packed:
+    """Tokens of several sequences end to end; tokens past cu_seqlens[-1] belong to none.
+
+    input_ids, token_type_ids, position_ids: int [T]; cu_seqlens: int32 [B+1], first 0; max_seqlen: a bound on every
+    sequence's length; dropout_key: int64 [2], the seed and the global micro-batch, where dropout is above 0.
+    """
+
+    input_ids: Tensor
+    token_type_ids: Tensor
+    position_ids: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
+    dropout_key: Tensor | None = None
+
+
+@dataclass
+class PretrainingOutput:
+    """What AlbertForPreTraining returns for padded input, under HuggingFace's names.
+
+    last_hidden_state [B, S, H], zero at padding; pooler_output [B, H]; prediction_logits [B, P, V], or [B, S, V] where
+    no positions were given; sop_logits [B, 2]; hidden_states: L+1 of [B, S, H] (embeddings first) where asked for.
+    """
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor
+    prediction_logits: Tensor
+    sop_logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class PretrainingLosses:
+    """Scalars of one micro-batch, fp32: the two losses (means over their weights), and the accuracies behind them."""
+
+    mlm_loss: Tensor
+    sop_loss: Tensor
+    mlm_accuracy: Tensor
+    sop_accuracy: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        return self.mlm_loss + self.sop_loss
+
+
+class Pretrained(nn.Module):
+    """An ALBERT with heads that lives in a folder: config.json, model.safetensors, and the tokenizer's files."""
+
+    def __init__(self, config: AlbertConfig, ops: str | Ops = "torch"):
+        super().__init__()
+        self.config = config
+        self.ops = ops if isinstance(ops, Ops) else get_ops(ops)
+        self.albert = Albert(config, self.ops)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, ops: str | Ops = "torch", **overrides: Any):
+        """The model saved in `directory`; `overrides` change its config (ln_type, dropout), never its shapes."""
+        config, file = AlbertConfig.from_pretrained(directory, **overrides), Path(directory) / WEIGHTS
+        try:
+            weights = load_file(file)
+        except Exception as error:  # safetensors raises its own kinds for a file that is missing, cut or foreign
+            raise UserError(
+                f"{file}: {error}; give a folder that save_pretrained or `albert-fast convert` wrote"
+            ) from None
+        model = cls(config, ops)
+        model.load_weights(weights, str(file))
+        return model
+
+    def load_weights(self, weights: dict[str, Tensor], source: str) -> None:
+        """Load every parameter from `weights`; names or shapes that do not match are an error that lists them."""
+        own = self.state_dict()
+        wrong = [f"{name} is missing" for name in own if name not in weights]
+        wrong += [f"{name} is unknown" for name in weights if name not in own]
+        wrong += [
+            f"{name} has shape {list(weights[name].shape)}, the config says {list(own[name].shape)}"
+            for name in own
+            if name in weights and weights[name].shape != own[name].shape
+        ]
+        if wrong:
+            raise UserError(f"{source} does not fit its config: {'; '.join(wrong)}")
+        self.load_state_dict(weights)
+
+    def save_pretrained(self, directory: str | Path, tokenizer_from: str | Path | None = None) -> None:
+        """Write config.json and model.safetensors (fp32) and copy the tokenizer's files that `tokenizer_from` holds."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file({name: tensor.clone() for name, tensor in weights.items()}, directory / WEIGHTS, {"format": "pt"})
+        save_config(self.config, directory)
+        for name in TOKENIZER_FILES:
+            if tokenizer_from is not None and (Path(tokenizer_from) / name).exists():
+                (directory / name).write_bytes((Path(tokenizer_from) / name).read_bytes())
+
+
+def save_config(config: AlbertConfig, directory: Path) -> None:
+    text = json.dumps(config.to_dict(), indent=2, ensure_ascii=False)
+    (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+class AlbertForPreTraining(Pretrained):
+    """ALBERT with the masked-word and sentence-order heads."""
+
+    def __init__(self, config: AlbertConfig, ops: str | Ops = "torch"):
+        super().__init__(config, ops)
+        self.mlm_head = MaskedLmHead(config, self.ops)
+        self.sop_head = Linear(config.hidden_size, 2, self.ops)
+        initialize(self, config.initializer_range)
+
+    def losses(self, batch: Packed, masked_lm: tuple[Tensor, ...], sentence_order: tuple[Tensor, ...]):
+        """PretrainingLosses of a packed batch: the training path, static shapes and no synchronisation.
+
+        masked_lm: positions [P] into T, ids [P], weights [P]; sentence_order: labels [B], weights [B].
+        """
+        hidden = self.albert(batch)
+        positions, ids, weights = masked_lm
+        mlm_loss, mlm_accuracy = self.mlm_head.loss(hidden[positions], ids, weights, self.albert.embeddings)
+        labels, weights = sentence_order
+        logits = self.sop_head(self.albert.pool(hidden, batch.cu_seqlens))
+        weights = weights / torch.where(weights.sum() > 0, weights.sum(), 1.0)
+        log_probabilities = wide(logits).log_softmax(-1).gather(1, labels.long()[:, None])[:, 0]
+        sop_loss = -(log_probabilities * weights).sum()
+        sop_accuracy = ((logits.detach().argmax(1) == labels) * weights).sum()
+        return PretrainingLosses(mlm_loss, sop_loss, mlm_accuracy, sop_accuracy)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        masked_lm_positions: Tensor | None = None,
+        output_hidden_states: bool = False,
+    ) -> PretrainingOutput:
+        """Padded input for those who have it: input_ids, attention_mask (1 real), token_type_ids int [B, S].
+
+        masked_lm_positions [B, P] are columns of S. Padding is taken out first: it costs and changes nothing.
+        """
+        packed, unpack = pack(input_ids, attention_mask, token_type_ids)
+        states: list[Tensor] | None = [] if output_hidden_states else None
+        last = unpack(self.albert(packed, states))  # [B, S, H]
+        pooled = self.albert.pool_first(last[:, 0])  # [B, H]
+        rows = (
+            last
+            if masked_lm_positions is None
+            else last.gather(1, masked_lm_positions.long()[..., None].expand(-1, -1, last.shape[-1]))
+        )  # [B, P, H]
+        logits = self.mlm_head.logits(rows.flatten(0, 1), self.albert.embeddings).unflatten(0, rows.shape[:2])
+        hidden_states = tuple(unpack(state) for state in states) if states is not None else None
+        return PretrainingOutput(last, pooled, logits, self.sop_head(pooled), hidden_states)
+
+
+class AlbertForSequenceClassification(Pretrained):
+    """ALBERT with a classifier over the pooled [CLS]: one sentence or a pair to one of num_labels classes."""
+
+    def __init__(self, config: AlbertConfig, ops: str | Ops = "torch"):
+        super().__init__(config, ops)
+        names = config.extra.get("id2label", {})
+        self.classifier = Linear(config.hidden_size, max(len(names), 2), self.ops)
+        initialize(self, config.initializer_range)
+
+    def forward(self, batch: Packed) -> Tensor:
+        """Logits [B, classes] of a packed batch."""
+        return self.classifier(self.albert.pool(self.albert(batch), batch.cu_seqlens))
+
+
+class Albert(nn.Module):
+    """Embeddings, the encoder whose layers share weights, and the pooler."""
+
+    def __init__(self, config: AlbertConfig, ops: Ops):
+        super().__init__()
+        self.embeddings = Embeddings(config, ops)
+        self.encoder = Encoder(config, ops)
+        self.pooler = Linear(config.hidden_size, config.hidden_size, ops)
+
+    def forward(self, batch: Packed, states: list[Tensor] | None = None) -> Tensor:
+        """Hidden states [T, H]; `states`, where given, takes the L+1 of them, the embeddings first."""
+        hidden = self.embeddings(batch)  # [T, H]
+        return self.encoder(hidden, batch, states)
+
+    def pool(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """[B, H] of the first token of each packed sequence (empty ones give some token's, to be weighted 0)."""
+        return self.pool_first(hidden[cu_seqlens[:-1].clamp(max=hidden.shape[0] - 1)])
+
+    def pool_first(self, first: Tensor) -> Tensor:
+        return torch.tanh(self.pooler(first))
+
+
+class Embeddings(nn.Module):
+    """zh: LN(projection(word) + position + type); google: projection(LN(word + position + type))."""
+
+    def __init__(self, config: AlbertConfig, ops: Ops):
+        super().__init__()
+        self.google, self.ops, self.dropout = config.layout == "google", ops, config.hidden_dropout_prob
+        embedding, hidden = config.embedding_size, config.hidden_size
+        width = embedding if self.google else hidden
+        self.word_embeddings = Embedding(config.vocab_size, embedding, ops)
+        self.position_embeddings = Embedding(config.max_position_embeddings, width, ops)
+        self.token_type_embeddings = Embedding(config.type_vocab_size, width, ops)
+        self.layer_norm = LayerNorm(width, config, ops)
+        # Without a factorisation the zh layout has no projection (the seed's size table counts none).
+        needs_projection = self.google or embedding != hidden
+        self.projection = Linear(embedding, hidden, ops, bias=self.google) if needs_projection else None
+
+    def forward(self, batch: Packed) -> Tensor:
+        word = self.word_embeddings(batch.input_ids)  # [T, E]
+        if not self.google and self.projection is not None:
+            word = self.projection(word)  # [T, H]
+        total = word + self.position_embeddings(batch.position_ids) + self.token_type_embeddings(batch.token_type_ids)
+        hidden = self.ops.dropout(self.layer_norm(total), self.dropout, batch.dropout_key, 0)
+        return hidden if self.projection is None or not self.google else self.projection(hidden)  # [T, H]
+
+
+class Encoder(nn.Module):
+    """L layers over the sets of weights that share_type and the groups leave distinct."""
+
+    def __init__(self, config: AlbertConfig, ops: Ops):
+        super().__init__()
+        self.config, self.ops, self.recompute = config, ops, "none"
+        self.attention = nn.ModuleList(Attention(config, ops) for _ in range(config.num_attention_sets))
+        self.feed_forward = nn.ModuleList(FeedForward(config, ops) for _ in range(config.num_feed_forward_sets))
+        final = config.ln_type == "preln" and config.final_layer_norm
+        self.layer_norm = LayerNorm(config.hidden_size, config, ops) if final else None
+
+    def layers(self) -> list[tuple[Any, Any]]:
+        """The weights that each of the L x inner_group_num layers uses, in order."""
+        c, attention, feed_forward = self.config, list(self.attention), list(self.feed_forward)
+        return [
+            (
+                attention[c.set_index(len(attention), layer, inner)],
+                feed_forward[c.set_index(len(feed_forward), layer, inner)],
+            )
+            for layer in range(c.num_hidden_layers)
+            for inner in range(c.inner_group_num)
+        ]
+
+    def forward(self, hidden: Tensor, batch: Packed, states: list[Tensor] | None = None) -> Tensor:
+        run = self.post_layer if self.config.ln_type == "postln" else self.pre_layer
+        layers = self.layers()
+        if states is not None:
+            states.append(hidden)
+        # In pre-LN a layer ends in the sum that the next layer's LayerNorm reads, so the join of two layers is one op.
+        normed = None if self.config.ln_type == "postln" else layers[0][0].layer_norm(hidden)
+        for depth, (attention, feed_forward) in enumerate(layers):
+            following = layers[depth + 1][0].layer_norm if depth + 1 < len(layers) else self.layer_norm
+            arguments = (attention, feed_forward, following, depth, batch, hidden, normed)
+            if self.recompute == "layer" and torch.is_grad_enabled():
+                hidden, normed = checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False)
+            else:
+                hidden, normed = run(*arguments)
+            if states is not None and (depth + 1) % self.config.inner_group_num == 0:
+                states.append(hidden)
+        return hidden if normed is None else normed
+
+    def post_layer(self, attention, feed_forward, following, depth, batch, x, _):
+        """a = LN(x + attention(x)); LN(a + ffn(a))."""
+        a = attention.layer_norm.add(attention(x, batch), attention.output.bias, x, batch, 2 * depth + 1)
+        f = self.feed(feed_forward, a)
+        return feed_forward.layer_norm.add(f, feed_forward.output.bias, a, batch, 2 * depth + 2), None
+
+    def pre_layer(self, attention, feed_forward, following, depth, batch, x, normed):
+        """a = x + attention(LN(x)); y = a + ffn(LN(a)), returned with the next layer's LN(y) (None after the last)."""
+        normed, a = feed_forward.layer_norm.add_pre(
+            attention(normed, batch), attention.output.bias, x, batch, 2 * depth + 1
+        )
+        f, bias, site = self.feed(feed_forward, normed), feed_forward.output.bias, 2 * depth + 2
+        if following is None:
+            return self.ops.add_residual(f, bias, a, feed_forward.layer_norm.dropout, batch.dropout_key, site), None
+        normed, y = following.add_pre(f, bias, a, batch, site)
+        return y, normed
+
+    def feed(self, feed_forward: FeedForward, x: Tensor) -> Tensor:
+        if self.recompute == "ffn" and torch.is_grad_enabled():
+            return checkpoint(feed_forward, x, use_reentrant=False, preserve_rng_state=False)
+        return feed_forward(x)
+
+
+class Attention(nn.Module):
+    """Self-attention without the last bias, which the LayerNorm that follows adds; its LayerNorm lives with it."""
+
+    def __init__(self, config: AlbertConfig, ops: Ops):
+        super().__init__()
+        self.heads, self.ops = config.num_attention_heads, ops
+        self.query_key_value = Linear(config.hidden_size, 3 * config.hidden_size, ops)
+        self.output = Linear(config.hidden_size, config.hidden_size, ops)
+        self.layer_norm = LayerNorm(config.hidden_size, config, ops)
+
+    def forward(self, x: Tensor, batch: Packed) -> Tensor:
+        qkv = self.query_key_value(x).unflatten(-1, (3, self.heads, -1))  # [T, 3, N, D]
+        context = self.ops.varlen_attention(qkv, batch.cu_seqlens, batch.max_seqlen)  # [T, N, D]
+        return self.ops.linear(context.flatten(-2), self.output.weight)  # [T, H]
+
+
+class FeedForward(nn.Module):
+    """gelu(x W1 + b1) W2, its last bias left to the LayerNorm that follows; its LayerNorm lives with it."""
+
+    def __init__(self, config: AlbertConfig, ops: Ops):
+        super().__init__()
+        self.activation, self.ops = config.hidden_act, ops
+        self.intermediate = Linear(config.hidden_size, config.intermediate_size, ops)
+        self.output = Linear(config.intermediate_size, config.hidden_size, ops)
+        self.layer_norm = LayerNorm(config.hidden_size, config, ops)
+
+    def forward(self, x: Tensor) -> Tensor:
+        w1, w2 = self.intermediate, self.output
+        return self.ops.gelu_ffn(x, w1.weight, w1.bias, w2.weight, self.activation)  # [T, H]
+
+
+class MaskedLmHead(nn.Module):
+    """transform, gelu, LayerNorm, then back through the embeddings' own matrices, with a bias per word."""
+
+    def __init__(self, config: AlbertConfig, ops: Ops):
+        super().__init__()
+        width = config.embedding_size if config.layout == "google" else config.hidden_size
+        self.activation, self.ops = config.hidden_act, ops
+        self.transform = Linear(config.hidden_size, width, ops)
+        self.layer_norm = LayerNorm(width, config, ops)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def rows(self, hidden: Tensor, embeddings: Embeddings) -> Tensor:
+        """What meets the word embeddings: [P, E]."""
+        x = self.layer_norm(self.ops.gelu(self.transform(hidden), self.activation))  # [P, H or E]
+        if not embeddings.google and embeddings.projection is not None:
+            x = self.ops.linear(x, embeddings.projection.weight, transposed=True)  # [P, E]
+        return x
+
+    def logits(self, hidden: Tensor, embeddings: Embeddings) -> Tensor:
+        """[P, V]."""
+        return self.ops.linear(self.rows(hidden, embeddings), embeddings.word_embeddings.weight, self.bias)
+
+    def loss(self, hidden: Tensor, ids: Tensor, weights: Tensor, embeddings: Embeddings) -> tuple[Tensor, Tensor]:
+        """Cross entropy and accuracy over the vocabulary, averaged by weights [P], without keeping [P, V]."""
+        word = embeddings.word_embeddings.weight
+        return self.ops.linear_cross_entropy(self.rows(hidden, embeddings), word, self.bias, ids, weights)
+
+
+class Linear(nn.Module):
+    """x @ weight.T + bias, weight [out, in]."""
+
+    def __init__(self, in_features: int, out_features: int, ops: Ops, bias: bool = True):
+        super().__init__()
+        self.ops = ops
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ops.linear(x, self.weight, self.bias)
+
+
+class Embedding(nn.Module):
+    """Rows of weight [rows, width]."""
+
+    def __init__(self, rows: int, width: int, ops: Ops):
+        super().__init__()
+        self.ops = ops
+        self.weight = nn.Parameter(torch.empty(rows, width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.ops.embedding(ids, self.weight)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm, alone or fused with the bias, dropout and residual sum before it."""
+
+    def __init__(self, width: int, config: AlbertConfig, ops: Ops):
+        super().__init__()
+        self.ops, self.epsilon, self.dropout = ops, config.layer_norm_eps, config.hidden_dropout_prob
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ops.layer_norm(x, self.weight, self.bias, self.epsilon)
+
+    def add(self, x: Tensor, bias: Tensor, residual: Tensor, batch: Packed, site: int) -> Tensor:
+        """LN(residual + dropout(x + bias))."""
+        arguments = (self.weight, self.bias, self.epsilon, self.dropout, batch.dropout_key, site)
+        return self.ops.add_layer_norm(x, bias, residual, *arguments)
+
+    def add_pre(self, x: Tensor, bias: Tensor, residual: Tensor, batch: Packed, site: int) -> tuple[Tensor, Tensor]:
+        """(LN(s), s) of the sum s = residual + dropout(x + bias)."""
+        arguments = (self.weight, self.bias, self.epsilon, self.dropout, batch.dropout_key, site)
+        return self.ops.add_pre_layer_norm(x, bias, residual, *arguments)
+
+
+def initialize(model: nn.Module, std: float) -> None:
+    """Matrices from a normal truncated at 2 std, as google-research/albert does; biases 0, LayerNorm weights 1."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)
+
+
+def pack(input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None):
+    """(Packed, unpack) of padded input [B, S]; unpack lays [T, ...] back to [B, S, ...], zeros at padding."""
+    if input_ids.dim() != 2:
+        raise UserError(f"input_ids {list(input_ids.shape)} must be [sequences, length]; unsqueeze a single sequence")
+    keep = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    if keep.shape != input_ids.shape:
+        raise UserError(f"attention_mask {list(keep.shape)} must have input_ids' shape {list(input_ids.shape)}")
+    rows, columns = (keep > 0).nonzero(as_tuple=True)
+    types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+    edges = nn.functional.pad((keep > 0).sum(1).cumsum(0), (1, 0)).int()
+    packed = Packed(input_ids[rows, columns], types[rows, columns], columns, edges, input_ids.shape[1])
+
+    def unpack(x: Tensor) -> Tensor:
+        return x.new_zeros(*input_ids.shape, *x.shape[1:]).index_put((rows, columns), x)
+
+    return packed, unpack

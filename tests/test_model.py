@@ -1,0 +1,204 @@
+"""The model against HuggingFace's, against numerical derivatives, and against the seed's size table."""
+
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+
+from albert_fast.config import AlbertConfig, UserError
+from albert_fast.model import AlbertForPreTraining, pack
+
+COMBINATIONS = list(product(("all", "ffn", "attention", "None"), ("postln", "preln"), ("zh", "google")))
+
+
+def tiny_config(**overrides) -> AlbertConfig:
+    shape = dict(hidden_size=24, num_hidden_layers=4, num_attention_heads=3, intermediate_size=40, vocab_size=61)
+    return AlbertConfig(**{**shape, "embedding_size": 8, "max_position_embeddings": 20, **overrides})
+
+
+def padded_batch(vocab_size: int, lengths=(16, 5, 11), seed: int = 0):
+    torch.manual_seed(seed)
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    ids = torch.randint(1, vocab_size, mask.shape) * mask
+    types = (torch.arange(max(lengths)) >= 4).long() * mask
+    positions = torch.stack([torch.randperm(length)[:3] for length in lengths])
+    return ids, mask, types, positions
+
+
+def pretraining_losses(model, ids, mask, types, positions):
+    packed, _ = pack(ids, mask, types)
+    row, width = torch.arange(len(ids))[:, None], ids.shape[1]
+    flat = mask.flatten().cumsum(0) - 1  # padded index -> packed index
+    weights = torch.ones(positions.numel(), dtype=model.sop_head.weight.dtype)
+    masked_lm = (flat[(row * width + positions).flatten()], ids[row, positions].flatten(), weights)
+    return model.losses(packed, masked_lm, (torch.arange(len(ids)) % 2, torch.ones(len(ids), dtype=weights.dtype)))
+
+
+def huggingface_weights(model, groups: int):
+    """HuggingFace's state dict of a google-layout model whose sets are its groups; LayerNorms of a set side by side."""
+    own = model.state_dict()
+    to = {"albert.embeddings.LayerNorm": "albert.embeddings.layer_norm"}
+    to |= {f"albert.embeddings.{n}": f"albert.embeddings.{n}" for n in ("word_embeddings", "position_embeddings")}
+    to |= {"albert.embeddings.token_type_embeddings": "albert.embeddings.token_type_embeddings"}
+    to |= {
+        "albert.encoder.embedding_hidden_mapping_in": "albert.embeddings.projection",
+        "albert.pooler": "albert.pooler",
+    }
+    to |= {"predictions.dense": "mlm_head.transform", "predictions.LayerNorm": "mlm_head.layer_norm"}
+    to |= {"sop_classifier.classifier": "sop_head"}
+    weights = {f"{hf}.{p}": own[f"{us}.{p}"] for hf, us in to.items() for p in ("weight", "bias") if f"{us}.{p}" in own}
+    for index in range(groups):
+        layer = f"albert.encoder.albert_layer_groups.{index}.albert_layers.0"
+        attention, feed = f"albert.encoder.attention.{index}", f"albert.encoder.feed_forward.{index}"
+        for p in ("weight", "bias"):
+            for name, part in zip(
+                ("query", "key", "value"), own[f"{attention}.query_key_value.{p}"].chunk(3), strict=True
+            ):
+                weights[f"{layer}.attention.{name}.{p}"] = part
+            weights[f"{layer}.attention.dense.{p}"] = own[f"{attention}.output.{p}"]
+            weights[f"{layer}.attention.LayerNorm.{p}"] = own[f"{attention}.layer_norm.{p}"]
+            weights[f"{layer}.ffn.{p}"] = own[f"{feed}.intermediate.{p}"]
+            weights[f"{layer}.ffn_output.{p}"] = own[f"{feed}.output.{p}"]
+            weights[f"{layer}.full_layer_layer_norm.{p}"] = own[f"{feed}.layer_norm.{p}"]
+    return weights | {"predictions.bias": own["mlm_head.bias"], "predictions.decoder.bias": own["mlm_head.bias"]}
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("hidden_act", ["gelu", "gelu_new"])
+def test_huggingface_loss_and_every_gradient(groups, hidden_act):
+    config = tiny_config(layout="google", num_hidden_groups=groups, hidden_act=hidden_act)
+    model = AlbertForPreTraining(config)
+    for p in model.parameters():
+        p.data += 0.2 * torch.randn_like(p)
+    keys = {
+        k: v for k, v in config.to_dict().items() if k not in ("layout", "ln_type", "share_type", "final_layer_norm")
+    }
+    reference = transformers.AlbertForPreTraining(transformers.AlbertConfig(**keys, attn_implementation="eager")).eval()
+    weights = huggingface_weights(model, groups)
+    missing, unexpected = reference.load_state_dict(weights, strict=False)
+    assert set(missing) <= {"predictions.decoder.weight", "albert.embeddings.position_ids"}
+    assert not unexpected
+
+    ids, mask, types, positions = padded_batch(config.vocab_size)
+    losses = pretraining_losses(model, ids, mask, types, positions)
+    losses.loss.backward()
+    labels = torch.full_like(ids, -100).scatter_(1, positions, ids.gather(1, positions))
+    order = torch.arange(len(ids)) % 2
+    expected = reference(ids, mask, types, labels=labels, sentence_order_label=order, output_hidden_states=True)
+    expected.loss.backward()
+    torch.testing.assert_close(losses.loss, expected.loss)
+
+    output = model(ids, mask, types, output_hidden_states=True)
+    real = mask.bool()
+    for ours, theirs in zip(output.hidden_states, expected.hidden_states, strict=True):
+        torch.testing.assert_close(ours[real], theirs[real], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.sop_logits, expected.sop_logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.prediction_logits[real], expected.prediction_logits[real], atol=1e-4, rtol=1e-5)
+
+    theirs = {name: p.grad for name, p in reference.named_parameters()}
+    for p in model.parameters():
+        p.data = p.grad  # so that the same mapping of names serves the gradients
+    for name, grad in huggingface_weights(model, groups).items():
+        if name != "predictions.decoder.bias":
+            torch.testing.assert_close(grad, theirs[name], atol=2e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize(("share_type", "ln_type", "layout"), COMBINATIONS)
+def test_gradcheck(share_type, ln_type, layout):
+    shape = dict(hidden_size=6, intermediate_size=5, num_hidden_layers=2, embedding_size=4, vocab_size=11)
+    final = ln_type == "preln"
+    config = tiny_config(share_type=share_type, ln_type=ln_type, layout=layout, final_layer_norm=final, **shape)
+    model = AlbertForPreTraining(config).double()
+    torch.manual_seed(1)
+    for p in model.parameters():
+        p.data += 0.5 * torch.randn_like(p)
+    ids, mask, types, positions = padded_batch(config.vocab_size, lengths=(5, 3))
+    names, values = zip(*model.named_parameters(), strict=True)
+
+    def loss(*parameters):
+        return torch.func.functional_call(
+            _Loss(model),
+            {f"model.{n}": p for n, p in zip(names, parameters, strict=True)},
+            (ids, mask, types, positions),
+        )
+
+    assert torch.autograd.gradcheck(loss, values, fast_mode=True, atol=1e-6)
+
+
+class _Loss(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *batch):
+        return pretraining_losses(self.model, *batch).loss
+
+
+@pytest.mark.parametrize(("share_type", "ln_type", "layout"), COMBINATIONS)
+def test_padded_equals_packed_equals_alone(share_type, ln_type, layout):
+    config = tiny_config(share_type=share_type, ln_type=ln_type, layout=layout)
+    model = AlbertForPreTraining(config)
+    ids, mask, types, positions = padded_batch(config.vocab_size)
+    output = model(ids, mask, types, positions, output_hidden_states=True)
+    assert output.prediction_logits.shape == (3, 3, 61)
+    assert len(output.hidden_states) == 5
+    torch.testing.assert_close(output.hidden_states[-1], output.last_hidden_state)
+    packed, _ = pack(ids, mask, types)
+    torch.testing.assert_close(model.albert(packed), output.last_hidden_state[mask.bool()])
+    for row, length in enumerate(mask.sum(1).tolist()):
+        alone = model(ids[row : row + 1, :length], None, types[row : row + 1, :length], positions[row : row + 1])
+        torch.testing.assert_close(alone.last_hidden_state[0], output.last_hidden_state[row, :length])
+        torch.testing.assert_close(alone.prediction_logits[0], output.prediction_logits[row])
+        torch.testing.assert_close(alone.sop_logits[0], output.sop_logits[row])
+    with torch.no_grad():
+        loss = pretraining_losses(model, ids, mask, types, positions)
+        flat = F.cross_entropy(output.prediction_logits.flatten(0, 1), ids.gather(1, positions).flatten())
+    torch.testing.assert_close(loss.mlm_loss, flat)
+
+
+@pytest.mark.parametrize("recompute", ["ffn", "layer"])
+@pytest.mark.parametrize("ln_type", ["postln", "preln"])
+def test_recompute_changes_no_gradient(recompute, ln_type):
+    config = tiny_config(ln_type=ln_type, hidden_dropout_prob=0.1)
+    gradients = []
+    for mode in ("none", recompute):
+        torch.manual_seed(3)
+        model = AlbertForPreTraining(config)
+        model.albert.encoder.recompute = mode
+        ids, mask, types, _ = padded_batch(config.vocab_size)
+        packed, _ = pack(ids, mask, types)
+        packed.dropout_key = torch.tensor([5, 7])
+        model.albert(packed).square().sum().backward()
+        gradients.append([p.grad for p in model.albert.encoder.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("embedding_size", "share_type", "megabytes"),
+    [(768, "None", 476.5), (768, "attention", 372.4), (768, "ffn", 268.6), (768, "all", 164.6),
+     (128, "None", 369.1), (128, "attention", 265.1), (128, "ffn", 161.2), (128, "all", 57.2)],
+)  # fmt: skip
+def test_sizes_of_the_seed(embedding_size, share_type, megabytes):
+    from albert_fast.sizes import seed_checkpoint_bytes
+
+    config = AlbertConfig.from_preset("base", embedding_size=embedding_size, share_type=share_type)
+    assert seed_checkpoint_bytes(config) / 1e6 == pytest.approx(megabytes, abs=0.1)
+
+
+@pytest.mark.parametrize(("layout", "parameters"), [("zh", 11_492_234), ("google", 10_669_322)])
+def test_parameters_are_counted_once(layout, parameters):
+    with torch.device("meta"):
+        model = AlbertForPreTraining(AlbertConfig.from_preset("base", layout=layout))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_save_and_load(tmp_path):
+    model = AlbertForPreTraining(tiny_config(share_type="ffn", extra={"note": 1}))
+    model.save_pretrained(tmp_path)
+    again = AlbertForPreTraining.from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    with pytest.raises(UserError, match=r"feed_forward\.1\.intermediate\.weight is missing"):
+        AlbertForPreTraining.from_pretrained(tmp_path, share_type="None")
