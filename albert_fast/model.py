@@ -141,7 +141,9 @@ class AlbertForPreTraining(Pretrained):
         """
         hidden = self.albert(batch)
         positions, ids, weights = masked_lm
-        mlm_loss, mlm_accuracy = self.mlm_head.loss(hidden[positions], ids, weights, self.albert.embeddings)
+        mlm_loss, mlm_accuracy = self.mlm_head.loss(
+            self.ops.embedding(positions, hidden), ids, weights, self.albert.embeddings
+        )
         labels, weights = sentence_order
         logits = self.sop_head(self.albert.pool(hidden, batch.cu_seqlens))
         weights = weights / torch.where(weights.sum() > 0, weights.sum(), 1.0)
@@ -195,6 +197,7 @@ class Albert(nn.Module):
 
     def __init__(self, config: AlbertConfig, ops: Ops):
         super().__init__()
+        self.ops = ops
         self.embeddings = Embeddings(config, ops)
         self.encoder = Encoder(config, ops)
         self.pooler = Linear(config.hidden_size, config.hidden_size, ops)
@@ -206,7 +209,7 @@ class Albert(nn.Module):
 
     def pool(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
         """[B, H] of the first token of each packed sequence (empty ones give some token's, to be weighted 0)."""
-        return self.pool_first(hidden[cu_seqlens[:-1].clamp(max=hidden.shape[0] - 1)])
+        return self.pool_first(self.ops.embedding(cu_seqlens[:-1].clamp(max=hidden.shape[0] - 1), hidden))
 
     def pool_first(self, first: Tensor) -> Tensor:
         return torch.tanh(self.pooler(first))

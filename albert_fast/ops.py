@@ -116,17 +116,18 @@ class _Embedding(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        # aten's backward sorts the ids and sums each segment in order, so its bits depend on nothing but the batch.
         (ids,) = ctx.saved_tensors
-        total = torch.ops.aten.embedding_dense_backward(wide(grad), ids, ctx.rows, -1, False)
-        if ctx.main_grad is None:
-            return None, total.to(ctx.dtype)
-        ctx.main_grad.add_(total)
-        return None, None
+        grad = wide(grad)
+        total = grad.new_zeros(ctx.rows, grad.shape[1]) if ctx.main_grad is None else ctx.main_grad
+        if total.is_cuda:  # sorts the ids and sums each segment in order; index_add_ would add with atomics
+            total.index_put_((ids.long(),), grad, accumulate=True)
+        else:
+            total.index_add_(0, ids, grad)
+        return None, total.to(ctx.dtype) if ctx.main_grad is None else None
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
-    """weight [V, E] at ids [T] (int32 or int64) -> [T, E], under the main_grad rule."""
+    """weight [V, E] at ids [T] (int32 or int64) -> [T, E], under the main_grad rule; its backward is deterministic."""
     return _Embedding.apply(ids, weight)
 
 

@@ -1,0 +1,144 @@
+"""Flat buffers for parameters, gradients and state; LAMB and AdamW over them, wholly on the device.
+
+Nothing here asks the host for a number: step count, learning rate, clipping and the guard against non-finite gradients
+are tensors, so that a CUDA graph of `update` is right at every replay.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from albert_fast.config import TrainConfig
+
+# 64 elements are 128 bytes of bf16: TMA and 128-bit loads want every tensor to start there.
+ALIGNMENT = 64
+
+
+class FlatParameters:
+    """A model's parameters in one fp32 master buffer, with one fp32 gradient buffer beside it.
+
+    The parameters become views of `compute` (the master itself, or its cast to bf16), and each gets `main_grad`, its
+    view of `grad`, into which the ops accumulate. Tensors with weight decay come first: `decayed` is their length.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32):
+        # LAMB and weight decay leave biases and LayerNorms alone: exactly the vectors.
+        named = sorted(model.named_parameters(), key=lambda item: item[1].dim() < 2)
+        self.shapes = {name: parameter.shape for name, parameter in named}
+        self.offsets: dict[str, int] = {}
+        length = self.decayed = 0
+        for name, parameter in named:
+            self.offsets[name] = length
+            length += math.ceil(parameter.numel() / ALIGNMENT) * ALIGNMENT
+            if parameter.dim() >= 2:
+                self.decayed = length
+        device = named[0][1].device
+        self.master = torch.zeros(length, device=device)
+        self.grad = torch.zeros(length, device=device)
+        self.compute = self.master if dtype == torch.float32 else torch.zeros(length, device=device, dtype=dtype)
+        master, grad, compute = self.views(self.master), self.views(self.grad), self.views(self.compute)
+        for name, parameter in named:
+            master[name].copy_(parameter.data)
+            parameter.data, parameter.main_grad = compute[name], grad[name]  # type: ignore[attr-defined]
+        self.cast()
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """The tensors of a flat buffer of this layout, by parameter name."""
+        return {name: flat[start : start + self.shapes[name].numel()].view(self.shapes[name])
+                for name, start in self.offsets.items()}  # fmt: skip
+
+    def cast(self) -> None:
+        """Bring the compute weights up to date with the master, once a step."""
+        if self.compute is not self.master:
+            self.compute.copy_(self.master)
+
+    def matrices(self, flat: Tensor) -> list[Tensor]:
+        """The tensors that LAMB scales one by one; the fused query, key and value count as three, as published."""
+        views = {name: view for name, view in self.views(flat).items() if view.dim() > 1}
+        return [part for name, view in views.items() for part in view.chunk(3 if "query_key_value" in name else 1)]
+
+
+class Optimizer:
+    """LAMB (You et al. 2020, https://arxiv.org/abs/1904.00962) or AdamW (Loshchilov and Hutter 2019).
+
+    LAMB as google-research/albert trained with it (lamb_optimizer.py): moments without bias correction, decay inside
+    the trusted change, biases and LayerNorms neither decayed nor scaled. AdamW has torch's bias correction.
+
+    Attributes (device tensors): exp_avg and exp_avg_sq, flat fp32; steps and updates, int64 scalars, of which steps
+    counts every update asked for and updates those whose gradient was finite; gradient_norm, before clipping.
+    """
+
+    betas, epsilon = (0.9, 0.999), 1e-6
+
+    def __init__(self, flat: FlatParameters, config: TrainConfig):
+        self.flat, self.config = flat, config
+        device = flat.master.device
+        self.exp_avg, self.exp_avg_sq = torch.zeros_like(flat.master), torch.zeros_like(flat.master)
+        self.steps, self.updates = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
+        self.gradient_norm, self.last_learning_rate = (torch.zeros((), device=device) for _ in range(2))
+
+    def learning_rate(self) -> Tensor:
+        """The rate of the coming step, fp32: linear warm-up to the peak, then polynomial decay to 0 at max_steps."""
+        c, done = self.config, self.steps.float()
+        warmup = (done + 1) / max(c.warmup_steps, 1)
+        decay = ((c.max_steps - done) / max(c.max_steps - c.warmup_steps, 1)).clamp(min=0) ** c.decay_power
+        return c.learning_rate * torch.where(done < c.warmup_steps, warmup, decay)
+
+    @torch.no_grad()
+    def update(self, micro_batches: int, world_size: int = 1) -> None:
+        """One step from the sums of gradients of `micro_batches` micro-batches on each of `world_size` ranks.
+
+        A non-finite gradient leaves weights and moments as they are. Afterwards the gradient buffer is zero.
+        """
+        flat, (beta1, beta2) = self.flat, self.betas
+        if world_size > 1:
+            dist.all_reduce(flat.grad)
+        share = 1.0 / (micro_batches * world_size)
+        self.gradient_norm.copy_(torch.linalg.vector_norm(flat.grad) * share)
+        finite = torch.isfinite(self.gradient_norm)
+        scale = torch.full_like(self.gradient_norm, share)
+        if self.config.max_grad_norm > 0:
+            scale = scale * (self.config.max_grad_norm / (self.gradient_norm + 1e-6)).clamp(max=1.0)
+        grad = flat.grad.mul_(scale).masked_fill_(~finite, 0.0)
+
+        self.updates += finite
+        self.exp_avg.lerp_(grad, (1 - beta1) * finite)
+        self.exp_avg_sq.lerp_(grad.square_(), (1 - beta2) * finite)
+        debias1, debias2 = self._debias()
+        change = torch.sqrt(self.exp_avg_sq, out=flat.grad).div_(debias2.sqrt()).add_(self.epsilon)
+        change.reciprocal_().mul_(self.exp_avg).div_(debias1)
+        decayed = slice(0, flat.decayed)
+        change[decayed].add_(flat.master[decayed], alpha=self.config.weight_decay)
+        if self.config.optimizer == "lamb":
+            self._trust(change)
+        self.last_learning_rate.copy_(self.learning_rate())
+        flat.master.sub_(change.mul_(self.last_learning_rate * finite))
+        self.steps += 1
+        flat.grad.zero_()
+        flat.cast()
+
+    def _debias(self) -> tuple[Tensor, Tensor]:
+        """AdamW's corrections of both moments; 1 for LAMB, and before any update."""
+        count, one = self.updates.float(), torch.ones_like(self.gradient_norm)
+        if self.config.optimizer == "lamb":
+            return one, one
+        first, second = (torch.where(count > 0, 1 - beta**count, one) for beta in self.betas)
+        return first, second
+
+    def _trust(self, change: Tensor) -> None:
+        """Scale each matrix's change by ||weight|| / ||change||, by 1 where either is 0."""
+        changes = self.flat.matrices(change)
+        weight_norm = torch.stack(torch._foreach_norm(self.flat.matrices(self.flat.master)))
+        change_norm = torch.stack(torch._foreach_norm(changes))
+        ratio = torch.where((weight_norm > 0) & (change_norm > 0), weight_norm / change_norm, 1.0)
+        torch._foreach_mul_(changes, list(ratio.unbind()))
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds, by name; the tensors share memory with the state, so copying into them loads it."""
+        moments = {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq, "master": self.flat.master}
+        tensors = {f"{kind}.{name}": view for kind, m in moments.items() for name, view in self.flat.views(m).items()}
+        return tensors | {"steps": self.steps, "updates": self.updates}
