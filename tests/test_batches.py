@@ -1,0 +1,152 @@
+"""The loader: equal to the plain reference, to itself at any thread count and world size, and exact about an epoch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from loader_reference import Reference, Rules
+from shard_writer import CLS, MASK, NUM_NOT_ORDINARY, PAD, SEP, UNK, pages_of, random_documents, write_shard
+
+from albert_fast.batches import Batch, PretrainingLoader
+from albert_fast.config import UserError
+
+ARRAYS = Batch._fields[:9]
+
+
+def rules_of(loader: PretrainingLoader, vocab_size: int, **settings) -> Rules:
+    return Rules(
+        tokens_per_batch=loader.tokens_per_batch,
+        max_seq_length=loader.max_seq_length,
+        max_sequences=loader.max_sequences,
+        predictions_per_batch=loader.predictions_per_batch,
+        cls_id=CLS,
+        sep_id=SEP,
+        mask_id=MASK,
+        pad_id=PAD,
+        unmaskable=frozenset((CLS, SEP, MASK, PAD, UNK)),
+        ordinary=list(range(NUM_NOT_ORDINARY, vocab_size)),
+        **settings,
+    )
+
+
+CASES = {
+    "usual": {},
+    "long": {"max_seq_length": 512, "tokens_per_batch": 2048},
+    "shortest": {"max_seq_length": 5, "tokens_per_batch": 64},
+    "one-sequence": {"max_seq_length": 40, "tokens_per_batch": 40},
+    "few-sequences": {"max_sequences": 5},
+    "few-predictions": {"predictions_per_batch": 64},
+    "one-segment": {"sentence_order": False},
+    "capped": {"max_predictions": 3},
+    "unigrams": {"max_ngram": 1},
+    "long-spans": {"max_ngram": 10, "masked_lm_prob": 0.4, "max_seq_length": 30},
+    "short-often": {"short_seq_prob": 1.0},
+    "short-never": {"short_seq_prob": 0.0},
+}
+CORPORA = {
+    "plain": {},
+    "all-one-word": {"word_start_prob": 0.0},
+    "characters": {"word_start_prob": 1.0, "unk_prob": 0.0},
+    "mostly-unknown": {"unk_prob": 0.9},
+    "only-unknown": {"unk_prob": 1.0},
+    "two-tokens": {"sentences": (1, 2), "tokens": (1, 2), "vocab_size": 9},
+    "wide": {"vocab_size": 70_000},
+    "long-sentences": {"sentences": (1, 2), "tokens": (300, 900)},
+}
+
+
+def check_against_reference(tmp_path, documents, vocab_size, page_tokens, epochs, settings):
+    settings = {"tokens_per_batch": 512, "max_seq_length": 64, "seed": 7, **settings}
+    write_shard(tmp_path / "a.bin", documents[::2], vocab_size, page_tokens)
+    write_shard(tmp_path / "b.bin", documents[1::2], vocab_size, page_tokens)
+    pages = pages_of(documents[::2], page_tokens) + pages_of(documents[1::2], page_tokens)
+    rest = {k: v for k, v in settings.items() if k in ("seed", "max_ngram", "sentence_order", "max_predictions")}
+    rest |= {k: str(v) for k, v in settings.items() if k in ("masked_lm_prob", "short_seq_prob")}
+    with PretrainingLoader([tmp_path / "a.bin", tmp_path / "b.bin"], **settings) as loader:
+        reference = Reference(pages, rules_of(loader, vocab_size, **rest))
+        index = 0
+        for epoch in range(epochs):
+            for expected in reference.batches(epoch):
+                batch = next(loader)
+                assert (batch.index, batch.epoch, batch.num_sequences) == (index, epoch, len(expected))
+                for name, values in reference.tensors(epoch, expected).items():
+                    np.testing.assert_array_equal(getattr(batch, name), values, err_msg=f"{name} of batch {index}")
+                index += 1
+        assert next(loader).epoch == epochs
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_plain_reference(tmp_path, case):
+    check_against_reference(tmp_path, random_documents(3, 120), 500, 2048, 2, CASES[case])
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_equals_plain_reference_on_odd_corpora(tmp_path, corpus):
+    made = CORPORA[corpus]
+    documents = random_documents(5, 60, **made)
+    check_against_reference(tmp_path, documents, made.get("vocab_size", 500), 1024, 2, {"max_seq_length": 48})
+
+
+def test_many_groups_equal_plain_reference(tmp_path):
+    """More than 256 pages, so that an epoch has several groups, of equal size."""
+    check_against_reference(tmp_path, random_documents(9, 600, tokens=(1, 8)), 500, 40, 2, {})
+
+
+def arrays(batch: Batch) -> bytes:
+    return b"".join(getattr(batch, name).tobytes() for name in ARRAYS)
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    path = tmp_path_factory.mktemp("shards") / "a.bin"
+    write_shard(path, random_documents(1, 900), 500, page_tokens=512)
+    return path
+
+
+def stream(shard, count, **settings):
+    with PretrainingLoader([shard], **{"tokens_per_batch": 1024, "max_seq_length": 64, "seed": 3} | settings) as loader:
+        return [arrays(next(loader)) for _ in range(count)], loader.cursor()
+
+
+def test_threads_change_no_byte(shard):
+    one, _ = stream(shard, 500, threads=1)
+    assert one == stream(shard, 500, threads=2)[0] == stream(shard, 500, threads=8)[0]
+    assert len(set(one)) == 500
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_one_stream(shard, world_size):
+    one, _ = stream(shard, 400)
+    for rank in range(world_size):
+        own, cursor = stream(shard, 400 // world_size, rank=rank, world_size=world_size)
+        assert own == one[rank::world_size]
+        assert cursor["index"] == 400
+
+
+def test_start_batch_and_cursor_equal_skipping(shard):
+    one, _ = stream(shard, 420)
+    for start in (0, 1, 37, 150, 400):
+        assert stream(shard, 20, start_batch=start)[0] == one[start : start + 20]
+        _, cursor = stream(shard, start, threads=1)
+        assert stream(shard, 20, cursor=cursor)[0] == one[start : start + 20]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threads": 0}, "threads=0"),
+        ({"tokens_per_batch": 0}, "tokens_per_batch=0"),
+        ({"tokens_per_batch": 63}, "tokens_per_batch=63"),
+        ({"seed": -1}, "seed=-1"),
+        ({"max_seq_length": 4}, "max_seq_length=4"),
+        ({"start_batch": 2**63 - 2}, "start_batch"),
+        ({"masked_lm_prob": 0.9}, "masked_lm_prob=0.9"),
+        ({"rank": 2, "world_size": 2}, "rank=2"),
+        ({"max_predictions": 0}, "max_predictions=0"),
+        ({"predictions_per_batch": 1}, "predictions_per_batch=1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_settings_are_refused(shard, settings, message):
+    with pytest.raises(UserError, match=message):
+        stream(shard, 1, **settings)
