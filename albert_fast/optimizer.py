@@ -139,6 +139,6 @@ class Optimizer:
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds, by name; the tensors share memory with the state, so copying into them loads it."""
-        moments = {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq, "master": self.flat.master}
+        moments = {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
         tensors = {f"{kind}.{name}": view for kind, m in moments.items() for name, view in self.flat.views(m).items()}
         return tensors | {"steps": self.steps, "updates": self.updates}

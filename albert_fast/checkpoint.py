@@ -1,0 +1,183 @@
+"""Atomic checkpoints: a folder appears whole or not at all, and is checked whole before it is used.
+
+RUN/checkpoint-STEP/ holds what `from_pretrained` loads (config.json, model.safetensors, the tokenizer), the optimizer's
+state (optimizer.safetensors) and checkpoint.json: the position in the data, and the CRC32C of every file beside it.
+RUN/last names the newest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from albert_fast._loader import crc32c
+from albert_fast.config import AlbertConfig, UserError, note
+from albert_fast.model import TOKENIZER_FILES, WEIGHTS, save_config
+from albert_fast.step import TrainStep
+
+OPTIMIZER, INDEX = "optimizer.safetensors", "checkpoint.json"
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint that was found whole: where it lies, the step it was taken after, and where the data stood."""
+
+    directory: Path
+    step: int
+    data: dict[str, Any]
+
+    def load_into(self, train_step: TrainStep) -> None:
+        """Bring weights, optimizer state and the dropout key back, bit for bit; share_type may have been loosened."""
+        config = AlbertConfig.from_pretrained(self.directory)
+        target = train_step.model.config
+        weights, state = load_file(self.directory / WEIGHTS), load_file(self.directory / OPTIMIZER)
+        moments = {kind: _strip(state, f"{kind}.") for kind in ("exp_avg", "exp_avg_sq")}
+        if config.share_type != target.share_type:
+            weights = unshare(weights, config, target)
+            # A loosened weight's gradient is that of one use where it was the sum of several.
+            moments = {
+                k: unshare(m, config, target, power=p) for (k, m), p in zip(moments.items(), (1, 2), strict=True)
+            }
+        flat = train_step.flat
+        _copy(weights, flat.views(flat.master), self.directory / WEIGHTS)
+        flat.cast()
+        own = train_step.state()
+        state = {name: tensor for name, tensor in state.items() if "." not in name}
+        for kind, tensors in moments.items():
+            state |= {f"{kind}.{name}": tensor for name, tensor in tensors.items()}
+        _copy(state, own, self.directory / OPTIMIZER)
+        train_step.key[1] = self.data["cursor"]["index"] + train_step.rank
+
+
+def save(run: Path, step: int, train_step: TrainStep, data: dict[str, Any], tokenizer_from: Path, keep: int) -> Path:
+    """Write RUN/checkpoint-STEP, point RUN/last at it, and remove all but the newest `keep`."""
+    final, partial = run / f"checkpoint-{step}", run / f".checkpoint-{step}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        flat = train_step.flat
+        _save_tensors(flat.views(flat.master), partial / WEIGHTS)
+        _save_tensors(train_step.state(), partial / OPTIMIZER)
+        save_config(train_step.model.config, partial)
+        for name in TOKENIZER_FILES:
+            if (tokenizer_from / name).exists():
+                shutil.copyfile(tokenizer_from / name, partial / name)
+        index = {"step": step, "data": data, "files": {f.name: _checksum(f) for f in sorted(partial.iterdir())}}
+        index["crc32c"] = crc32c(_canonical(index))
+        (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        for file in [*partial.iterdir(), partial]:
+            _sync(file)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{final} could not be written: {reason}; free some space, then go on with --resume") from error
+    _replace_text(run / "last", final.name + "\n")
+    for old in sorted(_checkpoints(run))[:-keep]:
+        shutil.rmtree(run / f"checkpoint-{old}")
+    return final
+
+
+def find(run: Path) -> Checkpoint | None:
+    """The newest checkpoint of RUN that is whole, or None; damaged ones are passed over with a note."""
+    for step in sorted(_checkpoints(run), reverse=True):
+        directory = run / f"checkpoint-{step}"
+        try:
+            return Checkpoint(directory, step, _verify(directory)["data"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            note(f"{directory} is damaged ({error}); falling back to the one before")
+    return None
+
+
+def unshare(weights: dict[str, Tensor], old: AlbertConfig, new: AlbertConfig, power: int = 0) -> dict[str, Tensor]:
+    """The weights of a model whose share_type is loosened from old's to new's, equal in every output.
+
+    Args:
+        power: divide each loosened tensor by (the uses it had / the uses it has) ** power: 1 and 2 for the first and
+            second moments of its gradient, 0 for weights.
+
+    Raises:
+        UserError: where new shares what old does not.
+    """
+    result = {name: tensor for name, tensor in weights.items() if ".encoder." not in name or ".layer_norm" in name}
+    result = {n: t for n, t in result.items() if ".attention." not in n and ".feed_forward." not in n}
+    for part, had, has in (
+        ("attention", old.num_attention_sets, new.num_attention_sets),
+        ("feed_forward", old.num_feed_forward_sets, new.num_feed_forward_sets),
+    ):
+        if has < had:
+            raise UserError(
+                f"share_type={old.share_type} cannot become {new.share_type}: layers differ already; sharing can only "
+                "be loosened (all to ffn, attention or None; ffn or attention to None)"
+            )
+        layers = [(i, j) for i in range(new.num_hidden_layers) for j in range(new.inner_group_num)]
+        source = {new.set_index(has, *place): old.set_index(had, *place) for place in layers}
+        uses = [old.set_index(had, *place) for place in layers]
+        for index, origin in source.items():
+            divisor = 1 if had == has else uses.count(origin) ** power
+            for name, tensor in _strip(weights, f"albert.encoder.{part}.{origin}.").items():
+                result[f"albert.encoder.{part}.{index}.{name}"] = tensor / divisor if divisor != 1 else tensor.clone()
+    return result
+
+
+def _verify(directory: Path) -> dict[str, Any]:
+    index = json.loads((directory / INDEX).read_text())
+    if index.pop("crc32c") != crc32c(_canonical(index)):
+        raise ValueError(f"{INDEX} fails its checksum")
+    for name, checksum in index["files"].items():
+        if _checksum(directory / name) != checksum:
+            raise ValueError(f"{name} fails its checksum")
+    return index
+
+
+def _checkpoints(run: Path) -> list[int]:
+    names = [path.name.removeprefix("checkpoint-") for path in run.glob("checkpoint-*")]
+    return [int(name) for name in names if name.isdigit()]
+
+
+def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _copy(source: dict[str, Tensor], target: dict[str, Tensor], file: Path) -> None:
+    if source.keys() != target.keys():
+        names = ", ".join(sorted(source.keys() ^ target.keys())[:5])
+        raise UserError(f"{file} does not fit this run's model ({names}, ...); resume with the flags of the first run")
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
+
+
+def _save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    save_file({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, file, {"format": "pt"})
+
+
+def _canonical(index: dict[str, Any]) -> bytes:
+    return json.dumps(index, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _checksum(file: Path) -> int:
+    crc = 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 24):
+            crc = crc32c(block, crc)
+    return crc
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def _replace_text(file: Path, text: str) -> None:
+    temporary = file.with_name(f".{file.name}.partial")
+    temporary.write_text(text)
+    temporary.replace(file)

@@ -1,0 +1,128 @@
+"""albert-fast: one subcommand a job. Parses, builds the option dataclasses, calls one function."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Any, Literal
+
+from albert_fast import __version__
+from albert_fast.config import UserError
+
+# name: (function, one line for the overview). A function takes option dataclasses alone; their fields are its flags.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "pretrain": ("albert_fast.pretrain:pretrain", "prepared folder -> checkpoints: the main job"),
+    "demo": ("albert_fast.demo:demo", "the whole path on text that ships with Python, in about two minutes"),
+    "sizes": ("albert_fast.sizes:sizes", "the seed's model-size table, and every preset's"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are one line and exit code 2; --a_flag and --a-flag are the same flag."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=36, width=120)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return action.help or ""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `albert-fast ARGUMENTS`; exits with 2 and one line on standard error where the input is at fault."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        return _overview()
+    if arguments[0] == "--version":
+        return print(f"albert-fast {__version__}")
+    name, *rest = arguments
+    try:
+        if name not in COMMANDS:
+            raise UserError(f"{name!r} is no command; use one of {', '.join(COMMANDS)}")
+        _run(name, rest)
+    except UserError as error:
+        _fail(name, str(error))
+    except BrokenPipeError:  # the reader of our output, `head` perhaps, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        _fail(name, f"{error.filename or 'input or output'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _overview() -> None:
+    print("usage: albert-fast COMMAND [--flag VALUE ...]\n\nPretrain ALBERT fast and clearly.\n\ncommands:")
+    for name, (_, line) in COMMANDS.items():
+        print(f"  {name:<12} {line}")
+    print("\n`albert-fast COMMAND --help` lists a command's flags; --a_flag and --a-flag are the same.")
+
+
+def _fail(name: str, message: str) -> typing.NoReturn:
+    sys.stderr.write(f"albert-fast {name}: error: {' '.join(message.split())}\n")
+    sys.exit(2)
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    module_name, function_name = COMMANDS[name][0].split(":")
+    module = importlib.import_module(module_name)
+    function: Callable[..., None] = getattr(module, function_name)
+    hints = {k: t for k, t in typing.get_type_hints(function).items() if k != "return"}
+    parser = _parser(name, function, hints)
+    given = vars(parser.parse_args(arguments))
+    # A command that can go on with an earlier run knows what that run was given.
+    saved = module.saved_options(given) if hasattr(module, "saved_options") else {}
+    values = {**saved, **given}
+    options = {}
+    for parameter, kind in hints.items():
+        missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
+        if missing:
+            parser.error(f"the following flags are required: {', '.join('--' + m for m in missing)}")
+        options[parameter] = kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
+    function(**options)
+
+
+def _parser(name: str, function: Callable[..., None], hints: dict[str, type]) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"albert-fast {name}",
+        description=function.__doc__,
+        formatter_class=_Help,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for kind in hints.values():
+        group = parser.add_argument_group((kind.__doc__ or "").strip().split("\n")[0].rstrip("."))
+        types_of = typing.get_type_hints(kind)
+        for f in fields(kind):
+            _add_flag(group, f, types_of[f.name])
+    return parser
+
+
+def _add_flag(group: argparse._ArgumentGroup, f: Field, kind: Any) -> None:
+    """One flag from one field: its type, its choices, its default and its help line."""
+    names = list(dict.fromkeys((f"--{f.name}", f"--{f.name.replace('_', '-')}")))
+    help_text = str(f.metadata.get("help", "")).replace("%", "%%")
+    default = "required" if f.default is MISSING else f"default: {f.default}"
+    if f.default not in (None, "", ()) and f.default is not False:
+        help_text += f" ({default})"
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):  # X | None
+        kind = next(t for t in typing.get_args(kind) if t is not type(None))
+    if kind is bool:
+        group.add_argument(*names, action=argparse.BooleanOptionalAction, help=help_text)
+    elif typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        group.add_argument(*names, choices=choices, metavar="|".join(map(str, choices)), help=help_text)
+    elif typing.get_origin(kind) in (tuple, list):
+        item = typing.get_args(kind)[0]
+        group.add_argument(*names, nargs="+", type=item, metavar=item.__name__.upper(), help=help_text)
+    else:
+        group.add_argument(*names, type=kind, metavar=f.metadata.get("metavar", kind.__name__.upper()), help=help_text)

@@ -1,0 +1,262 @@
+"""The pretraining loop: prepared folder -> batches -> step -> checkpoints, visible in one place."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from albert_fast import checkpoint
+from albert_fast.batches import Batch, PretrainingLoader
+from albert_fast.config import PRESETS, AlbertConfig, DataConfig, ModelOptions, TrainConfig, UserError, note, option
+from albert_fast.metrics import MetricsLog
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.step import TrainStep
+
+OPTIONS, EVAL_SEED = "options.json", 20190926
+# What makes a run the run it is: the micro-batches it sees, and the model (whose sharing may be loosened).
+FIXED = (
+    "data", "seed", "tokens_per_batch", "max_seq_length", "max_ngram", "masked_lm_prob", "max_predictions",
+    "short_seq_prob", "sentence_order", "config", "ln_type", "layout", "hidden_act", "optimizer",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where the text comes from, where the run goes, and what it leaves on the way."""
+
+    data: str = option(help="folder that `albert-fast prepare` made", metavar="DIR")
+    output: str = option(help="folder of the run: checkpoints, metrics.jsonl, TensorBoard", metavar="RUN")
+    resume: bool = option(False, "go on from RUN's newest whole checkpoint; flags not given are those of the first run")
+    init_from: str | None = option(
+        None, "folder of a checkpoint whose weights (and config) to start from", metavar="DIR"
+    )
+    save_steps: int = option(1000, "steps between checkpoints; the last step is always saved")
+    keep_checkpoints: int = option(3, "newest checkpoints to keep")
+    logging_steps: int = option(10, "steps between log lines")
+    eval_data: str | None = option(None, "prepared folder held out of training", metavar="DIR")
+    eval_steps: int = option(1000, "steps between evaluations on --eval_data; the last step is always evaluated")
+    eval_batches: int = option(20, "micro-batches of --eval_data in an evaluation, at most one epoch; masks are fixed")
+
+    def __post_init__(self) -> None:
+        for name in ("save_steps", "keep_checkpoints", "logging_steps", "eval_steps", "eval_batches"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be 1 or more")
+
+
+def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: TrainConfig) -> None:
+    """Pretrain ALBERT on a prepared folder: masked words and sentence order, on packed batches.
+
+    A step takes tokens_per_batch x gradient_accumulation_steps x ranks tokens. Start several ranks with
+    `torchrun --nproc-per-node=W -m albert_fast pretrain ...`; the stream of micro-batches is the same for any W.
+    """
+    output = Path(run.output)
+    rank, world_size, device = _ranks(train)
+    found = _open_run(output, run, asdict(run) | asdict(model) | asdict(data) | asdict(train), rank)
+    start = found.data["cursor"] if found else None
+    with _loader(run.data, data, train.seed, rank, world_size, start) as loader:
+        config = _model_config(model, data, found, run, loader)
+        _check_trainable(config, data)
+        torch.manual_seed(train.seed)
+        torch.use_deterministic_algorithms(train.deterministic)
+        first = next(loader)
+        train_step = TrainStep(
+            _build(config, run, train, found).to(device), first, data.max_seq_length, train,
+            _precision(train, device), rank, world_size,
+        )  # fmt: skip
+        if found:
+            found.load_into(train_step)
+        step = found.step if found else 0
+        if rank == 0:
+            _describe(config, data, train, world_size, train_step, found)
+        batches, stop = chain([first], loader), _StopSignal()
+        with MetricsLog(output, train.max_steps, step, visible=rank == 0) as log:
+            while step < train.max_steps and not stop.received:
+                train_step(islice(batches, train.gradient_accumulation_steps))
+                step += 1
+                last = step == train.max_steps or stop.received
+                if last or step % run.logging_steps == 0:
+                    log.train(step, train_step.read_metrics())
+                if run.eval_data and (last or step % run.eval_steps == 0):
+                    with log.paused():
+                        held_out = _held_out(run, data, rank, world_size)
+                        log.evaluation(step, train_step.evaluate(held_out))
+                if rank == 0 and (last or step % run.save_steps == 0):
+                    with log.paused():
+                        position = {"cursor": loader.cursor()}
+                        saved = checkpoint.save(
+                            output, step, train_step, position, Path(run.data), run.keep_checkpoints
+                        )
+                log.advance(step)
+    if rank == 0:
+        ending = f"stopped by {stop.received}; go on with --resume" if step < train.max_steps else "done"
+        print(
+            f"step {step}: {ending}; {saved}"
+            if step > (found.step if found else 0)
+            else f"step {step}: nothing left to do"
+        )
+
+
+def saved_options(given: dict[str, Any]) -> dict[str, Any]:
+    """What the run that --resume goes on with was given, for the flags that are not given again."""
+    file = Path(given.get("output", "")) / OPTIONS
+    if not given.get("resume") or not file.exists():
+        return {}
+    return json.loads(file.read_text())
+
+
+def _ranks(train: TrainConfig) -> tuple[int, int, torch.device]:
+    """This process's rank, how many there are, and its device; joins the group that torchrun has set up."""
+    kind = train.device if train.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no CUDA device here; use --device cpu")
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    if world_size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
+    return int(os.environ.get("RANK", "0")), world_size, device
+
+
+def _precision(train: TrainConfig, device: torch.device) -> torch.dtype:
+    bf16 = train.precision == "bf16" or (train.precision == "auto" and device.type == "cuda")
+    return torch.bfloat16 if bf16 else torch.float32
+
+
+def _open_run(output: Path, run: RunOptions, options: dict[str, Any], rank: int) -> checkpoint.Checkpoint | None:
+    """The checkpoint to go on from; refuses a folder that holds a run unless told to resume it, and then its flags."""
+    held = output.exists() and any(output.iterdir())
+    file = output / OPTIONS
+    if held and not run.resume:
+        raise UserError(f"output={output} holds files already; give --resume to go on, or another folder")
+    if run.resume and not file.exists():
+        raise UserError(f"output={output} holds no run to resume; leave --resume out to start one")
+    found = checkpoint.find(output) if run.resume else None
+    if run.resume:
+        before = json.loads(file.read_text())
+        for name in FIXED:
+            if before.get(name) != options[name]:
+                raise UserError(
+                    f"{name}={options[name]} differs from the run's {before.get(name)}, and would make it another run; "
+                    f"leave --{name} out or start in another folder"
+                )
+        if found is None:
+            note(f"{output} holds no whole checkpoint; starting from step 0")
+    elif rank == 0:
+        output.mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        saved = {name: value for name, value in options.items() if name not in ("resume", "output")}
+        file.write_text(json.dumps(saved, indent=2) + "\n")
+    return found
+
+
+def _loader(
+    folder: str, data: DataConfig, seed: int, rank: int, world_size: int, cursor: dict[str, int] | None = None
+) -> PretrainingLoader:
+    return PretrainingLoader(
+        folder,
+        tokens_per_batch=data.tokens_per_batch,
+        max_seq_length=data.max_seq_length,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        threads=data.loader_threads,
+        cursor=cursor,
+        max_ngram=data.max_ngram,
+        masked_lm_prob=data.masked_lm_prob,
+        max_predictions=data.max_predictions,
+        short_seq_prob=data.short_seq_prob,
+        sentence_order=data.sentence_order,
+    )
+
+
+def _held_out(run: RunOptions, data: DataConfig, rank: int, world_size: int) -> Iterator[Batch]:
+    """This rank's share of the first eval_batches micro-batches of --eval_data, the same every time."""
+    with _loader(str(run.eval_data), data, EVAL_SEED, rank, world_size) as loader:
+        for batch in loader:
+            if batch.index >= run.eval_batches or batch.epoch > 0:
+                return
+            yield batch
+
+
+def _model_config(
+    model: ModelOptions,
+    data: DataConfig,
+    found: checkpoint.Checkpoint | None,
+    run: RunOptions,
+    loader: PretrainingLoader,
+) -> AlbertConfig:
+    """The model's config: the checkpoint's (sharing perhaps loosened) where there is one, else as the options say."""
+    vocab_size = loader.corpus.vocab_size
+    if found:
+        saved = AlbertConfig.from_pretrained(found.directory)
+        return saved.replace(share_type=model.share_type or saved.share_type)
+    if run.init_from:
+        model = replace(model, config=run.init_from)
+    config = model.build(**({"vocab_size": vocab_size} if model.config in PRESETS else {}))
+    if config.vocab_size != vocab_size:
+        raise UserError(
+            f"vocab_size={config.vocab_size} of {model.config} does not match the {vocab_size} words that {run.data} "
+            "was prepared with; prepare with that model's vocabulary, or give a config of this size"
+        )
+    return config
+
+
+def _check_trainable(config: AlbertConfig, data: DataConfig) -> None:
+    if data.max_seq_length > config.max_position_embeddings:
+        raise UserError(
+            f"max_seq_length={data.max_seq_length} is over the config's max_position_embeddings="
+            f"{config.max_position_embeddings}; use at most that"
+        )
+    if config.attention_probs_dropout_prob > 0:
+        raise UserError(
+            f"attention_probs_dropout_prob={config.attention_probs_dropout_prob} cannot be trained here (flash "
+            "attention on packed sequences has no dropout); set it to 0 and use hidden_dropout_prob"
+        )
+    if config.type_vocab_size < 2 and data.sentence_order:
+        raise UserError(f"type_vocab_size={config.type_vocab_size} has no second segment; use 2 or --no-sentence_order")
+
+
+def _build(
+    config: AlbertConfig, run: RunOptions, train: TrainConfig, found: checkpoint.Checkpoint | None
+) -> AlbertForPreTraining:
+    if run.init_from and not found:
+        return AlbertForPreTraining.from_pretrained(run.init_from, ops=train.ops, share_type=config.share_type)
+    return AlbertForPreTraining(config, ops=train.ops)
+
+
+def _describe(config, data, train, world_size, train_step, found) -> None:
+    parameters = sum(p.numel() for p in train_step.model.parameters())
+    micro_batches = train.gradient_accumulation_steps * world_size
+    where = f"{world_size} x {train_step.key.device.type}, {str(train_step.flat.compute.dtype).removeprefix('torch.')}"
+    shape = f"{parameters:,} parameters ({config.layout}, {config.ln_type}, share_type {config.share_type})"
+    size = f"{micro_batches} micro-batches of {data.tokens_per_batch:,} = {micro_batches * data.tokens_per_batch:,}"
+    note(f"{shape} on {where}; a step is {size} tokens")
+    if found:
+        note(f"resumed from {found.directory} at micro-batch {found.data['cursor']['index']:,}")
+
+
+class _StopSignal:
+    """Remembers SIGINT or SIGTERM, so that the step under way ends and is saved; a second SIGINT stops at once."""
+
+    def __init__(self) -> None:
+        self.received = ""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self)
+
+    def __call__(self, number: int, _: object) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+        note(f"{self.received}: finishing this step, then saving")

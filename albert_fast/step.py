@@ -1,0 +1,260 @@
+"""One optimizer step: the same functions run eagerly, or captured once in two CUDA graphs and replayed.
+
+`micro_step` reads a micro-batch from static buffers and adds its gradients to the flat buffer; `update` turns the sums
+into new weights. Neither asks the host for anything, so a step costs two kinds of launches and no synchronisation.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from albert_fast.batches import Batch
+from albert_fast.config import TrainConfig, UserError
+from albert_fast.model import AlbertForPreTraining, Packed
+from albert_fast.optimizer import FlatParameters, Optimizer
+
+FIELDS = (
+    "input_ids", "token_type_ids", "position_ids", "cu_seqlens", "masked_lm_positions", "masked_lm_ids",
+    "masked_lm_weights", "sentence_order_labels", "sentence_order_weights",
+)  # fmt: skip
+SUMS = ("mlm_loss", "sop_loss", "mlm_accuracy", "sop_accuracy", "tokens", "micro_batches", "gradient_norm", "updates")
+
+
+class Inputs:
+    """Static device buffers of one micro-batch: one int32 allocation, a view per field, filled by one copy.
+
+    On CUDA a ring of pinned host buffers and a copy stream bring the next micro-batch in while this one is computed.
+    """
+
+    RING = 3
+
+    def __init__(self, example: Batch, max_seq_length: int, device: torch.device):
+        self.max_seqlen, self.cuda = max_seq_length, device.type == "cuda"
+        arrays = {name: getattr(example, name) for name in FIELDS}
+        lengths = [-(-array.size // 32) * 32 for array in arrays.values()]  # every field starts at 128 bytes
+        edges = [0, *np.cumsum(lengths).tolist()]
+        self.layout = {n: (start, a.size, a.dtype) for (n, a), start in zip(arrays.items(), edges, strict=False)}
+        self.device_buffer = torch.zeros(edges[-1], dtype=torch.int32, device=device)
+        self.fields = {
+            name: self.device_buffer[start : start + size].view(torch.float32 if dtype == np.float32 else torch.int32)
+            for name, (start, size, dtype) in self.layout.items()
+        }
+        ring = self.RING if self.cuda else 1
+        self.host = [torch.zeros(edges[-1], dtype=torch.int32, pin_memory=self.cuda) for _ in range(ring)]
+        if self.cuda:
+            self.staging = [torch.zeros_like(self.device_buffer) for _ in range(ring)]
+            self.stream = torch.cuda.Stream(device)
+            self.copied, self.taken = ([torch.cuda.Event() for _ in range(ring)] for _ in range(2))
+        self.turn = 0
+
+    def load(self, batch: Batch) -> None:
+        """Bring `batch` into the static buffers, before whatever the current stream runs next."""
+        slot = self.turn % len(self.host)
+        self.turn += 1
+        if self.cuda:
+            self.copied[slot].synchronize()  # the copy of RING batches ago has long left this pinned buffer
+        host = self.host[slot].numpy()
+        for name, (start, size, dtype) in self.layout.items():
+            host[start : start + size].view(dtype)[:] = getattr(batch, name)
+        if not self.cuda:
+            self.device_buffer.copy_(self.host[slot])
+            return
+        with torch.cuda.stream(self.stream):
+            self.stream.wait_event(self.taken[slot])
+            self.staging[slot].copy_(self.host[slot], non_blocking=True)
+            self.copied[slot].record()
+        torch.cuda.current_stream().wait_event(self.copied[slot])
+        self.device_buffer.copy_(self.staging[slot])
+        self.taken[slot].record()
+
+
+class TrainStep:
+    """The weights, optimizer state and device counters of a run, and the step over them.
+
+    Args:
+        model: on its device, in fp32; its parameters become views of flat buffers.
+        example: a Batch of the shapes that every later one has.
+        dtype: what forward and backward compute in, torch.float32 or torch.bfloat16.
+    """
+
+    def __init__(
+        self,
+        model: AlbertForPreTraining,
+        example: Batch,
+        max_seq_length: int,
+        config: TrainConfig,
+        dtype: torch.dtype = torch.float32,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        device = next(model.parameters()).device
+        self.model, self.config, self.rank, self.world_size = model, config, rank, world_size
+        model.albert.encoder.recompute = config.recompute
+        self.flat = FlatParameters(model, dtype)
+        if world_size > 1:
+            dist.broadcast(self.flat.master, 0)
+            self.flat.cast()
+        self.optimizer = Optimizer(self.flat, config)
+        self.inputs = Inputs(example, max_seq_length, device)
+        # The dropout key: the seed, and the global micro-batch that this rank takes next.
+        self.key = torch.tensor([config.seed, rank], dtype=torch.int64, device=device)
+        self.sums = torch.zeros(len(SUMS), device=device)
+        self._run_micro_step: Callable[[], None] = self.micro_step
+        self._run_update: Callable[[], None] = self.update
+        if config.capture == "on" or (config.capture == "auto" and device.type == "cuda"):
+            self._capture(device)
+
+    def __call__(self, batches: Iterable[Batch]) -> None:
+        """One step over this rank's gradient_accumulation_steps micro-batches."""
+        for batch in batches:
+            self.inputs.load(batch)
+            self._run_micro_step()
+        self._run_update()
+
+    def micro_step(self) -> None:
+        """Forward and backward of the static inputs: gradients, sums of metrics and the dropout key move on."""
+        losses = self.losses()
+        losses.loss.backward()
+        parts = (losses.mlm_loss, losses.sop_loss, losses.mlm_accuracy, losses.sop_accuracy)
+        self.sums[:4] += torch.stack([part.detach() for part in parts])
+        self.sums[4] += self.inputs.fields["cu_seqlens"][-1]
+        self.sums[5] += 1
+        self.key[1] += self.world_size
+
+    def losses(self):
+        """PretrainingLosses of the static inputs."""
+        f = self.inputs.fields
+        packed = Packed(
+            f["input_ids"], f["token_type_ids"], f["position_ids"], f["cu_seqlens"], self.inputs.max_seqlen, self.key
+        )
+        masked_lm = (f["masked_lm_positions"], f["masked_lm_ids"], f["masked_lm_weights"])
+        return self.model.losses(packed, masked_lm, (f["sentence_order_labels"], f["sentence_order_weights"]))
+
+    def update(self) -> None:
+        """One update of the weights from the gradients so far."""
+        self.optimizer.update(self.config.gradient_accumulation_steps, self.world_size)
+        self.sums[6] += self.optimizer.gradient_norm
+        self.sums[7] += 1
+
+    def read_metrics(self) -> dict[str, float]:
+        """Means since the last call, and the sum of real tokens, over all ranks; the one place that waits."""
+        sums = self.sums.clone()
+        self.sums.zero_()
+        if self.world_size > 1:
+            dist.all_reduce(sums)
+        total = dict(zip(SUMS, sums.tolist(), strict=True))
+        micro_batches, updates = max(total.pop("micro_batches"), 1), max(total.pop("updates"), 1)
+        norm, tokens = total.pop("gradient_norm") / updates, total.pop("tokens")
+        means = {name: value / micro_batches for name, value in total.items()}
+        steps, applied = int(self.optimizer.steps), int(self.optimizer.updates)
+        return {
+            "loss": means["mlm_loss"] + means["sop_loss"],
+            **means,
+            "learning_rate": float(self.optimizer.last_learning_rate),
+            "gradient_norm": norm,
+            "tokens": tokens,
+            "skipped_updates": steps - applied,
+        }
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Mean losses and accuracies over every rank's `batches`, without dropout; training state stays as it is."""
+        sums = torch.zeros(5, device=self.key.device)
+        with _without_dropout(self.model):
+            for batch in batches:
+                self.inputs.load(batch)
+                losses = self.losses()
+                parts = (losses.mlm_loss, losses.sop_loss, losses.mlm_accuracy, losses.sop_accuracy)
+                sums += torch.stack((*parts, torch.ones_like(parts[0])))
+        if self.world_size > 1:
+            dist.all_reduce(sums)
+        means = dict(zip(SUMS, (sums[:4] / sums[4].clamp(min=1)).tolist(), strict=False))
+        return {"loss": means["mlm_loss"] + means["sop_loss"], **means}
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimizer's tensors by name, for checkpoints; copying into them loads one."""
+        return self.optimizer.state()
+
+    def _mutable(self) -> list[Tensor]:
+        optimizer = self.optimizer
+        counters = (optimizer.steps, optimizer.updates, optimizer.gradient_norm, optimizer.last_learning_rate)
+        flat = (self.flat.master, self.flat.grad, self.flat.compute, optimizer.exp_avg, optimizer.exp_avg_sq)
+        return [*flat, *counters, self.key, self.sums]
+
+    @contextmanager
+    def untouched(self):
+        """Whatever happens inside leaves weights, optimizer state, dropout key and metrics as they were."""
+        before = [tensor.clone() for tensor in self._mutable()]
+        try:
+            yield
+        finally:
+            for tensor, saved in zip(self._mutable(), before, strict=True):
+                tensor.copy_(saved)
+
+    # ------------------------------------------------------------------------------------------------ CUDA graphs
+
+    def _capture(self, device: torch.device) -> None:
+        watch = _LastOp()
+        try:
+            if device.type != "cuda":
+                raise RuntimeError(f"CUDA graphs need a CUDA device, this is {device.type}")
+            with self.untouched():
+                self._warm_up()
+                pool = torch.cuda.graph_pool_handle()
+                graphs = []
+                for body in (self.micro_step, self.update):
+                    graph = torch.cuda.CUDAGraph()
+                    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"), watch:
+                        body()
+                    graphs.append(graph)
+                torch.cuda.synchronize()
+        except RuntimeError as error:
+            place = f" at {watch.last}" if watch.last else ""
+            message = f"the step could not be captured{place}: {str(error).splitlines()[0]}; use --capture off"
+            if self.config.capture == "on":
+                raise UserError(message) from error
+            warnings.warn(f"{message}. Going on eagerly.", stacklevel=3)
+            return
+        self.graphs = graphs
+        self._run_micro_step, self._run_update = graphs[0].replay, graphs[1].replay
+
+    def _warm_up(self) -> None:
+        """Three whole steps on a side stream: compile every kernel, make every workspace, warm up NCCL."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.micro_step()
+                self.update()
+        torch.cuda.current_stream().wait_stream(stream)
+
+
+class _LastOp(TorchDispatchMode):
+    """Remembers the op that ran last, to name the one at which capture failed."""
+
+    last: str = ""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.last = str(func)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _without_dropout(model: torch.nn.Module):
+    modules = [module for module in model.modules() if getattr(module, "dropout", 0.0)]
+    saved = [module.dropout for module in modules]
+    for module in modules:
+        module.dropout = 0.0  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module, probability in zip(modules, saved, strict=True):
+            module.dropout = probability
