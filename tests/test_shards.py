@@ -1,0 +1,150 @@
+"""prepare, the plain reader and verify: what every line of text becomes, whatever is in it."""
+
+import gzip
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from albert_fast import text as text_module
+from albert_fast.config import UserError
+from albert_fast.prepare import PrepareOptions, prepare
+from albert_fast.shards import MAX_PAGE_TOKENS, MAX_SENTENCE_TOKENS, open_folder, read_documents, read_sentences
+from albert_fast.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+
+LETTERS = "abcdefgh"
+VOCABULARY = [
+    *SPECIAL_TOKENS,
+    *LETTERS,
+    *(f"##{c}" for c in LETTERS),
+    "abc",
+    "##de",
+    "mask",
+    "[",
+    "]",
+    "中",
+    "国",
+    "\u2028",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return wordpiece_tokenizer(VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def vocab(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("vocab")
+    tokenizer.save(folder)
+    return str(folder / "tokenizer.json")
+
+
+@pytest.fixture
+def make(tmp_path, vocab):
+    """A function from inputs (bytes by file name) to the prepared folder's path."""
+
+    def make(inputs, output="out", **options):
+        paths = []
+        for name, content in inputs.items():
+            path = tmp_path / name
+            if path.exists() and path.read_bytes() == content:
+                pass
+            else:
+                path.write_bytes(content)
+            paths.append(str(path))
+        prepare(
+            PrepareOptions(
+                input=tuple(paths), output=str(tmp_path / output), **{"vocab": vocab, "workers": 1, **options}
+            )
+        )
+        return tmp_path / output
+
+    return make
+
+
+def documents(folder):
+    return [[sentence.ids.tolist() for sentence in document] for document in read_documents(folder)]
+
+
+def reference(raw, tokenizer):
+    """The rules in plain Python: documents of sentences of token ids."""
+    found, document = [], []
+    for line in [*raw.decode("utf-8").split("\n"), ""]:
+        line = line.removesuffix("\r")
+        if not line.strip():
+            found += [document] if document else []
+            document = []
+        elif ids := tokenizer.encode(line):
+            document.append(ids)
+    return found
+
+
+def file_bytes(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+FRAGMENTS = (
+    *("a", "abc", "abcdefghabcdefgh", "中", "国", "é", "[MASK]", "[SEP]", "\U0001f600", "\u200b", "\ufeff"),
+    *("\n", "\n\n", "\r\n", "\r\n\r\n", "\n \n", "\r", " ", "\t", "\u2028", "\x85", "\x00", "\x1c", "\u3000"),
+)
+TEXT = st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=60).map("".join)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=TEXT, chunk_bytes=st.sampled_from([5, 8, 13, 40, 1 << 19]))
+def test_documents_and_sentences_follow_the_rules(text, chunk_bytes, tokenizer, vocab, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("case")
+    file = folder / "text.txt"
+    file.write_bytes(text.encode())
+    expected = reference(text.encode(), tokenizer)
+    options = PrepareOptions(input=(str(file),), output=str(folder / "out"), vocab=vocab, workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        # A chunk that ends inside a line is encoded in two parts, which is the same where no word is cut.
+        patch.setattr(text_module, "CHUNK_BYTES", chunk_bytes)
+        if not expected:
+            with pytest.raises(UserError, match="holds no text"):
+                prepare(options)
+            return
+        prepare(options)
+    if chunk_bytes > len(text.encode()):
+        assert documents(folder / "out") == expected
+    else:
+        assert [len(d) for d in documents(folder / "out")] == [len(d) for d in expected]
+
+
+def test_word_starts_and_counts(make, tokenizer):
+    folder = make({"t.txt": "abcde a\n中国 ab\n\nab\n".encode()})
+    sentences = [sentence for document in read_documents(folder) for sentence in document]
+    assert [s.word_starts.tolist() for s in sentences] == [
+        [True, False, True],
+        [True, True, True, False],
+        [True, False],
+    ]
+    assert [s.first_of_document for s in sentences] == [True, False, True]
+    data = open_folder(folder).data
+    assert (data["tokens"], data["sentences"], data["documents"], data["unknown_tokens"]) == (9, 3, 2, 0)
+    assert data["vocabulary_fingerprint"] == tokenizer.fingerprint.hex()
+
+
+def test_several_files_and_gzip_end_documents(make):
+    plain = make({"a.txt": b"a\nb", "b.txt": b"c\n", "c.txt": b""})
+    assert [len(document) for document in read_documents(plain)] == [2, 1]
+    zipped = make({"a.txt.gz": gzip.compress(b"a\nb"), "b.txt.gz": gzip.compress(b"c\n")}, "zipped")
+    assert documents(zipped) == documents(plain)
+
+
+def test_long_documents_and_sentences_are_cut(make, tokenizer):
+    sentence = b"a " * 40_000  # over MAX_SENTENCE_TOKENS
+    folder = make({"t.txt": b"a b\n\n" + sentence + b"\n" + b"b c d\n" * 40_000 + b"\n" + b"e\n"})
+    lengths = [[len(s.ids) for s in document] for document in read_documents(folder)]
+    total = sum(map(sum, lengths))
+    assert total == 2 + 40_000 + 120_000 + 1
+    assert lengths[0] == [2]
+    assert lengths[1][:2] == [MAX_SENTENCE_TOKENS, 40_000 - MAX_SENTENCE_TOKENS]
+    assert all(sum(document) <= MAX_PAGE_TOKENS for document in lengths)
+    ids = np.concatenate([s.ids for s in read_sentences(open_folder(folder).shards[0])])
+    assert ids.tolist() == tokenizer.encode("a b") + tokenizer.encode("a") * 40_000 + tokenizer.encode(
+        "b c d"
+    ) * 40_000 + [9]
