@@ -11,6 +11,9 @@ D head size, B sequences.
 from __future__ import annotations
 
 import math
+import os
+import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -181,8 +184,9 @@ def dropout(x: Tensor, probability: float, key: Tensor | None, site: int) -> Ten
         return x
     if key is None:
         raise UserError(f"dropout={probability} needs a key: an int64 tensor [seed, micro-batch] on the device")
-    scale = 65536 / (65536 - dropout_threshold(probability))
-    return torch.where(dropout_keep(key, site, x.shape[0], x.shape[1], probability), x * scale, 0.0)
+    keep = dropout_keep(key, site, x.shape[0], x.shape[1], probability)
+    # A product, as in PyTorch, and not a choice: 0 * inf is NaN, so the mask cannot hide a broken activation.
+    return x * (keep.to(x.dtype) / (1.0 - probability))
 
 
 # ----------------------------------------------------------------------------------------------------------- LayerNorm
@@ -330,10 +334,27 @@ class Ops:
     varlen_attention: Callable = varlen_attention
 
 
+def _triton_ops() -> Ops:
+    """The ops that have kernels, on them. Imported here, so that the others do not need Triton."""
+    if not torch.cuda.is_available():
+        if "triton" not in sys.modules and "TRITON_INTERPRET" not in os.environ:  # read once, at Triton's import
+            os.environ["TRITON_INTERPRET"] = "1"
+            warnings.warn("no GPU: Triton kernels are interpreted, slowly, with bf16 truncated", stacklevel=3)
+        import triton
+
+        if not triton.knobs.runtime.interpret:
+            raise UserError("ops='triton' finds no GPU; use ops='torch', or set TRITON_INTERPRET=1 to interpret it")
+    from albert_fast.kernels import add_layer_norm as fused
+
+    return Ops("triton", add_layer_norm=fused.add_layer_norm, add_pre_layer_norm=fused.add_pre_layer_norm)
+
+
 def get_ops(name: str = "auto") -> Ops:
     """The ops called `name`: torch, triton, or auto (triton where there is CUDA, torch elsewhere)."""
     if name == "auto":
         name = "triton" if torch.cuda.is_available() else "torch"
     if name == "torch":
         return Ops()
+    if name == "triton":
+        return _triton_ops()
     raise UserError(f"ops={name!r} is unknown; use torch, triton or auto")

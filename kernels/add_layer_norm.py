@@ -1,0 +1,335 @@
+"""Bias, dropout, residual and LayerNorm in one pass: s = residual + dropout(x + bias), y = LN(s).
+
+Unfused, x + bias, the mask, the sum and the normalised row each travel to memory and back; here a row is read once, and
+s and y are written once. Backward reads grad_y and s, makes the normalised row and the mask again, and writes the
+gradient of the residual (and of x, where dropout makes it another). Statistics are fp32 and taken of s as stored, so
+that backward sees the row which forward normalised. The gradients of the three parameters go through one fp32 partial
+sum per contiguous chunk of rows, whose number depends on the shape alone, and a column kernel adds those in a fixed
+order: no atomics, the same bits on every run and every card. Ba, Kiros and Hinton, "Layer Normalization", arXiv
+1607.06450; the pre-LN variant: Xiong et al., arXiv 2002.04745.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .philox import drop_threshold, dropout_multiplier
+
+
+@triton.jit(do_not_specialize=["n_rows", "rows_per_program", "site", "threshold"])
+def _forward_kernel(
+    x_ptr, bias_ptr, residual_ptr, weight_ptr, layer_norm_bias_ptr, key_ptr, y_ptr, sum_ptr, mean_ptr, rstd_ptr,
+    n_rows, rows_per_program, epsilon, site, threshold, scale,
+    N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, HAS_DROPOUT: tl.constexpr,
+):  # fmt: skip
+    wide: tl.constexpr = mean_ptr.dtype.element_ty  # fp32; fp64 for gradcheck
+    # N_COLS is constexpr: only then does the compiler know that rows start aligned, and moves 128 bits at a time.
+    cols = tl.arange(0, BLOCK_COLS)
+    col_mask = cols < N_COLS
+    bias = tl.load(bias_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
+    weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
+    layer_norm_bias = tl.load(layer_norm_bias_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
+    first = tl.program_id(0) * rows_per_program
+    last = tl.minimum(first + rows_per_program, n_rows)
+    for start in range(first, last, BLOCK_ROWS):
+        rows = start + tl.arange(0, BLOCK_ROWS)
+        row_mask = rows < last
+        mask = row_mask[:, None] & col_mask[None, :]
+        offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
+        value = tl.load(x_ptr + offsets, mask, other=0.0).to(wide) + bias
+        if HAS_DROPOUT:
+            value *= dropout_multiplier(key_ptr, site, rows, threshold, scale, BLOCK_ROWS, BLOCK_COLS)
+        value += tl.load(residual_ptr + offsets, mask, other=0.0).to(wide)
+        stored = value.to(sum_ptr.dtype.element_ty)
+        tl.store(sum_ptr + offsets, stored, mask)
+
+        # Columns past the row's end hold zero and add nothing to its sum; their distance from the mean must be masked.
+        value = stored.to(wide)
+        mean = tl.sum(value, axis=1) / N_COLS
+        centred = tl.where(col_mask[None, :], value - mean[:, None], 0.0)
+        rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / N_COLS + epsilon)
+        tl.store(mean_ptr + rows, mean, row_mask)
+        tl.store(rstd_ptr + rows, rstd, row_mask)
+        y = centred * rstd[:, None] * weight + layer_norm_bias
+        tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask)
+
+
+@triton.jit(do_not_specialize=["n_rows", "rows_per_chunk", "site", "threshold"])
+def _backward_kernel(
+    grad_y_ptr, grad_sum_ptr, sum_ptr, mean_ptr, rstd_ptr, weight_ptr, key_ptr, grad_residual_ptr, grad_x_ptr,
+    partial_ptr, n_rows, rows_per_chunk, site, threshold, scale,
+    N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+    HAS_DROPOUT: tl.constexpr, HAS_GRAD_SUM: tl.constexpr,
+):  # fmt: skip
+    wide: tl.constexpr = mean_ptr.dtype.element_ty
+    chunk = tl.program_id(0)
+    cols = tl.arange(0, BLOCK_COLS)
+    col_mask = cols < N_COLS
+    weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
+    grad_bias = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
+    grad_weight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
+    grad_layer_norm_bias = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
+    first = chunk * rows_per_chunk
+    last = tl.minimum(first + rows_per_chunk, n_rows)
+    for start in range(first, last, BLOCK_ROWS):
+        rows = start + tl.arange(0, BLOCK_ROWS)
+        row_mask = rows < last
+        mask = row_mask[:, None] & col_mask[None, :]
+        offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
+        grad_y = tl.load(grad_y_ptr + offsets, mask, other=0.0).to(wide)
+        value = tl.load(sum_ptr + offsets, mask, other=0.0).to(wide)
+        mean = tl.load(mean_ptr + rows, row_mask, other=0.0)[:, None]
+        rstd = tl.load(rstd_ptr + rows, row_mask, other=0.0)[:, None]
+        # Columns past the row's end have weight 0 and grad_y 0: what they hold below meets no sum over the row.
+        normalised = (value - mean) * rstd
+        grad_normalised = grad_y * weight
+        mean_grad = tl.sum(grad_normalised, axis=1)[:, None] / N_COLS
+        slope = tl.sum(grad_normalised * normalised, axis=1)[:, None] / N_COLS
+        grad = (grad_normalised - mean_grad - normalised * slope) * rstd
+        if HAS_GRAD_SUM:
+            grad += tl.load(grad_sum_ptr + offsets, mask, other=0.0).to(wide)
+        tl.store(grad_residual_ptr + offsets, grad.to(grad_residual_ptr.dtype.element_ty), mask)
+        if HAS_DROPOUT:
+            grad *= dropout_multiplier(key_ptr, site, rows, threshold, scale, BLOCK_ROWS, BLOCK_COLS)
+            tl.store(grad_x_ptr + offsets, grad.to(grad_x_ptr.dtype.element_ty), mask)
+        grad_bias += grad
+        grad_weight += grad_y * normalised
+        grad_layer_norm_bias += grad_y
+    partial_ptr += chunk.to(tl.int64) * 3 * N_COLS
+    tl.store(partial_ptr + cols, tl.sum(grad_bias, axis=0), col_mask)
+    tl.store(partial_ptr + N_COLS + cols, tl.sum(grad_weight, axis=0), col_mask)
+    tl.store(partial_ptr + 2 * N_COLS + cols, tl.sum(grad_layer_norm_bias, axis=0), col_mask)
+
+
+@triton.jit(do_not_specialize=["n_partials"])
+def _sum_partials_kernel(
+    partial_ptr, total0_ptr, total1_ptr, total2_ptr, n_partials,
+    N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACCUMULATE: tl.constexpr,
+):  # fmt: skip
+    which = tl.program_id(1)
+    cols = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    col_mask = cols < N_COLS
+    total = tl.zeros((BLOCK_ROWS, BLOCK_COLS), partial_ptr.dtype.element_ty)
+    for start in range(0, n_partials, BLOCK_ROWS):
+        rows = start + tl.arange(0, BLOCK_ROWS)
+        mask = (rows < n_partials)[:, None] & col_mask[None, :]
+        total += tl.load(partial_ptr + (rows * 3 + which)[:, None] * N_COLS + cols[None, :], mask, other=0.0)
+    summed = tl.sum(total, axis=0)
+    total_ptr = total0_ptr
+    if which == 1:
+        total_ptr = total1_ptr
+    if which == 2:
+        total_ptr = total2_ptr
+    if ACCUMULATE:
+        summed += tl.load(total_ptr + cols, col_mask, other=0.0)
+    tl.store(total_ptr + cols, summed, col_mask)
+
+
+def launch_options(n_cols: int, backward: bool) -> dict[str, int]:
+    """Tile and warps for rows of n_cols: about 16 columns a thread.
+
+    16, not 8: bytes in flight per SM grow with the rows in flight, and instructions per element fall from 54 to 42 at
+    768 with dropout. Backward at 4096 takes 8, because with 16 two programs no longer fit an SM's registers. Rows up to
+    256 share a tile of 512.
+    """
+    block_cols = max(16, triton.next_power_of_2(n_cols))
+    columns_per_thread = 8 if backward and block_cols >= 4096 else 16
+    return {
+        "BLOCK_ROWS": max(1, 512 // block_cols),
+        "BLOCK_COLS": block_cols,
+        "num_warps": min(16, max(1, block_cols // (32 * columns_per_thread))),
+    }
+
+
+def rows_per_chunk(n_rows: int, n_cols: int) -> int:
+    """Rows that backward sums into one partial; a function of the shape alone, so that the bits are too.
+
+    At most 528 chunks (four for each of 132 SMs; fewer for wide rows, to keep the partials within 6.5 MiB and so in
+    L2), and no chunk below 8 rows, where partials would outweigh what they sum.
+    """
+    most = max(1, min(528, 132 * 4096 // n_cols, (8 << 20) // (12 * n_cols)))
+    rows = max(8, triton.cdiv(n_rows, most))
+    block_rows = launch_options(n_cols, backward=True)["BLOCK_ROWS"]
+    return triton.cdiv(rows, block_rows) * block_rows
+
+
+def _dropout_arguments(dropout: float) -> tuple[int, float]:
+    return drop_threshold(dropout), 1.0 / (1.0 - dropout)
+
+
+@torch.library.custom_op("albert_fast::add_layer_norm", mutates_args=())
+def _forward(
+    x: Tensor, bias: Tensor, residual: Tensor, weight: Tensor, layer_norm_bias: Tensor, key: Tensor | None,
+    epsilon: float, dropout: float, site: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    n_rows, n_cols = x.shape
+    x, residual = x.contiguous(), residual.contiguous()
+    y, total, mean, rstd = _forward_fake(x, bias, residual, weight, layer_norm_bias, key, epsilon, dropout, site)
+    options = launch_options(n_cols, backward=False)
+    rows = options["BLOCK_ROWS"] * max(1, min(4, n_rows // 1024))
+    if n_rows:
+        with torch.cuda.device_of(x):
+            _forward_kernel[(triton.cdiv(n_rows, rows),)](
+                x, bias, residual, weight, layer_norm_bias, x if key is None else key, y, total, mean, rstd,
+                n_rows, rows, epsilon, site, *_dropout_arguments(dropout),
+                N_COLS=n_cols, HAS_DROPOUT=dropout > 0, **options,
+            )  # fmt: skip
+    return y, total, mean, rstd
+
+
+@_forward.register_fake
+def _forward_fake(x, bias, residual, weight, layer_norm_bias, key, epsilon, dropout, site):
+    wide = torch.promote_types(x.dtype, torch.float32)
+    statistic = x.new_empty(x.shape[0], dtype=wide)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return y, torch.empty_like(y), statistic, torch.empty_like(statistic)
+
+
+@torch.library.custom_op("albert_fast::add_layer_norm_backward", mutates_args=())
+def _backward(
+    grad_y: Tensor, grad_sum: Tensor | None, total: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor,
+    key: Tensor | None, dropout: float, site: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Returns grad_residual, grad_x (empty without dropout: then it is grad_residual) and the partials [P, 3, N]."""
+    n_rows, n_cols = total.shape
+    grad_y = grad_y.contiguous()
+    has_grad_sum = grad_sum is not None
+    grad_sum = grad_sum.contiguous() if has_grad_sum else grad_y
+    key = total if key is None else key  # a pointer that is never read
+    grad_residual, grad_x, partials = _backward_fake(grad_y, grad_sum, total, mean, rstd, weight, key, dropout, site)
+    if n_rows:
+        with torch.cuda.device_of(total):
+            _backward_kernel[(partials.shape[0],)](
+                grad_y, grad_sum, total, mean, rstd, weight, key, grad_residual, grad_x, partials,
+                n_rows, rows_per_chunk(n_rows, n_cols), site, *_dropout_arguments(dropout),
+                N_COLS=n_cols, HAS_DROPOUT=dropout > 0, HAS_GRAD_SUM=has_grad_sum,
+                **launch_options(n_cols, backward=True),
+            )  # fmt: skip
+    return grad_residual, grad_x, partials
+
+
+@_backward.register_fake
+def _backward_fake(grad_y, grad_sum, total, mean, rstd, weight, key, dropout, site):
+    n_rows, n_cols = total.shape
+    chunks = triton.cdiv(n_rows, rows_per_chunk(n_rows, n_cols))
+    grad_x = torch.empty_like(total) if dropout > 0 else total.new_empty(0)
+    return torch.empty_like(total), grad_x, mean.new_empty(chunks, 3, n_cols)
+
+
+def _launch_sum(partials: Tensor, totals: tuple[Tensor, Tensor, Tensor], accumulate: bool) -> None:
+    n_partials, _, n_cols = partials.shape
+    block_cols = 16 if n_cols < 2048 else 64  # enough programs for every SM, few enough to matter
+    with torch.cuda.device_of(partials):
+        _sum_partials_kernel[(triton.cdiv(n_cols, block_cols), 3)](
+            partials, *totals, n_partials,
+            N_COLS=n_cols, BLOCK_ROWS=128, BLOCK_COLS=block_cols, ACCUMULATE=accumulate,
+        )  # fmt: skip
+
+
+@torch.library.custom_op("albert_fast::sum_partials", mutates_args=())
+def _sum_partials(partials: Tensor) -> Tensor:
+    """partials [P, 3, N] -> [3, N]."""
+    totals = partials.new_empty(partials.shape[1:])
+    _launch_sum(partials, totals.unbind(0), accumulate=False)
+    return totals
+
+
+@_sum_partials.register_fake
+def _(partials):
+    return partials.new_empty(partials.shape[1:])
+
+
+@torch.library.custom_op("albert_fast::accumulate_partials", mutates_args=("total0", "total1", "total2"))
+def _accumulate_partials(partials: Tensor, total0: Tensor, total1: Tensor, total2: Tensor) -> None:
+    """Adds the sums of partials [P, 3, N] to three fp32 vectors in place."""
+    _launch_sum(partials, (total0, total1, total2), accumulate=True)
+
+
+@_accumulate_partials.register_fake
+def _(partials, total0, total1, total2):
+    return None
+
+
+def _save_for_backward(ctx, inputs, output):
+    _, bias, _, weight, layer_norm_bias, key, _, ctx.dropout, ctx.site = inputs
+    _, total, mean, rstd = output
+    ctx.save_for_backward(total, mean, rstd, weight, key)
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.set_materialize_grads(False)
+    ctx.dtypes = [parameter.dtype for parameter in (bias, weight, layer_norm_bias)]
+    ctx.main_grads = [getattr(parameter, "main_grad", None) for parameter in (bias, weight, layer_norm_bias)]
+
+
+def _differentiate(ctx, grad_y, grad_sum, _mean, _rstd):
+    total, mean, rstd, weight, key = ctx.saved_tensors
+    if grad_y is None:
+        grad_y = torch.zeros_like(total)
+    grad_residual, grad_x, partials = torch.ops.albert_fast.add_layer_norm_backward(
+        grad_y, grad_sum, total, mean, rstd, weight, key, ctx.dropout, ctx.site
+    )
+    if ctx.dropout == 0:
+        grad_x = grad_residual
+    bias, *layer_norm = _parameter_gradients(partials, ctx.main_grads, ctx.dtypes)
+    return grad_x, bias, grad_residual, *layer_norm, None, None, None, None
+
+
+def _parameter_gradients(partials: Tensor, main_grads: list, dtypes: list[torch.dtype]) -> list[Tensor | None]:
+    """The main_grad rule: add to main_grad where there is one and return None for it, a gradient elsewhere."""
+    if all(g is not None and g.dtype == partials.dtype and g.is_contiguous() for g in main_grads):
+        torch.ops.albert_fast.accumulate_partials(partials, *main_grads)
+        return [None, None, None]
+    gradients: list[Tensor | None] = list(torch.ops.albert_fast.sum_partials(partials).unbind(0))
+    for i, (main_grad, dtype) in enumerate(zip(main_grads, dtypes, strict=True)):
+        if main_grad is None:
+            gradients[i] = gradients[i].to(dtype)
+        else:
+            main_grad.add_(gradients[i])
+            gradients[i] = None
+    return gradients
+
+
+_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
+
+
+def _check(x, bias, residual, weight, layer_norm_bias, dropout, key) -> None:
+    if x.dim() != 2 or x.shape != residual.shape or x.dtype != residual.dtype:
+        raise ValueError(
+            f"x {x.dtype} {list(x.shape)} and residual {residual.dtype} {list(residual.shape)} must be two "
+            "matrices [T, H] of one shape and dtype"
+        )
+    for name, vector in (("bias", bias), ("weight", weight), ("layer_norm_bias", layer_norm_bias)):
+        if vector.shape != x.shape[1:] or not vector.is_contiguous():
+            raise ValueError(f"{name} {list(vector.shape)} must be a contiguous [{x.shape[1]}], the row length of x")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout={dropout} must be in [0, 1)")
+    if dropout > 0 and (key is None or key.dtype != torch.int64 or key.numel() != 2 or key.device != x.device):
+        raise ValueError(f"dropout={dropout} needs a key: an int64 tensor [seed, micro-batch] on {x.device}")
+
+
+def add_pre_layer_norm(
+    x: Tensor, bias: Tensor, residual: Tensor, weight: Tensor, layer_norm_bias: Tensor, epsilon: float = 1e-12,
+    dropout: float = 0.0, key: Tensor | None = None, site: int = 0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The pre-LN join: s = residual + dropout(x + bias), y = LN(s); returns (y, s).
+
+    Args:
+        x, residual: [T, H], one dtype of fp32, bf16, fp16 (fp64 for tests); H to 8192 or so, of any divisibility.
+        bias, weight, layer_norm_bias: [H], any float dtype; gradients under the main_grad rule.
+        key: int64 [2] on the device, the seed and the global micro-batch; read when the kernel runs.
+        site: which dropout of the model this is, so that no two share a mask.
+
+    Raises:
+        ValueError: shapes or dtypes disagree, dropout is not in [0, 1), or it has no key.
+    """
+    _check(x, bias, residual, weight, layer_norm_bias, dropout, key)
+    key = key if dropout > 0 else None
+    return _forward(x, bias, residual, weight, layer_norm_bias, key, epsilon, dropout, site)[:2]
+
+
+def add_layer_norm(
+    x: Tensor, bias: Tensor, residual: Tensor, weight: Tensor, layer_norm_bias: Tensor, epsilon: float = 1e-12,
+    dropout: float = 0.0, key: Tensor | None = None, site: int = 0,
+) -> Tensor:  # fmt: skip
+    """The post-LN join: LN(residual + dropout(x + bias)) -> [T, H]; arguments as in `add_pre_layer_norm`."""
+    return add_pre_layer_norm(x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)[0]
