@@ -17,6 +17,7 @@ from albert_fast.config import UserError
 
 # name: (function, one line for the overview). A function takes option dataclasses alone; their fields are its flags.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "prepare": ("albert_fast.prepare:prepare", "text -> folder of token shards, once"),
     "pretrain": ("albert_fast.pretrain:pretrain", "prepared folder -> checkpoints: the main job"),
     "demo": ("albert_fast.demo:demo", "the whole path on text that ships with Python, in about two minutes"),
     "sizes": ("albert_fast.sizes:sizes", "the seed's model-size table, and every preset's"),
