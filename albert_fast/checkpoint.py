@@ -20,6 +20,7 @@ from torch import Tensor
 from albert_fast._loader import crc32c
 from albert_fast.config import AlbertConfig, UserError, note
 from albert_fast.model import TOKENIZER_FILES, WEIGHTS, save_config
+from albert_fast.sharing import unshare
 from albert_fast.step import TrainStep
 
 OPTIMIZER, INDEX = "optimizer.safetensors", "checkpoint.json"
@@ -95,37 +96,6 @@ def find(run: Path) -> Checkpoint | None:
         except (OSError, ValueError, KeyError, TypeError) as error:
             note(f"{directory} is damaged ({error}); falling back to the one before")
     return None
-
-
-def unshare(weights: dict[str, Tensor], old: AlbertConfig, new: AlbertConfig, power: int = 0) -> dict[str, Tensor]:
-    """The weights of a model whose share_type is loosened from old's to new's, equal in every output.
-
-    Args:
-        power: divide each loosened tensor by (the uses it had / the uses it has) ** power: 1 and 2 for the first and
-            second moments of its gradient, 0 for weights.
-
-    Raises:
-        UserError: where new shares what old does not.
-    """
-    result = {name: tensor for name, tensor in weights.items() if ".encoder." not in name or ".layer_norm" in name}
-    result = {n: t for n, t in result.items() if ".attention." not in n and ".feed_forward." not in n}
-    for part, had, has in (
-        ("attention", old.num_attention_sets, new.num_attention_sets),
-        ("feed_forward", old.num_feed_forward_sets, new.num_feed_forward_sets),
-    ):
-        if has < had:
-            raise UserError(
-                f"share_type={old.share_type} cannot become {new.share_type}: layers differ already; sharing can only "
-                "be loosened (all to ffn, attention or None; ffn or attention to None)"
-            )
-        layers = [(i, j) for i in range(new.num_hidden_layers) for j in range(new.inner_group_num)]
-        source = {new.set_index(has, *place): old.set_index(had, *place) for place in layers}
-        uses = [old.set_index(had, *place) for place in layers]
-        for index, origin in source.items():
-            divisor = 1 if had == has else uses.count(origin) ** power
-            for name, tensor in _strip(weights, f"albert.encoder.{part}.{origin}.").items():
-                result[f"albert.encoder.{part}.{index}.{name}"] = tensor / divisor if divisor != 1 else tensor.clone()
-    return result
 
 
 def _verify(directory: Path) -> dict[str, Any]:

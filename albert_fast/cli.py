@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("albert_fast.prepare:prepare", "text -> folder of token shards, once"),
     "pretrain": ("albert_fast.pretrain:pretrain", "prepared folder -> checkpoints: the main job"),
     "demo": ("albert_fast.demo:demo", "the whole path on text that ships with Python, in about two minutes"),
+    "convert": ("albert_fast.convert:convert", "weights in from TensorFlow, HuggingFace and albert_pytorch; out to HuggingFace"),
     "sizes": ("albert_fast.sizes:sizes", "the seed's model-size table, and every preset's"),
 }
 
@@ -117,7 +118,9 @@ def _add_flag(group: argparse._ArgumentGroup, f: Field, kind: Any) -> None:
         help_text += f" ({default})"
     if typing.get_origin(kind) in (typing.Union, types.UnionType):  # X | None
         kind = next(t for t in typing.get_args(kind) if t is not type(None))
-    if kind is bool:
+    if f.metadata.get("positional"):
+        group.add_argument(f.name, metavar=f.name.upper(), help=help_text)
+    elif kind is bool:
         group.add_argument(*names, action=argparse.BooleanOptionalAction, help=help_text)
     elif typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)

@@ -31,7 +31,7 @@ class Packed:
     """Tokens of several sequences end to end; tokens past cu_seqlens[-1] belong to none.
 
     input_ids, token_type_ids, position_ids: int [T]; cu_seqlens: int32 [B+1], first 0; max_seqlen: a bound on every
-    sequence's length; dropout_key: int64 [2], the seed and the global micro-batch, where dropout is above 0.
+    sequence's length; dropout_key: int64 [2], the seed and the global micro-batch, where the batch is trained on.
     """
 
     input_ids: Tensor
@@ -40,6 +40,10 @@ class Packed:
     cu_seqlens: Tensor
     max_seqlen: int
     dropout_key: Tensor | None = None
+
+    def dropout(self, probability: float) -> float:
+        """The probability of dropping a hidden unit: none without a key, that is in evaluation."""
+        return 0.0 if self.dropout_key is None else probability
 
 
 @dataclass
@@ -236,7 +240,7 @@ class Embeddings(nn.Module):
         if not self.google and self.projection is not None:
             word = self.projection(word)  # [T, H]
         total = word + self.position_embeddings(batch.position_ids) + self.token_type_embeddings(batch.token_type_ids)
-        hidden = self.ops.dropout(self.layer_norm(total), self.dropout, batch.dropout_key, 0)
+        hidden = self.ops.dropout(self.layer_norm(total), batch.dropout(self.dropout), batch.dropout_key, 0)
         return hidden if self.projection is None or not self.google else self.projection(hidden)  # [T, H]
 
 
@@ -294,7 +298,8 @@ class Encoder(nn.Module):
         )
         f, bias, site = self.feed(feed_forward, normed), feed_forward.output.bias, 2 * depth + 2
         if following is None:
-            return self.ops.add_residual(f, bias, a, feed_forward.layer_norm.dropout, batch.dropout_key, site), None
+            dropout = batch.dropout(feed_forward.layer_norm.dropout)
+            return self.ops.add_residual(f, bias, a, dropout, batch.dropout_key, site), None
         normed, y = following.add_pre(f, bias, a, batch, site)
         return y, normed
 
@@ -402,12 +407,12 @@ class LayerNorm(nn.Module):
 
     def add(self, x: Tensor, bias: Tensor, residual: Tensor, batch: Packed, site: int) -> Tensor:
         """LN(residual + dropout(x + bias))."""
-        arguments = (self.weight, self.bias, self.epsilon, self.dropout, batch.dropout_key, site)
+        arguments = (self.weight, self.bias, self.epsilon, batch.dropout(self.dropout), batch.dropout_key, site)
         return self.ops.add_layer_norm(x, bias, residual, *arguments)
 
     def add_pre(self, x: Tensor, bias: Tensor, residual: Tensor, batch: Packed, site: int) -> tuple[Tensor, Tensor]:
         """(LN(s), s) of the sum s = residual + dropout(x + bias)."""
-        arguments = (self.weight, self.bias, self.epsilon, self.dropout, batch.dropout_key, site)
+        arguments = (self.weight, self.bias, self.epsilon, batch.dropout(self.dropout), batch.dropout_key, site)
         return self.ops.add_pre_layer_norm(x, bias, residual, *arguments)
 
 

@@ -72,8 +72,9 @@ class TensorBundle:
         self.check_data_files()
 
     def _check(self, index: Path, name: str, entry: TensorEntry) -> None:
-        where = f"{index}: tensor {name!r}"
-        if entry.sliced or name.startswith("\0"):
+        whole = name.split("\0")[1] if name.startswith("\0") else name  # a slice is filed as \0, name, \0, its extent
+        where = f"{index}: tensor {whole!r}"
+        if entry.sliced or whole != name:
             raise UserError(f"{where} is stored in slices (a partitioned variable); save it whole and convert that")
         if entry.dtype in _DTYPES:  # others (strings, say) are only refused when asked for
             expected = int(np.prod(entry.shape, dtype=object)) * np.dtype(_DTYPES[entry.dtype]).itemsize
@@ -112,9 +113,13 @@ class TensorBundle:
         return data
 
     def verify(self) -> None:
-        """Read every tensor, the unused ones too, and raise UserError at the first whose CRC does not match."""
+        """Read every tensor, the unused ones too, and raise UserError at the first whose CRC does not match.
+
+        Strings are left out: their CRC is another kind, and ALBERT has none.
+        """
         for name, entry in self.entries.items():
-            self._read_checked(name, entry)
+            if entry.dtype in _DTYPES:
+                self._read_checked(name, entry)
 
     def _read_checked(self, name: str, entry: TensorEntry) -> np.ndarray:
         path = self.data_file(entry.shard)

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+
 from albert_fast._loader import crc32c
 
 DTYPES = {"f4": 1, "f8": 2, "i4": 3, "i8": 9, "bf16": 14, "f2": 19, "string": 7}
