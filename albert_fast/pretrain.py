@@ -61,7 +61,8 @@ def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: Trai
     """
     output = Path(run.output)
     rank, world_size, device = _ranks(train)
-    found = _open_run(output, run, asdict(run) | asdict(model) | asdict(data) | asdict(train), rank)
+    options = asdict(run) | asdict(model) | asdict(data) | asdict(train)
+    found = _open_run(output, run, options)
     start = found.data["cursor"] if found else None
     with _loader(run.data, data, train.seed, rank, world_size, start) as loader:
         config = _model_config(model, data, found, run, loader)
@@ -76,7 +77,10 @@ def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: Trai
         if found:
             found.load_into(train_step)
         step = found.step if found else 0
+        if world_size > 1:
+            dist.barrier()  # every rank has looked at the folder before one writes into it
         if rank == 0:
+            _note_options(output, options)
             _describe(config, data, train, world_size, train_step, found)
         batches, stop = chain([first], loader), _StopSignal()
         with MetricsLog(output, train.max_steps, step, visible=rank == 0) as log:
@@ -134,7 +138,7 @@ def _precision(train: TrainConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if bf16 else torch.float32
 
 
-def _open_run(output: Path, run: RunOptions, options: dict[str, Any], rank: int) -> checkpoint.Checkpoint | None:
+def _open_run(output: Path, run: RunOptions, options: dict[str, Any]) -> checkpoint.Checkpoint | None:
     """The checkpoint to go on from; refuses a folder that holds a run unless told to resume it, and then its flags."""
     held = output.exists() and any(output.iterdir())
     file = output / OPTIONS
@@ -153,12 +157,14 @@ def _open_run(output: Path, run: RunOptions, options: dict[str, Any], rank: int)
                 )
         if found is None:
             note(f"{output} holds no whole checkpoint; starting from step 0")
-    elif rank == 0:
-        output.mkdir(parents=True, exist_ok=True)
-    if rank == 0:
-        saved = {name: value for name, value in options.items() if name not in ("resume", "output")}
-        file.write_text(json.dumps(saved, indent=2) + "\n")
     return found
+
+
+def _note_options(output: Path, options: dict[str, Any]) -> None:
+    """Write what the run was given, once nothing can be refused any more: a refused run leaves no trace."""
+    output.mkdir(parents=True, exist_ok=True)
+    saved = {name: value for name, value in options.items() if name not in ("resume", "output")}
+    (output / OPTIONS).write_text(json.dumps(saved, indent=2) + "\n")
 
 
 def _loader(

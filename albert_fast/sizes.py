@@ -42,7 +42,7 @@ def sizes(options: SizesOptions) -> None:
     rows: list[dict] = []
     for (embedding_size, share_type), megabytes in SEED_MEGABYTES.items():
         config = AlbertConfig.from_preset("base", embedding_size=embedding_size, share_type=share_type)
-        ours = round(seed_checkpoint_bytes(config) / 1e6, 1)
+        ours = round(seed_checkpoint_bytes(config) / 1e6, 3)
         rows.append(
             dict(embedding_size=embedding_size, share_type=share_type, megabytes=ours, seed_megabytes=megabytes)
         )
@@ -61,7 +61,9 @@ def sizes(options: SizesOptions) -> None:
     for column in ("embedding_size", "share_type", "albert_pytorch", "albert_fast"):
         table.add_column(column, justify="right")
     for row in rows:
-        table.add_row(str(row["embedding_size"]), row["share_type"], str(row["seed_megabytes"]), str(row["megabytes"]))
+        table.add_row(
+            str(row["embedding_size"]), row["share_type"], str(row["seed_megabytes"]), f"{row['megabytes']:.2f}"
+        )
     console.print(table)
     table = Table(title="Presets, share_type=all, every parameter once")
     for column in ("preset", "layout", "parameters", "fp32 MB"):

@@ -1,0 +1,250 @@
+"""The main job from the command line: it learns, resumes to the bit, runs on several ranks, and refuses bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from albert_fast.demo import python_topics
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.prepare import PrepareOptions, prepare
+
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A prepared folder of English, and a small config beside it."""
+    root = tmp_path_factory.mktemp("text")
+    text = python_topics().split("\n\n")
+    for name, documents in (("train", text[:60]), ("held_out", text[60:])):
+        (root / f"{name}.txt").write_text("\n\n".join(documents))
+    prepare(PrepareOptions(input=(str(root / "train.txt"),), output=str(root / "data"), train_vocab=600, workers=1))
+    vocab = str(root / "data" / "vocab.txt")
+    prepare(PrepareOptions(input=(str(root / "held_out.txt"),), output=str(root / "eval"), vocab=vocab, workers=1))
+    (root / "config.json").write_text(
+        json.dumps({**SHAPE, "embedding_size": 16, "vocab_size": 600, "hidden_dropout_prob": 0.1})
+    )
+    return root
+
+
+def arguments(folder: Path, output: Path, **flags) -> list[str]:
+    flags = {
+        "data": folder / "data", "output": output, "config": folder / "config.json", "tokens_per_batch": 512,
+        "max_seq_length": 64, "max_steps": 40, "warmup_steps": 4, "learning_rate": 0.02, "logging_steps": 1,
+        "save_steps": 5, "seed": 3, **flags,
+    }  # fmt: skip
+    return ["pretrain", *(f"--{name}={value}" for name, value in flags.items())]
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "albert_fast", *words]
+
+
+def run(*words: str, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*words), capture_output=True, text=True, env=ENVIRONMENT, timeout=300, **kwargs)
+
+
+def succeed(*words: str) -> subprocess.CompletedProcess:
+    result = run(*words)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def refuse(*words: str) -> str:
+    """The one line that a bad command prints."""
+    result = run(*words)
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("note: ")]
+    assert result.returncode == 2, result.stderr
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def metrics(output: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
+
+
+def tensors(output: Path, name: str = "model.safetensors") -> dict[str, torch.Tensor]:
+    file = output / (output / "last").read_text().strip() / name
+    return {key: tensor.clone() for key, tensor in load_file(file).items()}  # load_file maps the file: copy
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert metrics(a) == metrics(b)
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert_equal(tensors(a, name), tensors(b, name))
+
+
+@pytest.fixture(scope="module")
+def forty_steps(folder) -> Path:
+    output = folder / "forty"
+    succeed(*arguments(folder, output, eval_data=folder / "eval", eval_steps=20, eval_batches=4))
+    return output
+
+
+def test_forty_steps_learn_and_leave_what_is_promised(folder, forty_steps):
+    lines = metrics(forty_steps)
+    train, held_out = [x for x in lines if "loss" in x], [x for x in lines if "eval_loss" in x]
+    assert [line["step"] for line in train] == list(range(1, 41))
+    assert [line["step"] for line in held_out] == [20, 40]
+    assert train[-1]["mlm_loss"] < train[0]["mlm_loss"] - 0.5
+    assert held_out[1]["eval_mlm_loss"] < held_out[0]["eval_mlm_loss"]
+    assert {"loss", "mlm_loss", "sop_loss", "mlm_accuracy", "sop_accuracy", "learning_rate", "gradient_norm"} <= train[
+        0
+    ].keys()
+    assert sorted(p.name for p in forty_steps.glob("checkpoint-*")) == [
+        "checkpoint-30",
+        "checkpoint-35",
+        "checkpoint-40",
+    ]
+    assert list((forty_steps / "tensorboard").iterdir())
+    model = AlbertForPreTraining.from_pretrained(forty_steps / "checkpoint-40")
+    assert torch.equal(model.sop_head.weight, tensors(forty_steps)["sop_head.weight"])
+    assert (forty_steps / "checkpoint-40" / "vocab.txt").exists()
+
+
+def test_seventeen_steps_kill_and_the_rest_equal_forty(folder, forty_steps):
+    output = folder / "killed"
+    words = arguments(folder, output, eval_data=folder / "eval", eval_steps=20, eval_batches=4)
+    process = subprocess.Popen(command(*words), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_step(output, 17)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(metrics(output)) < 40
+    resumed = succeed("pretrain", f"--output={output}", "--resume")  # the other flags are the first run's
+    assert "resumed from" in resumed.stderr
+    assert_same_run(output, forty_steps)
+
+
+def wait_for_step(output: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        file = output / "metrics.jsonl"
+        if file.exists() and file.read_text().count("\n") >= step:
+            return
+        time.sleep(0.01)
+    raise TimeoutError(f"{output} never reached step {step}")
+
+
+def test_a_signal_ends_the_step_and_saves_it(folder, forty_steps):
+    output = folder / "stopped"
+    words = arguments(folder, output, eval_data=folder / "eval", eval_steps=20, eval_batches=4, save_steps=1000)
+    process = subprocess.Popen(
+        command(*words), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_step(output, 3)
+    process.send_signal(signal.SIGINT)
+    stdout, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "SIGINT" in stdout
+    succeed("pretrain", f"--output={output}", "--resume", "--save_steps=5")
+    assert_equal(tensors(output), tensors(forty_steps))
+
+
+def test_a_damaged_checkpoint_is_passed_over(folder):
+    output = folder / "damaged"
+    words = arguments(folder, output, max_steps=15)
+    succeed(*words)
+    before = tensors(output)
+    newest = output / "checkpoint-15" / "model.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(content)
+    (output / ".checkpoint-20.partial").mkdir()  # as a crash while saving leaves it
+    resumed = succeed(*words, "--resume")
+    assert "checkpoint-15 is damaged" in resumed.stderr
+    assert "checkpoint-10" in resumed.stderr
+    assert_equal(tensors(output), before)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_one_stream(folder, world_size):
+    """W ranks with 4 / W micro-batches each make the steps that one rank makes with 4."""
+    outputs = {}
+    for ranks in (1, world_size):
+        outputs[ranks] = folder / f"ranks-{ranks}-of-{world_size}"
+        words = arguments(
+            folder, outputs[ranks], max_steps=4, gradient_accumulation_steps=4 // ranks, optimizer="adamw",
+            eval_data=folder / "eval", eval_batches=3,
+        )  # fmt: skip
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        result = subprocess.run(
+            [*launcher, "-m", "albert_fast", *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=200
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+    one, many = (tensors(outputs[ranks]) for ranks in (1, world_size))
+    for name, tensor in one.items():
+        # The key bias has no true gradient, only rounding noise, which Adam normalises.
+        atol = 0.1 if name.endswith("query_key_value.bias") else 2e-5
+        torch.testing.assert_close(many[name], tensor, atol=atol, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+    for ours, theirs in zip(*(metrics(output) for output in outputs.values()), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+def test_sharing_can_be_loosened_when_resuming(folder):
+    output = folder / "loosened"
+    words = arguments(folder, output, max_steps=10)
+    succeed(*words)
+    shared = tensors(output)
+    succeed(*words, "--resume", "--share_type=None", "--max-steps=11")
+    assert sum("attention" in name for name in tensors(output)) == 3 * sum("attention" in name for name in shared)
+    assert "can only be loosened" in refuse(*words, "--resume", "--share_type=all", "--max_steps=12")
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ({"share_type": "half"}, ["share_type='half'", "all, ffn, attention, None"]),
+        ({"tokens_per_batch": 32}, ["tokens_per_batch=32"]),
+        ({"max_seq_length": 513, "tokens_per_batch": 1026}, ["max_seq_length=513", "max_position_embeddings=512"]),
+        ({"data": "/nowhere"}, ["/nowhere", "albert-fast prepare"]),
+        ({"warmup_steps": 50}, ["warmup_steps=50", "max_steps=40"]),
+        ({"config": "tiny", "hidden_dropout_prob": 1.5}, ["hidden_dropout_prob=1.5"]),
+        ({"optimizer": "sgd"}, ["sgd", "lamb"]),
+        ({"capture": "on"}, ["--capture off"]),
+        ({"seed": -1}, ["seed=-1"]),
+        ({"save_steps": 0}, ["save_steps=0"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_input_is_one_line(folder, tmp_path, flags, parts):
+    line = refuse(*arguments(folder, tmp_path / "run", **flags))
+    for part in parts:
+        assert part in line
+
+
+def test_configs_that_cannot_be_trained(folder, tmp_path):
+    config = json.loads((folder / "config.json").read_text())
+    for change, part in (
+        ({"num_attention_heads": 5}, "num_attention_heads=5 does not divide hidden_size=32"),
+        ({"vocab_size": 601}, "does not match the 600 words"),
+        ({"attention_probs_dropout_prob": 0.1}, "attention_probs_dropout_prob=0.1"),
+        ({"hiden_size": 3}, "did you mean 'hidden_size'"),
+    ):
+        file = tmp_path / "config.json"
+        file.write_text(json.dumps({**config, **change}))
+        assert part in refuse(*arguments(folder, tmp_path / "run", config=file))
+
+
+def test_a_run_is_not_overwritten(folder, forty_steps):
+    assert "--resume" in refuse(*arguments(folder, forty_steps))
+    assert "seed=4 differs" in refuse(*arguments(folder, forty_steps, seed=4), "--resume")
+
+
+def test_both_spellings_of_a_flag(folder, tmp_path):
+    words = arguments(folder, tmp_path / "run", max_steps=1, warmup_steps=0)
+    succeed(*(word.replace("_", "-") if word.startswith("--max") else word for word in words))
