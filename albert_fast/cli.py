@@ -18,10 +18,6 @@ from albert_fast.config import UserError
 # name: (function, one line for the overview). A function takes option dataclasses alone; their fields are its flags.
 COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("albert_fast.prepare:prepare", "text -> folder of token shards, once"),
-    "convert": (
-        "albert_fast.convert:convert",
-        "TensorFlow, HuggingFace and albert_pytorch weights in; HuggingFace out",
-    ),
     "pretrain": ("albert_fast.pretrain:pretrain", "prepared folder -> checkpoints: the main job"),
     "demo": ("albert_fast.demo:demo", "the whole path on text that ships with Python, in about two minutes"),
     "convert": (
