@@ -46,17 +46,18 @@ class PageBuilder:
         self.document_is_open = False
 
     @property
-    def pending_tokens(self) -> int:
+    def num_tokens(self) -> int:
         return len(self._ids)
 
     @property
-    def pending_sentences(self) -> int:
+    def num_sentences(self) -> int:
         return len(self._lengths)
 
-    def add(self, chunk: EncodedChunk, begins_file: bool, inside_line: bool, ends_line: bool) -> Iterator[Page]:
+    def end_document(self) -> None:
+        self.document_is_open = False
+
+    def add(self, chunk: EncodedChunk, inside_line: bool, ends_line: bool) -> Iterator[Page]:
         """Append a chunk; its first line may go on with an earlier one (inside_line), its last go on in the next."""
-        if begins_file:
-            self.document_is_open = False
         lengths, blank = chunk.lengths.copy(), chunk.is_blank.copy()
         if inside_line:
             blank[0] = False

@@ -149,7 +149,7 @@ def read_sentences(shard: str | Path) -> Iterator[Sentence]:
             file.seek(int(header["lengths_offset"] + 2 * page["first_sentence"]))
             packed = np.frombuffer(file.read(2 * int(page["num_sentences"])), "<u2")
             file.seek(int(page["offset"]))
-            ids, starts, _ = _split_page(file.read(_page_bytes(page, header)), page, header)
+            ids, starts, _ = split_page(file.read(page_bytes(page, header)), page, header)
             ends = np.cumsum(packed & ~np.uint16(FIRST_OF_DOCUMENT), dtype=np.int64)
             for begin, end, first in zip([0, *ends[:-1]], ends, packed >= FIRST_OF_DOCUMENT, strict=True):
                 yield Sentence(ids[begin:end], starts[begin:end], bool(first))
@@ -168,13 +168,13 @@ def read_documents(directory: str | Path) -> Iterator[list[Sentence]]:
         yield document
 
 
-def _page_bytes(page: Any, header: Any) -> int:
+def page_bytes(page: Any, header: Any) -> int:
     tokens = int(page["num_tokens"])
     bits = (tokens + 7) // 8
     return sum(size + -size % _ALIGNMENT for size in (tokens * int(header["token_bytes"]), bits))
 
 
-def _split_page(data: bytes, page: Any, header: Any) -> tuple[np.ndarray, np.ndarray, bytes]:
+def split_page(data: bytes, page: Any, header: Any) -> tuple[np.ndarray, np.ndarray, bytes]:
     """A page's ids int32 [T], word starts bool [T], and its padding bytes."""
     tokens, width = int(page["num_tokens"]), int(header["token_bytes"])
     size, bits = tokens * width, (tokens + 7) // 8
@@ -232,22 +232,16 @@ def open_folder(directory: str | Path) -> Manifest:
         raise UserError(f"data {file}: {error.strerror}") from None
     try:
         data = json.loads(content)
-        if data["format"] != FORMAT or data["version"] != VERSION:
-            raise UserError(
-                f"data {file}: format {data['format']!r} version {data['version']}, not {FORMAT!r} {VERSION}"
-            )
-        sealed = data["crc32c"] == _manifest_crc({k: v for k, v in data.items() if k != "crc32c"})
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        offset = error.pos if isinstance(error, json.JSONDecodeError) else 0
-        raise UserError(f"data {file}: damaged at offset {offset} ({error}); prepare the folder again") from None
-    if not sealed or content != _manifest_bytes(data):
         written = _manifest_bytes(data)
-        pairs = zip(content, written, strict=False)
-        same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(content), len(written)))
-        offset = 0 if content == written else same
-        raise UserError(f"data {file}: changed since it was written (offset {offset}); prepare the folder again")
+        sealed = data["crc32c"] == _manifest_crc({key: value for key, value in data.items() if key != "crc32c"})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        offset = error.pos if isinstance(error, json.JSONDecodeError) else 0
+        raise UserError(f"data {file}: offset {offset}: damaged ({error}); prepare the folder again") from None
+    if content != written or not sealed:
+        offset = len(os.path.commonprefix((content, written))) % len(content)
+        raise UserError(f"data {file}: offset {offset}: changed since it was written; prepare the folder again")
+    if (data["format"], data["version"]) != (FORMAT, VERSION):
+        raise UserError(f"data {file}: {data['format']} version {data['version']} is not {FORMAT} version {VERSION}")
     return Manifest(directory, data)
 
 

@@ -45,13 +45,17 @@ class Position:
 
 @dataclass(frozen=True)
 class Chunk:
-    """`data` lies between two positions; it may begin a span, and ends with a line's end or inside one."""
+    """`data` lies between two positions, which may be its span's first or, as far as its reader knows, last."""
 
     position: Position
     end: Position
     data: bytes
     begins_span: bool
-    ends_line: bool
+    ends_span: bool
+
+    @property
+    def ends_line(self) -> bool:
+        return self.ends_span or self.data.endswith(b"\n")
 
 
 def part_spans(paths: tuple[str, ...], part: int, parts: int, lines_are_documents: bool) -> list[Span]:
@@ -95,9 +99,9 @@ def read_chunks(spans: list[Span], position: Position, lines_are_documents: bool
                     cut, inside = data.find(b"\n") + 1 or len(data), False
                 else:
                     cut, inside = _cut(window, here.inside_line)
-                ends_line = data[cut - 1 : cut] == b"\n" or len(data) < CHUNK_BYTES
+                ends_span = len(data) < CHUNK_BYTES or (cut == len(data) and not data.endswith(b"\n"))
                 end = Position(index, here.offset + cut, inside)
-                yield Chunk(here, end, data[:cut], here.offset == span.start, ends_line)
+                yield Chunk(here, end, data[:cut], here.offset == span.start, ends_span)
                 here, data = end, data[cut:]
 
 

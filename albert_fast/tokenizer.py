@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from .config import UserError
+from .wordpiece import WordPieceCache
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # The names that published tokenizer.json files give them, in the order of SPECIAL_TOKENS.
@@ -100,6 +101,10 @@ class Tokenizer:
         state["post_processor"] = None  # it may name the tokens just dropped, and no text gets them here
         return tokenizers.Tokenizer.from_str(json.dumps(state))
 
+    @cached_property
+    def _cache(self) -> WordPieceCache | None:
+        return WordPieceCache(self.text_backend) if WordPieceCache.supported(self.text_backend) else None
+
     def encode_lines(
         self, lines: Sequence[str], segment: Callable[[str], Iterable[str]] | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -111,6 +116,9 @@ class Tokenizer:
         Returns:
             ids int32 [T] of all lines in a row, word starts bool [T], and lengths int64 [len(lines)] in tokens.
         """
+        if segment is None and self._cache is not None and (encoded := self._cache.encode_lines(lines)) is not None:
+            ids, lengths = encoded
+            return ids, self.begins_word[ids], lengths
         encode = self.text_backend.encode_batch_fast if segment is None else self.text_backend.encode_batch
         encodings = encode(lines, add_special_tokens=False)
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))

@@ -71,6 +71,8 @@ def _encode_bounded(
     tokenizer: Tokenizer, lines: list[str], segment: Callable[[str], Iterable[str]] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tokenizer.encode_lines in batches of about BATCH_CHARACTERS; a line of more is encoded in parts."""
+    if sum(map(len, lines)) <= BATCH_CHARACTERS:
+        return tokenizer.encode_lines(lines, segment)
     parts = [line[i : i + BATCH_CHARACTERS] for line in lines for i in range(0, max(len(line), 1), BATCH_CHARACTERS)]
     ends = np.cumsum([len(part) + 1 for part in parts]) // BATCH_CHARACTERS
     edges = [0, *(np.flatnonzero(np.diff(ends)) + 1), len(parts)]

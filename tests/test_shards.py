@@ -1,17 +1,29 @@
 """prepare, the plain reader and verify: what every line of text becomes, whatever is in it."""
 
 import gzip
+import re
 
 import numpy as np
 import pytest
+from albert_fast._loader import crc32c
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from albert_fast import text as text_module
 from albert_fast.config import UserError
 from albert_fast.prepare import PrepareOptions, prepare
-from albert_fast.shards import MAX_PAGE_TOKENS, MAX_SENTENCE_TOKENS, open_folder, read_documents, read_sentences
+from albert_fast.shards import (
+    HEADER,
+    MAX_PAGE_TOKENS,
+    MAX_SENTENCE_TOKENS,
+    PAGE,
+    open_folder,
+    read_documents,
+    read_sentences,
+    write_manifest,
+)
 from albert_fast.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from albert_fast.verify import VerifyOptions, verify
 
 LETTERS = "abcdefgh"
 VOCABULARY = [
@@ -148,3 +160,87 @@ def test_long_documents_and_sentences_are_cut(make, tokenizer):
     assert ids.tolist() == tokenizer.encode("a b") + tokenizer.encode("a") * 40_000 + tokenizer.encode(
         "b c d"
     ) * 40_000 + [9]
+
+
+@pytest.fixture
+def small_folder(tmp_path, make):
+    """Two shards of a few pages over a vocabulary of 30 tokens: a few kilobytes in all."""
+    return make({"t.txt": "abcde a\n中国 ab\n\nab [MASK]\nxyz\n".encode(), "u.txt": b"a\n\nb\n"}, shard_tokens=8)
+
+
+def test_verify_accepts_what_prepare_wrote(small_folder, capsys):
+    assert len(open_folder(small_folder).shards) == 2
+    verify(VerifyOptions(data=str(small_folder)))
+    assert "every byte is as it was written" in capsys.readouterr().out
+
+
+def refused(folder, path, offset=None):
+    with pytest.raises(UserError) as error:
+        verify(VerifyOptions(data=str(folder)))
+    assert str(path) in str(error.value)
+    assert re.search(r"offset \d+", str(error.value))
+    if offset is not None:
+        assert f"offset {offset}:" in str(error.value)
+
+
+ONE_BIT = tuple(1 << bit for bit in range(8))
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize("masks", [ONE_BIT, pytest.param((0x01,), marks=slow), pytest.param((0xFF,), marks=slow)])
+def test_every_changed_byte_is_refused_by_name(small_folder, masks):
+    for path in small_folder.iterdir():
+        content = path.read_bytes()
+        for index in range(len(content)):
+            changed = content[index] ^ masks[index % len(masks)]
+            path.write_bytes(content[:index] + bytes([changed]) + content[index + 1 :])
+            refused(small_folder, path)
+        path.write_bytes(content)
+    verify(VerifyOptions(data=str(small_folder)))
+
+
+def test_every_truncation_is_refused_by_name(small_folder):
+    for path in small_folder.iterdir():
+        content = path.read_bytes()
+        for size in range(len(content)):
+            path.write_bytes(content[:size])
+            refused(small_folder, path, None if path.name == "manifest.json" else size)
+        path.write_bytes(content + b"\0")
+        refused(small_folder, path, None if path.name == "manifest.json" else len(content))
+        path.write_bytes(content)
+
+
+def test_missing_foreign_and_unreadable_files_are_refused(small_folder):
+    for path in list(small_folder.iterdir()):
+        path.rename(small_folder.parent / "aside")
+        if path.name == "manifest.json":
+            with pytest.raises(UserError, match=r"has no manifest\.json"):
+                verify(VerifyOptions(data=str(small_folder)))
+        else:
+            refused(small_folder, path, 0)
+            path.mkdir()
+            refused(small_folder, path, 0)
+            path.rmdir()
+        (small_folder.parent / "aside").rename(path)
+    (small_folder / "shard-00002.bin").write_bytes(b"")
+    refused(small_folder, small_folder / "shard-00002.bin", 0)
+
+
+def test_shards_that_only_look_sealed_are_refused(small_folder):
+    """A wrong shard whose every checksum was made right again."""
+    path = open_folder(small_folder).shards[0]
+    content = bytearray(path.read_bytes())
+    header = np.frombuffer(content, HEADER, 1)
+    page = np.frombuffer(content, PAGE, 1, int(header["table_offset"][0]))
+    begin = int(page["offset"][0])
+    content[begin : begin + 2] = b"\xff\x00"  # id 255 of 30
+    page_end = int(header["ordinary_offset"][0])
+    page["page_crc"] = crc32c(bytes(content[begin:page_end]))
+    header["table_crc"] = crc32c(page)
+    header["header_crc"] = crc32c(header.tobytes()[:-4])
+    path.write_bytes(content)
+    data = open_folder(small_folder).data
+    data["shards"][0]["crc32c"] = crc32c(bytes(content))
+    write_manifest(small_folder, {key: value for key, value in data.items() if key != "crc32c"})
+    with pytest.raises(UserError, match="holds id 255 of"):
+        verify(VerifyOptions(data=str(small_folder)))

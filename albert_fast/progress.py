@@ -1,0 +1,190 @@
+"""How far a part of `prepare` has come: a small file after every shard, and the checks before it is believed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import rich.console
+import rich.progress
+
+from ._loader import crc32c
+from .config import UserError, note
+from .shards import write_file
+from .text import CHUNK_BYTES, Position, Span, open_text
+
+
+@dataclass
+class Counts:
+    bytes: int = 0
+    tokens: int = 0
+    sentences: int = 0
+    documents: int = 0
+    unknown_tokens: int = 0
+    blank_lines: int = 0
+
+
+@dataclass
+class Progress:
+    """One part of a run: whose it is, and what of it is done.
+
+    Attributes:
+        settings: what decides the folder's bytes beside the text itself.
+        position: the text before it is in `shards`; span_crcs: the CRC32C of that text, one a span.
+        shards: the manifest's entries of the finished shards.
+    """
+
+    directory: Path
+    settings: dict[str, Any]
+    spans: list[Span]
+    part: int
+    parts: int
+    position: Position = field(init=False)
+    span_crcs: list[int] = field(init=False)
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+    complete: bool = False
+
+    def __post_init__(self) -> None:
+        self.position = Position(0, self.spans[0].start if self.spans else 0)
+        self.span_crcs = [0] * len(self.spans)
+
+    def file(self, part: int) -> Path:
+        return self.directory / f"progress-{part:04d}-of-{self.parts:04d}.json"
+
+    def load(self) -> None:
+        """Take up the progress of an earlier run, and refuse a folder that is not this run's."""
+        others = {path: read_progress(path) for path in sorted(self.directory.glob("progress-*.json"))}
+        foreign = [path.name for path in self.directory.iterdir() if not path.name.endswith((".lock", ".partial"))]
+        if foreign and not others:
+            raise UserError(f"output {self.directory} is not empty (it holds {foreign[0]}); give an empty folder")
+        if self.parts == 1 and others and not any(saved["shards"] for saved in others.values()):
+            for path in (self.directory / "tokenizer.json", *others):  # nothing to lose: settings may change
+                path.unlink(missing_ok=True)
+            others = {}
+        for saved in others.values():
+            check_same(self.directory, self.settings, saved["settings"])
+        if self.file(self.part) not in others:
+            self.save()
+            return
+        saved = others[self.file(self.part)]
+        self.position, self.counts = Position(**saved["position"]), Counts(**saved["counts"])
+        self.shards, self.complete = saved["shards"], saved["complete"]
+        check_text(self.directory, self.spans, saved["span_crcs"], None if self.complete else self.position)
+        self.span_crcs = saved["span_crcs"]
+        for shard in self.shards:
+            path = self.directory / shard["file"]
+            if not path.exists() or path.stat().st_size != shard["bytes"]:
+                raise UserError(f"output {path}: is missing or not whole; delete the folder and prepare it again")
+
+    def save(self) -> None:
+        keys = ("settings", "position", "shards", "span_crcs", "counts", "complete")
+        content = json.dumps({key: value for key, value in asdict(self).items() if key in keys}, indent=1)
+        with writing(self.directory):
+            write_file(self.file(self.part), content.encode())
+
+
+def check_same(directory: Path, settings: dict[str, Any], other: dict[str, Any]) -> None:
+    for key, value in json.loads(json.dumps(settings)).items():
+        if other.get(key) != value:
+            raise UserError(
+                f"output {directory} holds a run with {key}={other.get(key)}, not {value}; "
+                "use the same input and settings, or another output"
+            )
+
+
+def check_text(directory: Path, spans: list[Span], crcs: list[int], until: Position | None) -> None:
+    """Refuse input whose text, up to a position or to its end, is not what the folder was made of."""
+    if len(spans) != len(crcs):
+        raise UserError(f"the input is not the text that {directory} was made from; give that text, or another output")
+    if until is not None and spans:
+        until_span = replace(spans[until.span], end=until.offset)
+        spans, crcs = [*spans[: until.span], until_span], crcs[: until.span + 1]
+    for span, crc in zip(spans, crcs, strict=True):
+        if _text_crc(span) != crc:
+            raise UserError(
+                f"input {span.path} is not the text that {directory} was made from; give that text, or another output"
+            )
+
+
+def _text_crc(span: Span) -> int:
+    crc, left = 0, (1 << 62) if span.end is None else span.end - span.start
+    with open_text(span.path, span.start) as file:
+        while block := file.read(min(left, CHUNK_BYTES)):
+            crc, left = crc32c(block, crc), left - len(block)
+    return crc
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"output {path}: {error}; delete the folder and prepare it again") from None
+
+
+def sweep(directory: Path) -> None:
+    """Remove what only an unfinished folder needs."""
+    for pattern in ("progress-*.json", "*.lock", "*.partial"):
+        for path in directory.glob(pattern):
+            with suppress(OSError):
+                path.unlink()
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Failures of the file system while `directory` is written, as the user's errors."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "give a folder that can be written"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "make room and run the same command again: finished shards stay"
+        raise UserError(f"output {error.filename or directory}: {error.strerror or error}; {remedy}") from None
+
+
+@contextmanager
+def locked(directory: Path, label: str) -> Iterator[None]:
+    """Keep a second run of the same part out; the system lifts the lock when this process ends, however it ends."""
+    with writing(directory):
+        file = open(directory / f"{label}.lock", "wb")  # noqa: SIM115
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"output {directory}: another run is writing {label}; wait for it or stop it") from None
+        except OSError:
+            note(f"{directory} is on a file system without locks; see that no part runs twice at a time")
+        yield
+
+
+@contextmanager
+def live(spans: list[Span]) -> Iterator[Callable[[int, int], None]]:
+    """A live line on standard error; gives a function of the bytes and tokens so far."""
+    total = None if any(span.end is None for span in spans) else sum((span.end or 0) - span.start for span in spans)
+    columns = (
+        rich.progress.TextColumn("preparing"),
+        rich.progress.BarColumn(),
+        rich.progress.TextColumn("{task.fields[text]}"),
+        rich.progress.TimeRemainingColumn(),
+    )
+    began = time.monotonic()
+    first: tuple[int, int] | None = None
+    console = rich.console.Console(stderr=True)
+    with rich.progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total, text="")
+
+        def show(done: int, tokens: int) -> None:
+            nonlocal first
+            first = first or (done, tokens)
+            seconds = max(time.monotonic() - began, 1e-9)
+            rates = f"{(done - first[0]) / 1e6 / seconds:.1f} MB/s, {(tokens - first[1]) / seconds:,.0f} tokens/s"
+            progress.update(task, completed=done, text=f"{done / 1e6:,.0f} MB, {tokens:,} tokens, {rates}")
+
+        yield show
