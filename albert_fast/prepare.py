@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from ._loader import crc32c
 from .config import UserError, check_choice, note, option
@@ -41,14 +41,14 @@ MAX_SHARD_SENTENCES = 1 << 22  # their lengths wait in memory until the shard is
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """Turn text (one sentence a line, a blank line between documents; .gz too) into a folder of token shards."""
+    """Which text (one sentence a line, a blank line between documents), and into what."""
 
     input: tuple[str, ...] = option(help="text files; .gz is read as gzip")
     output: str = option(help="folder to write; a stopped run goes on where it was")
     vocab: str | None = option(None, "vocab.txt, tokenizer.json, or a folder that holds one")
     train_vocab: int | None = option(None, "make a WordPiece vocabulary of this many tokens from the input instead")
     lowercase: bool | None = option(None, "lower the text and strip accents (yes, but a tokenizer.json says itself)")
-    segmenter: str = option("none", "none, or jieba: Chinese words are masked whole")
+    segmenter: Literal["none", "jieba"] = option("none", "jieba: Chinese words, as it finds them, are masked whole")
     json_field: str | None = option(None, "input is one JSON object a line, and this string field is a document's text")
     workers: int = option(0, "processes that tokenize (0: one a core)")
     part: str = option("1/1", "i/n: do the i-th of n parts; the run that finds all n complete joins them")
@@ -56,7 +56,7 @@ class PrepareOptions:
 
 
 def prepare(options: PrepareOptions) -> Manifest | None:
-    """Prepare `options.input` into `options.output`; prints a summary.
+    """Turn text into a folder of token shards, once; a run that was stopped goes on where it was. Prints a summary.
 
     Returns:
         The finished folder's manifest; None while other parts are missing.

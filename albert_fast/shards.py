@@ -238,7 +238,8 @@ def open_folder(directory: str | Path) -> Manifest:
         offset = error.pos if isinstance(error, json.JSONDecodeError) else 0
         raise UserError(f"data {file}: offset {offset}: damaged ({error}); prepare the folder again") from None
     if content != written or not sealed:
-        offset = len(os.path.commonprefix((content, written))) % len(content)
+        pairs = enumerate(zip(content, written, strict=False))
+        offset = next((index for index, (found, expected) in pairs if found != expected), 0)
         raise UserError(f"data {file}: offset {offset}: changed since it was written; prepare the folder again")
     if (data["format"], data["version"]) != (FORMAT, VERSION):
         raise UserError(f"data {file}: {data['format']} version {data['version']} is not {FORMAT} version {VERSION}")
