@@ -114,9 +114,9 @@ def _check(options: PrepareOptions) -> tuple[int, int]:
 
 def _settings(options: PrepareOptions, parts: int, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """What decides the folder's bytes, beside the text itself."""
-    segmenter = options.segmenter
+    segmenter: str = options.segmenter
     if segmenter == "jieba":
-        segmenter += f" {metadata.version('jieba')}"
+        segmenter = f"jieba {metadata.version('jieba')}"
     return {
         "input": [[Path(path).name, os.stat(path).st_size] for path in options.input],
         "json_field": options.json_field,

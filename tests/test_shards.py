@@ -5,10 +5,10 @@ import re
 
 import numpy as np
 import pytest
-from albert_fast._loader import crc32c
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from albert_fast import _loader
 from albert_fast import text as text_module
 from albert_fast.config import UserError
 from albert_fast.prepare import PrepareOptions, prepare
@@ -235,12 +235,12 @@ def test_shards_that_only_look_sealed_are_refused(small_folder):
     begin = int(page["offset"][0])
     content[begin : begin + 2] = b"\xff\x00"  # id 255 of 30
     page_end = int(header["ordinary_offset"][0])
-    page["page_crc"] = crc32c(bytes(content[begin:page_end]))
-    header["table_crc"] = crc32c(page)
-    header["header_crc"] = crc32c(header.tobytes()[:-4])
+    page["page_crc"] = _loader.crc32c(bytes(content[begin:page_end]))
+    header["table_crc"] = _loader.crc32c(page)
+    header["header_crc"] = _loader.crc32c(header.tobytes()[:-4])
     path.write_bytes(content)
     data = open_folder(small_folder).data
-    data["shards"][0]["crc32c"] = crc32c(bytes(content))
+    data["shards"][0]["crc32c"] = _loader.crc32c(bytes(content))
     write_manifest(small_folder, {key: value for key, value in data.items() if key != "crc32c"})
     with pytest.raises(UserError, match="holds id 255 of"):
         verify(VerifyOptions(data=str(small_folder)))
