@@ -9,10 +9,12 @@ import os
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,12 +24,13 @@ from .config import UserError
 _MILLION = 1_000_000
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Batch:
     """One micro-batch of fixed shapes: T tokens, at most N sequences, P prediction slots.
 
     Sequence i is `input_ids[cu_seqlens[i]:cu_seqlens[i + 1]]`: [CLS] A [SEP] B [SEP], or [CLS] A [SEP] where sentence
-    order is off. Tokens past `cu_seqlens[-1]` are padding and belong to no sequence. The arrays are views of memory that
-    lives as long as one of them; torch.from_numpy takes them without a copy.
+    order is off. Tokens past `cu_seqlens[-1]` are padding and belong to no sequence. The arrays are views of memory
+    that lives as long as one of them; torch.from_numpy takes them without a copy.
     """
 
     input_ids: np.ndarray  # [T] int32
@@ -75,8 +78,8 @@ class PretrainingLoader(Iterator[Batch]):
         sentence_order: False makes one segment and no label.
 
     Raises:
-        UserError: a setting out of its range, no such folder or file, damaged shards, a cursor of another stream. Damage
-            inside a page is found when the page is read, and raised by the call that would have returned its batch.
+        UserError: a setting out of its range, no such folder or file, damaged shards, a cursor of another stream.
+            Damage in a page is raised in place of the first batch that needs the page.
     """
 
     def __init__(
@@ -195,8 +198,8 @@ class PretrainingLoader(Iterator[Batch]):
             ) from None
         if stream != self._fingerprint:
             raise UserError(
-                f"cursor of stream {stream!r}, this one is {self._fingerprint!r}: the shards, the seed or a setting of the "
-                "batches changed; use those of the checkpoint, or start_batch"
+                f"cursor of stream {stream!r}, this one is {self._fingerprint!r}: the shards, the seed or a "
+                "setting of the batches changed; use those of the checkpoint, or start_batch"
             )
         return (
             _integer("cursor index", index, 0, 2**63 - 1),
@@ -211,15 +214,13 @@ def _close_in(process: int, core: Any) -> None:
         core.close()
 
 
-class _as_user_error:  # noqa: N801
+@contextmanager
+def _as_user_error() -> Iterator[None]:
     """Errors of the C++ core, which carry value, rule and remedy, as UserError."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, (ValueError, RuntimeError)) and not isinstance(error, UserError):
-            raise UserError(str(error)) from None
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise UserError(str(error)) from None
 
 
 def _integer(name: str, value: Any, low: int, high: int) -> int:

@@ -17,6 +17,17 @@ MASK_64 = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
 PAGES, DOCUMENTS, SHUFFLE, EXAMPLES = 1, 2, 3, 4
 GROUP_PAGES, WINDOW, TRIES = 256, 512, 8
+ARRAYS = (
+    "input_ids",
+    "token_type_ids",
+    "position_ids",
+    "cu_seqlens",
+    "masked_lm_positions",
+    "masked_lm_ids",
+    "masked_lm_weights",
+    "sentence_order_labels",
+    "sentence_order_weights",
+)
 
 
 def mix(x: int) -> int:
@@ -109,7 +120,8 @@ class Reference:
 
     def chunks(self, epoch: int, page: int) -> Iterator[Chunk]:
         rules = self.rules
-        ends = [begin for begin, first in self.sentences[page] if first][1:] + [len(self.ids[page])]
+        begins = [begin for begin, first in self.sentences[page] if first]
+        ends = [*begins[1:], len(self.ids[page])]
         begin = 0
         for end in ends:
             is_short, length = halves(draw(rules.start(epoch, DOCUMENTS), page * 65536 + begin))
@@ -160,8 +172,7 @@ class Reference:
     def tensors(self, epoch: int, batch: list[Chunk]) -> dict[str, list]:
         """The nine arrays of a batch, as lists."""
         rules = self.rules
-        out: dict[str, list] = {name: [] for name in ("input_ids", "token_type_ids", "position_ids", "cu_seqlens",
-            "masked_lm_positions", "masked_lm_ids", "masked_lm_weights", "sentence_order_labels", "sentence_order_weights")}  # fmt: skip
+        out: dict[str, list] = {name: [] for name in ARRAYS}
         for chunk in batch:
             example = self.example(epoch, chunk)
             base = len(out["input_ids"])

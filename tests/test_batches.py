@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from loader_reference import Reference, Rules
+from loader_reference import ARRAYS, Reference, Rules
 from shard_writer import CLS, MASK, NUM_NOT_ORDINARY, PAD, SEP, UNK, pages_of, random_documents, write_shard
 
 from albert_fast.batches import Batch, PretrainingLoader
 from albert_fast.config import UserError
-
-ARRAYS = Batch._fields[:9]
 
 
 def rules_of(loader: PretrainingLoader, vocab_size: int, **settings) -> Rules:
