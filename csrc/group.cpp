@@ -1,5 +1,7 @@
 #include "group.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -10,29 +12,35 @@ namespace albert_fast {
 namespace {
 
 constexpr size_t kSlackBytes = 256;
+constexpr size_t kHugePage = 2 << 20;
 constexpr size_t kWordsPerPage = kMaxPageTokens / 64;
 
-// Sets bit t where token t is special; [UNK] is the only one that `prepare` writes.
+// Sets bit t where token t is special; [UNK] is the only one that `prepare` writes. Tokens are compared in the
+// compiler's vectors, 64 a round, since nearly every round holds none.
 template <typename Token>
-void mark_unmaskable(const uint8_t* bytes, uint32_t count, const ShardHeader& header, uint64_t* bits) {
+void mark_unmaskable(const uint8_t* bytes, uint32_t count, const ShardHeader& header, Group::TokenBits* bits) {
+  typedef Token Tokens __attribute__((vector_size(16), may_alias));
+  constexpr uint32_t kLanes = 16 / sizeof(Token);
   const auto* tokens = reinterpret_cast<const Token*>(bytes);
-  const auto unk = static_cast<Token>(header.unk_id), cls = static_cast<Token>(header.cls_id),
-             sep = static_cast<Token>(header.sep_id), mask = static_cast<Token>(header.mask_id),
-             pad = static_cast<Token>(header.pad_id);
+  const Token specials[] = {static_cast<Token>(header.unk_id), static_cast<Token>(header.cls_id),
+                            static_cast<Token>(header.sep_id), static_cast<Token>(header.mask_id),
+                            static_cast<Token>(header.pad_id)};
+  const auto is_special = [&specials](auto token) {
+    return (token == specials[0]) | (token == specials[1]) | (token == specials[2]) | (token == specials[3]) |
+           (token == specials[4]);
+  };
   for (uint32_t begin = 0; begin < count; begin += 64) {
-    uint8_t special[64] = {};
-    const uint32_t width = std::min<uint32_t>(64, count - begin);
-    uint8_t any = 0;
-    for (uint32_t i = 0; i < width; ++i) {
-      const Token t = tokens[begin + i];
-      special[i] = (t == unk) | (t == cls) | (t == sep) | (t == mask) | (t == pad);
-      any |= special[i];
-    }
+    const auto* vectors = reinterpret_cast<const Tokens*>(tokens + begin);  // past the end: word-start bits and slack
+    auto any = is_special(vectors[0]);
+    for (uint32_t i = 1; i < 64 / kLanes; ++i) any |= is_special(vectors[i]);
     uint64_t word = 0;
-    if (any != 0) {
-      for (uint32_t i = 0; i < width; ++i) word |= uint64_t{special[i]} << i;
+    uint64_t lanes[2];
+    std::memcpy(lanes, &any, sizeof(lanes));
+    if ((lanes[0] | lanes[1]) != 0) {
+      const uint32_t width = std::min<uint32_t>(64, count - begin);
+      for (uint32_t i = 0; i < width; ++i) word |= static_cast<uint64_t>(is_special(tokens[begin + i])) << i;
     }
-    bits[begin / 64] = word;
+    bits[begin / 64].unmaskable = word;
   }
 }
 
@@ -40,25 +48,28 @@ void mark_unmaskable(const uint8_t* bytes, uint32_t count, const ShardHeader& he
 
 void Group::Free::operator()(void* pointer) const { std::free(pointer); }
 
+// Huge pages where the kernel grants them: chunks are read from anywhere, and small pages would each miss the TLB.
+void Group::reserve(size_t bytes) {
+  if (bytes <= capacity_) return;
+  memory_.reset();
+  capacity_ = 0;
+  bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  memory_.reset(static_cast<uint8_t*>(std::aligned_alloc(kHugePage, bytes)));
+  if (!memory_) throw std::bad_alloc();
+  ::madvise(memory_.get(), bytes, MADV_HUGEPAGE);
+  capacity_ = bytes;
+}
+
 void Group::load(const Corpus& corpus) {
   const size_t slots = plan.pages.size();
+  const size_t bits_bytes = slots * kWordsPerPage * sizeof(TokenBits);
   std::vector<Corpus::Location> locations(slots);
-  size_t bytes = 0;
+  size_t bytes = bits_bytes + kSlackBytes;
   for (size_t slot = 0; slot < slots; ++slot) {
     locations[slot] = corpus.locate(plan.pages[slot]);
     bytes += corpus.shards()[locations[slot].shard].page_bytes(locations[slot].page);
   }
-  if (bytes + kSlackBytes > capacity_) {
-    memory_.reset();
-    capacity_ = (bytes + kSlackBytes + 4095) / 4096 * 4096;
-    memory_.reset(static_cast<uint8_t*>(std::aligned_alloc(4096, capacity_)));
-    if (!memory_) {
-      capacity_ = 0;
-      throw std::bad_alloc();
-    }
-    std::memset(memory_.get(), 0, capacity_);
-  }
-  unmaskable_bits_.resize(slots * kWordsPerPage + 8);
+  reserve(bytes);
   pages_.resize(slots);
 
   // In the order of the files, so that a disk reads forwards.
@@ -66,19 +77,27 @@ void Group::load(const Corpus& corpus) {
   std::iota(order.begin(), order.end(), 0u);
   std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return plan.pages[a] < plan.pages[b]; });
   std::unique_ptr<File> file;
-  uint8_t* to = memory_.get();
+  auto* const all_bits = reinterpret_cast<TokenBits*>(memory_.get());
+  uint8_t* to = memory_.get() + bits_bytes;
   for (const uint32_t slot : order) {
     const auto [shard_number, number] = locations[slot];
     const Shard& shard = corpus.shards()[shard_number];
     if (!file || file->path() != shard.path()) file = std::make_unique<File>(shard.path());
     shard.read_page(*file, number, to);
-    uint64_t* const unmaskable = unmaskable_bits_.data() + slot * kWordsPerPage;
+    const uint32_t tokens = shard.pages()[number].num_tokens;
+    TokenBits* const bits = all_bits + slot * kWordsPerPage;
     const auto mark = shard.token_bytes() == 2 ? mark_unmaskable<uint16_t> : mark_unmaskable<uint32_t>;
-    mark(to, shard.pages()[number].num_tokens, shard.header(), unmaskable);
-    pages_[slot] = {to, reinterpret_cast<const uint64_t*>(to + shard.token_section_bytes(number)),
-                    plan.sentence_bits.data() + slot * kWordsPerPage, unmaskable};
+    mark(to, tokens, shard.header(), bits);
+    const auto* const words = reinterpret_cast<const uint64_t*>(to + shard.token_section_bytes(number));
+    const uint64_t* const sentences = plan.sentence_bits.data() + slot * kWordsPerPage;
+    for (uint32_t i = 0; i < (tokens + 63) / 64; ++i) {
+      bits[i].words = words[i];
+      bits[i].sentences = sentences[i];
+    }
+    pages_[slot] = {to, bits};
     to += shard.page_bytes(number);
   }
+  std::memset(to, 0, kSlackBytes);
 }
 
 }  // namespace albert_fast

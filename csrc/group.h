@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -13,12 +14,18 @@ namespace albert_fast {
 // any number.
 class Group {
  public:
-  // A page's arrays, each readable for 64 bytes past its end. Bits are LSB first: bit t of word t / 64.
+  // Three bits of each of 64 tokens, side by side: a chunk then costs one or two cache lines of bits, not six. LSB
+  // first: bit t % 64 of element t / 64 is token t's.
+  struct alignas(32) TokenBits {
+    uint64_t words;       // a word begins
+    uint64_t sentences;   // a sentence begins
+    uint64_t unmaskable;  // [UNK] or another special id
+  };
+
+  // A page's arrays, readable for 64 bytes past their ends.
   struct Page {
-    const uint8_t* tokens;            // of the corpus's token width
-    const uint64_t* word_bits;        // 1 = a word begins
-    const uint64_t* sentence_bits;    // 1 = a sentence begins
-    const uint64_t* unmaskable_bits;  // 1 = [UNK] or another special id
+    const uint8_t* tokens;  // of the corpus's token width
+    const TokenBits* bits;
   };
 
   Plan plan;
@@ -32,10 +39,12 @@ class Group {
   struct Free {
     void operator()(void* pointer) const;
   };
+  using Memory = std::unique_ptr<uint8_t[], Free>;
 
-  std::unique_ptr<uint8_t[], Free> memory_;
+  void reserve(size_t bytes);
+
+  Memory memory_;
   size_t capacity_ = 0;
-  std::vector<uint64_t> unmaskable_bits_;
   std::vector<Page> pages_;
 };
 

@@ -95,8 +95,7 @@ void Planner::make(uint64_t epoch, uint32_t group, Plan& plan) {
                     order_.begin() + static_cast<ptrdiff_t>(pages * (group + 1) / num_groups_));
   plan.chunks.clear();
   plan.dropped_tokens = 0;
-  // Eight words more: bits are read two words at a time.
-  plan.sentence_bits.assign(plan.pages.size() * (kMaxPageTokens / 64) + 8, 0);
+  plan.sentence_bits.assign(plan.pages.size() * (kMaxPageTokens / 64), 0);
   std::unique_ptr<File> file;
   for (uint32_t slot = 0; slot < plan.pages.size(); ++slot) {
     const auto [shard_number, page] = corpus_.locate(plan.pages[slot]);
