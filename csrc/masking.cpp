@@ -35,19 +35,19 @@ MaskingScratch::MaskingScratch(uint32_t max_seq_length) {
   starts.resize(words);
   maskable.resize(words);
   masked.resize(words);
-  rank.resize(words);
+  units.resize(words * 64 + 1);
+  positions.resize(words * 64 + 1);
 }
 
 // masking.inc is compiled once for each instruction set, each time in a namespace of its own; the pragmas come after
 // every standard header, so that no inline function of theirs is compiled for a processor that may not be there.
 namespace portable {
-#define ALBERT_FAST_PDEP 0
+#define ALBERT_FAST_BITS 0
 #include "masking.inc"
-#undef ALBERT_FAST_PDEP
+#undef ALBERT_FAST_BITS
 }  // namespace portable
 
 #if defined(__x86_64__)
-#define ALBERT_FAST_PDEP 1
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,lzcnt,popcnt"))), apply_to = function)
@@ -56,7 +56,9 @@ namespace portable {
 #pragma GCC target("avx2,bmi,bmi2,lzcnt,popcnt")
 #endif
 namespace avx2 {
+#define ALBERT_FAST_BITS 1
 #include "masking.inc"
+#undef ALBERT_FAST_BITS
 }  // namespace avx2
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -68,7 +70,9 @@ namespace avx2 {
 #pragma GCC target("avx2,bmi,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl")
 #endif
 namespace avx512 {
+#define ALBERT_FAST_BITS 2
 #include "masking.inc"
+#undef ALBERT_FAST_BITS
 }  // namespace avx512
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -23,13 +23,14 @@ struct MaskingRules {
   std::array<uint32_t, 10> ngram_end;  // n is the first with draw < ngram_end[n - 1]: p(n) ~ 1 / n, in integers
 };
 
-// Memory of one thread for the bits of one chunk.
+// Memory of one thread for one chunk: bits, one a token, and the positions of set bits.
 struct MaskingScratch {
   explicit MaskingScratch(uint32_t max_seq_length);
   std::vector<uint64_t> starts;    // 1 = a unit begins
   std::vector<uint64_t> maskable;  // 1 = neither special nor [UNK]
   std::vector<uint64_t> masked;
-  std::vector<uint32_t> rank;  // units that begin before each word of `starts`
+  std::vector<uint32_t> units;      // where each unit begins, then the chunk's length
+  std::vector<uint32_t> positions;  // of the masked tokens
 };
 
 // Instruction sets with a body of their own; all write the same bytes.
