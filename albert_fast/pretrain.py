@@ -68,7 +68,10 @@ def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: Trai
         config = _model_config(model, data, found, run, loader)
         _check_trainable(config, data)
         torch.manual_seed(train.seed)
-        torch.use_deterministic_algorithms(train.deterministic)
+        if train.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
+            torch.use_deterministic_algorithms(True)
+            torch.utils.deterministic.fill_uninitialized_memory = False
         first = next(loader)
         train_step = TrainStep(
             _build(config, run, train, found).to(device), first, data.max_seq_length, train,

@@ -48,7 +48,7 @@ class Inputs:
             for name, (start, size, dtype) in self.layout.items()
         }
         ring = self.RING if self.cuda else 1
-        self.host = [torch.zeros(edges[-1], dtype=torch.int32, pin_memory=self.cuda) for _ in range(ring)]
+        self.host = [torch.zeros(edges[-1], dtype=torch.int32, device="cpu", pin_memory=self.cuda) for _ in range(ring)]
         if self.cuda:
             self.staging = [torch.zeros_like(self.device_buffer) for _ in range(ring)]
             self.stream = torch.cuda.Stream(device)

@@ -248,3 +248,54 @@ def test_a_run_is_not_overwritten(folder, forty_steps):
 def test_both_spellings_of_a_flag(folder, tmp_path):
     words = arguments(folder, tmp_path / "run", max_steps=1, warmup_steps=0)
     succeed(*(word.replace("_", "-") if word.startswith("--max") else word for word in words))
+
+
+def test_a_failed_rank_stops_all_with_a_message(folder, tmp_path):
+    words = arguments(folder, tmp_path / "run", max_steps=5000)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    process = subprocess.Popen(
+        [*launcher, "-m", "albert_fast", *words],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_step(tmp_path / "run", 2)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    begun = time.monotonic()
+    _, stderr = process.communicate(timeout=90)
+    assert process.returncode != 0
+    assert time.monotonic() - begun < 60
+    assert "SIGKILL" in stderr
+
+
+def test_another_number_of_ranks_goes_on_with_the_same_stream(folder):
+    """One rank for four steps equals two ranks for two of them, then one again."""
+    whole, parts = folder / "whole", folder / "parts"
+    options = dict(max_steps=4, optimizer="adamw", hidden_dropout_prob=0.1, gradient_accumulation_steps=2, save_steps=2)
+    succeed(*arguments(folder, whole, **options))
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "albert_fast",
+    ]
+    words = arguments(folder, parts, **options, **{"gradient-accumulation-steps": 1})
+    process = subprocess.Popen(
+        [*launcher, *words], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for_step(parts, 2)
+    process.wait(timeout=120)
+    for late in ("checkpoint-4",):
+        for file in (parts / late).iterdir():
+            file.unlink()
+    resumed = succeed(*arguments(folder, parts, **options), "--resume")
+    assert "2 micro-batches of 512 = 1,024 tokens" in resumed.stderr
+    assert "at micro-batch 4" in resumed.stderr
+    for name, tensor in tensors(whole).items():
+        atol = 0.1 if name.endswith("query_key_value.bias") else 2e-5
+        torch.testing.assert_close(tensors(parts)[name], tensor, atol=atol, rtol=1e-3)

@@ -46,7 +46,7 @@ def make_batch(index: int) -> Batch:
     )  # fmt: skip
 
 
-def make_step(dtype=torch.float32, train=None, **config) -> TrainStep:
+def make_step(dtype=torch.float32, train=None, device="cpu", **config) -> TrainStep:
     torch.manual_seed(0)
     shape = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=40, embedding_size=8)
     dropout = config.pop("hidden_dropout_prob", 0.1)
@@ -54,7 +54,8 @@ def make_step(dtype=torch.float32, train=None, **config) -> TrainStep:
         **shape, vocab_size=VOCABULARY, max_position_embeddings=LENGTH, hidden_dropout_prob=dropout, **config
     )
     train = TrainConfig(**{"max_steps": 100, "warmup_steps": 5, "learning_rate": 0.01, "seed": 7, **(train or {})})
-    return TrainStep(AlbertForPreTraining(config, Ops()), make_batch(0), LENGTH, train, dtype)
+    model = AlbertForPreTraining(config, Ops()).to(device)
+    return TrainStep(model, make_batch(0), LENGTH, train, dtype)
 
 
 def bits(step: TrainStep) -> list[torch.Tensor]:
@@ -160,9 +161,8 @@ def test_the_lint_sees_a_look():
 
 def test_the_step_stays_on_its_device():
     """On the meta device an op that mixes in a CPU tensor of more than one element fails."""
-    with torch.device("meta"):
-        step = make_step()
-        whole_step(step)
+    step = make_step(device="meta")
+    whole_step(step)
     assert all(tensor.device.type == "meta" for tensor in step._mutable())
 
 
