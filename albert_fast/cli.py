@@ -18,6 +18,8 @@ from albert_fast.config import UserError
 # name: (function, one line for the overview). A function takes option dataclasses alone; their fields are its flags.
 COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("albert_fast.prepare:prepare", "text -> folder of token shards, once"),
+    "verify": ("albert_fast.verify:verify", "check every byte of a prepared folder"),
+    "inspect": ("albert_fast.inspection:inspect", "examples and statistics of the batches of a prepared folder"),
     "pretrain": ("albert_fast.pretrain:pretrain", "prepared folder -> checkpoints: the main job"),
     "demo": ("albert_fast.demo:demo", "the whole path on text that ships with Python, in about two minutes"),
     "convert": (
