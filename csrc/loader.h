@@ -88,6 +88,7 @@ class Loader {
   Cursor after_group(const Cursor& group, uint64_t num_batches) const;
   void check_epoch();
   void build(std::unique_lock<std::mutex>& lock, BuildBatch build_batch, MaskingScratch& scratch);
+  void wake_consumer(uint64_t count);
   void forget_passed_groups();
 
   const std::shared_ptr<const Corpus> corpus_;
