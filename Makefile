@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-CSRC := $(wildcard csrc/*.cpp csrc/*.h csrc/CMakeLists.txt)
-CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h tests/csrc/*.cpp)
+CSRC := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inc csrc/CMakeLists.txt)
+CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inc tests/csrc/*.cpp tests/csrc/*.h)
+CXX_BUILD = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DALBERT_FAST_TESTS=ON -S csrc
+CLANGXX ?= clang++
+FUZZ_SECONDS ?= 600
 
 .PHONY: install demo test test-full bench lint format sanitize fuzz clean
 
@@ -37,6 +40,24 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
+
+# The C++ tests under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer.
+sanitize: $(INSTALLED)
+	$(CXX_BUILD) -B build/asan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DALBERT_FAST_SANITIZE=address,undefined
+	$(BIN)/cmake --build build/asan --target test_loader
+	build/asan/test_loader
+	$(CXX_BUILD) -B build/tsan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DALBERT_FAST_SANITIZE=thread
+	$(BIN)/cmake --build build/tsan --target test_loader
+	build/tsan/test_loader
+
+# The shard reader under libFuzzer (clang), FUZZ_SECONDS long; what it finds stays in build/fuzz/found.
+fuzz: $(INSTALLED)
+	$(CXX_BUILD) -B build/fuzz -DCMAKE_CXX_COMPILER=$(CLANGXX) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+		-DALBERT_FAST_SANITIZE=address,undefined
+	$(BIN)/cmake --build build/fuzz --target fuzz_shard
+	mkdir -p build/fuzz/found
+	build/fuzz/fuzz_shard -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=10 -print_final_stats=1 \
+		-artifact_prefix=build/fuzz/ build/fuzz/found tests/csrc/corpus
 
 clean:
 	rm -rf build dist *.egg-info albert_fast/*.so .mypy_cache .ruff_cache

@@ -1,0 +1,259 @@
+// The C++ core on its own, to be run under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer.
+// Statistics and equality with the plain reference are tests/test_batches.py's.
+
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "loader.h"
+#include "shard_builder.h"
+
+namespace albert_fast {
+namespace {
+
+#define CHECK(condition)                                                                                \
+  do {                                                                                                  \
+    if (!(condition))                                                                                   \
+      throw std::logic_error(std::string(__FILE__) + ":" + std::to_string(__LINE__) + ": " #condition); \
+  } while (false)
+
+LoaderConfig small_config() {
+  LoaderConfig config;
+  config.tokens_per_batch = 256;
+  config.max_seq_length = 48;
+  config.max_sequences = 40;
+  config.predictions_per_batch = 64;
+  config.max_predictions = 48;
+  config.seed = 5;
+  return config;
+}
+
+std::string bytes_of(const Batch& b, const LoaderConfig& c) {
+  std::string out;
+  const auto add = [&out](const void* data, size_t count) { out.append(static_cast<const char*>(data), count * 4); };
+  add(b.input_ids, c.tokens_per_batch);
+  add(b.token_type_ids, c.tokens_per_batch);
+  add(b.position_ids, c.tokens_per_batch);
+  add(b.cu_seqlens, c.max_sequences + size_t{1});
+  add(b.masked_lm_positions, c.predictions_per_batch);
+  add(b.masked_lm_ids, c.predictions_per_batch);
+  add(b.masked_lm_weights, c.predictions_per_batch);
+  add(b.sentence_order_labels, c.max_sequences);
+  add(b.sentence_order_weights, c.max_sequences);
+  return out;
+}
+
+std::shared_ptr<Batch> next_of(Loader& loader) {
+  for (;;) {
+    if (auto batch = loader.next(1.0)) return batch;
+  }
+}
+
+std::vector<std::string> stream(const std::shared_ptr<const Corpus>& corpus, const LoaderConfig& config,
+                                uint32_t threads, size_t count) {
+  Loader loader(corpus, config, Cursor{}, 0, 1, threads);
+  std::vector<std::string> out;
+  for (size_t i = 0; i < count; ++i) out.push_back(bytes_of(*next_of(loader), config));
+  return out;
+}
+
+bool refuses(const std::function<void()>& action, const std::string& part) {
+  try {
+    action();
+  } catch (const std::exception& error) {
+    if (std::string(error.what()).find(part) != std::string::npos) return true;
+    throw std::logic_error(std::string("unexpected message: ") + error.what());
+  }
+  return false;
+}
+
+void test_checksum() {
+  CHECK(crc32c("123456789", 9) == 0xE3069283u);  // RFC 3720's check value
+  CHECK(crc32c("6789", 4, crc32c("12345", 5)) == 0xE3069283u);
+  CHECK(crc32c("", 0) == 0);
+}
+
+void test_every_changed_byte_is_refused() {
+  ShardSpec spec;
+  spec.num_pages = 2;
+  spec.documents_per_page = 2;
+  spec.max_tokens = 6;
+  const Bytes good = build_shard(spec);
+  const TemporaryFile file(good);
+  check_shard(file.path());
+  for (size_t i = 0; i < good.size(); ++i) {
+    for (const uint8_t change : {0x01, 0x80}) {
+      file.write_byte(i, good[i] ^ change);
+      CHECK(refuses([&] { check_shard(file.path()); }, file.path()));
+    }
+    file.write_byte(i, good[i]);
+  }
+  check_shard(file.path());
+  for (size_t size = good.size(); size-- > 0;) {
+    file.resize(size);
+    CHECK(refuses([&] { check_shard(file.path()); }, file.path()));
+  }
+  Bytes longer = good;
+  longer.push_back(0);
+  file.write(longer);
+  CHECK(refuses([&] { check_shard(file.path()); }, "bytes were added"));
+}
+
+void test_instruction_sets_write_the_same() {
+  for (const uint32_t token_bytes : {2u, 4u}) {
+    ShardSpec spec;
+    spec.token_bytes = token_bytes;
+    spec.max_tokens = 90;
+    const TemporaryFile file(build_shard(spec));
+    const Corpus corpus({file.path()});
+    for (const uint32_t length : {5u, 33u, 64u, 128u, 700u}) {
+      for (const bool sentence_order : {true, false}) {
+        LoaderConfig config = small_config();
+        config.max_seq_length = length;
+        config.tokens_per_batch = 2 * length;
+        config.max_sequences = 2 * length;
+        config.predictions_per_batch = 2 * length;
+        config.max_predictions = length;
+        config.sentence_order = sentence_order;
+        config.check();
+        Planner planner(corpus, config);
+        const MaskingRules rules(corpus, config);
+        MaskingScratch scratch(length);
+        Group group;
+        planner.make(0, 0, group.plan);
+        group.load(corpus);
+        for (uint32_t number = 0; number < group.plan.num_batches(); ++number) {
+          std::vector<std::string> written;
+          for (int set = 0; set <= static_cast<int>(best_instruction_set()); ++set) {
+            Batch batch(config.tokens_per_batch, config.max_sequences, config.predictions_per_batch);
+            build_batch_for(static_cast<InstructionSet>(set), token_bytes)(rules, group, number, scratch, batch);
+            written.push_back(bytes_of(batch, config));
+          }
+          for (const std::string& bytes : written) CHECK(bytes == written.front());
+        }
+      }
+    }
+  }
+}
+
+void test_threads_change_nothing() {
+  ShardSpec spec;
+  spec.num_pages = 600;
+  spec.documents_per_page = 1;
+  const TemporaryFile file(build_shard(spec));
+  const auto corpus = std::make_shared<const Corpus>(std::vector<std::string>{file.path()});
+  const auto one = stream(corpus, small_config(), 1, 400);
+  CHECK(one == stream(corpus, small_config(), 2, 400));
+  CHECK(one == stream(corpus, small_config(), 8, 400));
+}
+
+void test_batches_outlive_the_loader() {
+  const TemporaryFile file(build_shard(ShardSpec{}));
+  const auto corpus = std::make_shared<const Corpus>(std::vector<std::string>{file.path()});
+  const LoaderConfig config = small_config();
+  std::vector<std::shared_ptr<Batch>> held;
+  std::vector<std::string> copies;
+  {
+    Loader loader(corpus, config, Cursor{}, 0, 1, 3);
+    for (int i = 0; i < 50; ++i) {
+      held.push_back(next_of(loader));
+      copies.push_back(bytes_of(*held.back(), config));
+    }
+  }
+  for (size_t i = 0; i < held.size(); ++i) CHECK(bytes_of(*held[i], config) == copies[i]);
+}
+
+// A file that is cut, changed or removed while it is read: the batches before come, then the error, again and again.
+void test_damage_in_mid_stream() {
+  ShardSpec spec;
+  spec.num_pages = 40;
+  const Bytes good = build_shard(spec);
+  for (const uint32_t threads : {1u, 4u}) {
+    for (int damage = 0; damage < 3; ++damage) {
+      const TemporaryFile file(good);
+      const auto corpus = std::make_shared<const Corpus>(std::vector<std::string>{file.path()});
+      Loader loader(corpus, small_config(), Cursor{}, 0, 1, threads);
+      for (int i = 0; i < 5; ++i) next_of(loader);
+      Bytes bad = good;
+      if (damage == 0) bad.resize(good.size() / 2);
+      if (damage == 1) bad[300] ^= 1;
+      damage == 2 ? static_cast<void>(std::remove(file.path().c_str())) : file.write(bad);
+      const auto use_up = [&] {
+        for (int i = 0; i < 100000; ++i) next_of(loader);
+      };
+      CHECK(refuses(use_up, file.path()));
+      CHECK(refuses([&] { next_of(loader); }, file.path()));
+    }
+  }
+}
+
+void test_close_at_any_moment() {
+  ShardSpec spec;
+  spec.num_pages = 300;
+  const TemporaryFile file(build_shard(spec));
+  const auto corpus = std::make_shared<const Corpus>(std::vector<std::string>{file.path()});
+  for (int taken = 0; taken < 40; ++taken) {
+    Loader loader(corpus, small_config(), Cursor{}, 0, 1, 1 + static_cast<uint32_t>(taken) % 4);
+    for (int i = 0; i < taken % 13; ++i) next_of(loader);
+    if (taken % 2 == 0) {
+      std::thread closer([&] { loader.close(); });
+      closer.join();
+      CHECK(refuses([&] { next_of(loader); }, "closed"));
+    }
+  }
+}
+
+// Any thread may ask for the cursor and the statistics.
+void test_questions_while_running() {
+  const TemporaryFile file(build_shard(ShardSpec{}));
+  const auto corpus = std::make_shared<const Corpus>(std::vector<std::string>{file.path()});
+  Loader loader(corpus, small_config(), Cursor{}, 1, 3, 2);
+  std::atomic<bool> done{false};
+  std::thread asker([&] {
+    while (!done) {
+      CHECK(loader.cursor().index % 3 == 0);
+      CHECK(loader.statistics().batches <= 300);
+    }
+  });
+  for (int i = 0; i < 300; ++i) next_of(loader);
+  done = true;
+  asker.join();
+  CHECK(loader.cursor().index == 900);
+  CHECK(loader.statistics().batches == 300);
+}
+
+int run_all() {
+  const std::pair<const char*, void (*)()> tests[] = {
+      {"checksum", test_checksum},
+      {"every changed byte is refused", test_every_changed_byte_is_refused},
+      {"instruction sets write the same", test_instruction_sets_write_the_same},
+      {"threads change nothing", test_threads_change_nothing},
+      {"batches outlive the loader", test_batches_outlive_the_loader},
+      {"damage in mid-stream", test_damage_in_mid_stream},
+      {"close at any moment", test_close_at_any_moment},
+      {"questions while running", test_questions_while_running},
+  };
+  int failures = 0;
+  for (const auto& [name, test] : tests) {
+    try {
+      test();
+      std::printf("ok      %s\n", name);
+    } catch (const std::exception& error) {
+      ++failures;
+      std::printf("FAILED  %s: %s\n", name, error.what());
+    }
+    std::fflush(stdout);
+  }
+  return failures;
+}
+
+}  // namespace
+}  // namespace albert_fast
+
+int main() { return albert_fast::run_all() == 0 ? 0 : 1; }
