@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
 from albert_fast._loader import crc32c
 
 PAD, UNK, CLS, SEP, MASK = range(5)
