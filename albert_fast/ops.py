@@ -16,7 +16,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -24,31 +23,9 @@ from torch import Tensor
 
 from albert_fast.attention import varlen_attention
 from albert_fast.config import UserError
+from albert_fast.kernels.main_grad import accumulate_product
 
 # ---------------------------------------------------------------------------------------------- gradients of parameters
-
-
-@cache
-def _addmm_takes_out_dtype() -> bool:
-    """Whether CUDA's addmm accumulates bf16 products into an fp32 addend here; versions differ, so ask once."""
-    product, total = (torch.zeros(16, 16, device="cuda", dtype=d) for d in (torch.bfloat16, torch.float32))
-    try:
-        torch.addmm(total, product, product, out_dtype=torch.float32, out=total)
-    except (RuntimeError, TypeError):
-        return False
-    return True
-
-
-def accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total [M, K] += a [T, M].T @ b [T, K], products and sums in total's dtype, in place."""
-    if a.dtype == total.dtype:
-        total.addmm_(a.t(), b)
-    elif not a.is_cuda:
-        total.addmm_(a.t().to(total.dtype), b.to(total.dtype))
-    elif _addmm_takes_out_dtype():
-        torch.addmm(total, a.t(), b, out_dtype=total.dtype, out=total)
-    else:
-        total.add_(torch.mm(a.t(), b, out_dtype=total.dtype))
 
 
 def wide(x: Tensor) -> Tensor:
@@ -344,9 +321,10 @@ def _triton_ops() -> Ops:
 
         if not triton.knobs.runtime.interpret:
             raise UserError("ops='triton' finds no GPU; use ops='torch', or set TRITON_INTERPRET=1 to interpret it")
-    from albert_fast.kernels import add_layer_norm as fused
+    from albert_fast.kernels.add_layer_norm import add_layer_norm, add_pre_layer_norm
+    from albert_fast.kernels.gelu_ffn import gelu_ffn
 
-    return Ops("triton", add_layer_norm=fused.add_layer_norm, add_pre_layer_norm=fused.add_pre_layer_norm)
+    return Ops("triton", add_layer_norm=add_layer_norm, add_pre_layer_norm=add_pre_layer_norm, gelu_ffn=gelu_ffn)
 
 
 def get_ops(name: str = "auto") -> Ops:

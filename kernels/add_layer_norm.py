@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .partial_sums import vector_gradients
 from .philox import drop_threshold, dropout_multiplier
 
 
@@ -100,30 +101,6 @@ def _backward_kernel(
     tl.store(partial_ptr + cols, tl.sum(grad_bias, axis=0), col_mask)
     tl.store(partial_ptr + N_COLS + cols, tl.sum(grad_weight, axis=0), col_mask)
     tl.store(partial_ptr + 2 * N_COLS + cols, tl.sum(grad_layer_norm_bias, axis=0), col_mask)
-
-
-@triton.jit(do_not_specialize=["n_partials"])
-def _sum_partials_kernel(
-    partial_ptr, total0_ptr, total1_ptr, total2_ptr, n_partials,
-    N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACCUMULATE: tl.constexpr,
-):  # fmt: skip
-    which = tl.program_id(1)
-    cols = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
-    col_mask = cols < N_COLS
-    total = tl.zeros((BLOCK_ROWS, BLOCK_COLS), partial_ptr.dtype.element_ty)
-    for start in range(0, n_partials, BLOCK_ROWS):
-        rows = start + tl.arange(0, BLOCK_ROWS)
-        mask = (rows < n_partials)[:, None] & col_mask[None, :]
-        total += tl.load(partial_ptr + (rows * 3 + which)[:, None] * N_COLS + cols[None, :], mask, other=0.0)
-    summed = tl.sum(total, axis=0)
-    total_ptr = total0_ptr
-    if which == 1:
-        total_ptr = total1_ptr
-    if which == 2:
-        total_ptr = total2_ptr
-    if ACCUMULATE:
-        summed += tl.load(total_ptr + cols, col_mask, other=0.0)
-    tl.store(total_ptr + cols, summed, col_mask)
 
 
 def launch_options(n_cols: int, backward: bool) -> dict[str, int]:
@@ -217,40 +194,6 @@ def _backward_fake(grad_y, grad_sum, total, mean, rstd, weight, key, dropout, si
     return torch.empty_like(total), grad_x, mean.new_empty(chunks, 3, n_cols)
 
 
-def _launch_sum(partials: Tensor, totals: tuple[Tensor, Tensor, Tensor], accumulate: bool) -> None:
-    n_partials, _, n_cols = partials.shape
-    block_cols = 16 if n_cols < 2048 else 64  # enough programs for every SM, few enough to matter
-    with torch.cuda.device_of(partials):
-        _sum_partials_kernel[(triton.cdiv(n_cols, block_cols), 3)](
-            partials, *totals, n_partials,
-            N_COLS=n_cols, BLOCK_ROWS=128, BLOCK_COLS=block_cols, ACCUMULATE=accumulate,
-        )  # fmt: skip
-
-
-@torch.library.custom_op("albert_fast::sum_partials", mutates_args=())
-def _sum_partials(partials: Tensor) -> Tensor:
-    """partials [P, 3, N] -> [3, N]."""
-    totals = partials.new_empty(partials.shape[1:])
-    _launch_sum(partials, totals.unbind(0), accumulate=False)
-    return totals
-
-
-@_sum_partials.register_fake
-def _(partials):
-    return partials.new_empty(partials.shape[1:])
-
-
-@torch.library.custom_op("albert_fast::accumulate_partials", mutates_args=("total0", "total1", "total2"))
-def _accumulate_partials(partials: Tensor, total0: Tensor, total1: Tensor, total2: Tensor) -> None:
-    """Adds the sums of partials [P, 3, N] to three fp32 vectors in place."""
-    _launch_sum(partials, (total0, total1, total2), accumulate=True)
-
-
-@_accumulate_partials.register_fake
-def _(partials, total0, total1, total2):
-    return None
-
-
 def _save_for_backward(ctx, inputs, output):
     _, bias, _, weight, layer_norm_bias, key, _, ctx.dropout, ctx.site = inputs
     _, total, mean, rstd = output
@@ -262,6 +205,8 @@ def _save_for_backward(ctx, inputs, output):
 
 
 def _differentiate(ctx, grad_y, grad_sum, _mean, _rstd):
+    if grad_y is None and grad_sum is None:
+        return (None,) * 9
     total, mean, rstd, weight, key = ctx.saved_tensors
     if grad_y is None:
         grad_y = torch.zeros_like(total)
@@ -270,23 +215,8 @@ def _differentiate(ctx, grad_y, grad_sum, _mean, _rstd):
     )
     if ctx.dropout == 0:
         grad_x = grad_residual
-    bias, *layer_norm = _parameter_gradients(partials, ctx.main_grads, ctx.dtypes)
+    bias, *layer_norm = vector_gradients(partials, ctx.main_grads, ctx.dtypes)
     return grad_x, bias, grad_residual, *layer_norm, None, None, None, None
-
-
-def _parameter_gradients(partials: Tensor, main_grads: list, dtypes: list[torch.dtype]) -> list[Tensor | None]:
-    """The main_grad rule: add to main_grad where there is one and return None for it, a gradient elsewhere."""
-    if all(g is not None and g.dtype == partials.dtype and g.is_contiguous() for g in main_grads):
-        torch.ops.albert_fast.accumulate_partials(partials, *main_grads)
-        return [None, None, None]
-    gradients: list[Tensor | None] = list(torch.ops.albert_fast.sum_partials(partials).unbind(0))
-    for i, (main_grad, dtype) in enumerate(zip(main_grads, dtypes, strict=True)):
-        if main_grad is None:
-            gradients[i] = gradients[i].to(dtype)
-        else:
-            main_grad.add_(gradients[i])
-            gradients[i] = None
-    return gradients
 
 
 _forward.register_autograd(_differentiate, setup_context=_save_for_backward)

@@ -228,7 +228,7 @@ def test_opcheck(dropout):
 def test_opcheck_of_the_sums():
     partials = random(5, 3, 40, seed=0)
     torch.library.opcheck(torch.ops.albert_fast.sum_partials, (partials,))
-    torch.library.opcheck(torch.ops.albert_fast.accumulate_partials, (partials, *(torch.ones(40) for _ in range(3))))
+    torch.library.opcheck(torch.ops.albert_fast.accumulate_partials, (partials, [torch.ones(40) for _ in range(3)]))
 
 
 def test_number_of_partials_depends_on_the_shape_alone_and_fits_l2():

@@ -1,0 +1,269 @@
+"""The feed-forward layer gelu(x W1' + b1) W2' with its elementwise work in the products' epilogues.
+
+Forward: the first product adds b1 and writes z and h = gelu(z) from its accumulator; the second is the library's, its
+bias the next op's. Backward: the product grad W2 turns into grad_z in its epilogue, which reads z, writes h again for
+the gradient of W2 and sums grad_z's columns per tile for that of b1. Kept for backward: x and z, 5 units of T x H where
+eager keeps x, z and h, 9. The matrix is read through pointers or through TMA (host descriptors; device descriptors need
+global scratch and can dangle under CUDA graphs, Triton #9259). The library's product with an elementwise pass behind it
+is the third way, and the one to beat; `choose` says which runs.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from . import gelu
+from .gelu import gelu_with_slope
+from .main_grad import weight_gradient
+from .partial_sums import vector_gradients
+from .tiles import Tile, choose
+
+
+@triton.jit
+def _load(
+    source, row, col, n_rows, N_COLS: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, EVEN: tl.constexpr, TMA: tl.constexpr,
+):  # fmt: skip
+    """The tile of `source` [n_rows, N_COLS] at (row, col), zero past the columns (EVEN: there are none past them).
+
+    Through pointers, rows past the end repeat the last one: no mask to wait for, and the caller never stores them.
+    """
+    if TMA:
+        tile = source.load([row, col])
+    else:
+        rows = tl.minimum(row + tl.arange(0, ROWS), n_rows - 1).to(tl.int64)
+        cols = col + tl.arange(0, COLS)
+        pointers = source + rows[:, None] * N_COLS + cols[None, :]
+        if EVEN:
+            tile = tl.load(pointers)
+        else:
+            tile = tl.load(pointers, (cols < N_COLS)[None, :], other=0.0)
+    return tile
+
+
+@triton.jit
+def _store(target, tile, row, col, n_rows, N_COLS: tl.constexpr, TMA: tl.constexpr):
+    if TMA:
+        target.store([row, col], tile)
+    else:
+        rows = row + tl.arange(0, tile.shape[0])
+        cols = col + tl.arange(0, tile.shape[1])
+        mask = (rows < n_rows)[:, None] & (cols < N_COLS)[None, :]
+        tl.store(target + rows.to(tl.int64)[:, None] * N_COLS + cols[None, :], tile, mask)
+
+
+@triton.jit
+def _tile_origin(n_rows, N_COLS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Row and column of this program's tile: 8 tiles down before the next column, so that L2 serves both operands."""
+    program = tl.program_id(0)
+    tiles_down = tl.cdiv(n_rows, ROWS)
+    per_group = 8 * tl.cdiv(N_COLS, COLS)
+    group = program // per_group
+    down = tl.minimum(tiles_down - group * 8, 8)
+    within = program % per_group
+    return (group * 8 + within % down) * ROWS, within // down * COLS
+
+
+@triton.jit(do_not_specialize=["n_rows"])
+def _linear_gelu_kernel(
+    x, weight, bias_ptr, z, h, n_rows, N_COLS: tl.constexpr, DEPTH: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr, TANH: tl.constexpr,
+):  # fmt: skip
+    element: tl.constexpr = x.dtype if TMA else x.dtype.element_ty
+    row, col = _tile_origin(n_rows, N_COLS, ROWS, COLS)
+    total = tl.zeros((ROWS, COLS), tl.float32)
+    for start in range(0, DEPTH, STEP):
+        a = _load(x, row, start, n_rows, DEPTH, ROWS, STEP, DEPTH % STEP == 0, TMA)
+        b = _load(weight, col, start, N_COLS, DEPTH, COLS, STEP, DEPTH % STEP == 0, TMA)
+        total = tl.dot(a, b.T, total, input_precision="ieee")
+    PART: tl.constexpr = COLS // 4
+    part0, part1, part2, part3 = _split(total, ROWS, COLS)
+    _forward_epilogue(part0, bias_ptr, z, h, row, col, n_rows, element, N_COLS, PART, TMA, TANH)
+    _forward_epilogue(part1, bias_ptr, z, h, row, col + PART, n_rows, element, N_COLS, PART, TMA, TANH)
+    _forward_epilogue(part2, bias_ptr, z, h, row, col + 2 * PART, n_rows, element, N_COLS, PART, TMA, TANH)
+    _forward_epilogue(part3, bias_ptr, z, h, row, col + 3 * PART, n_rows, element, N_COLS, PART, TMA, TANH)
+
+
+@triton.jit
+def _split(tile, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Four column blocks for the epilogue to take one after the other: all at once would not fit in registers."""
+    low, high = tile.reshape(ROWS, 2, COLS // 2).permute(0, 2, 1).split()
+    part0, part1 = low.reshape(ROWS, 2, COLS // 4).permute(0, 2, 1).split()
+    part2, part3 = high.reshape(ROWS, 2, COLS // 4).permute(0, 2, 1).split()
+    return part0, part1, part2, part3
+
+
+@triton.jit
+def _forward_epilogue(
+    product, bias_ptr, z, h, row, col, n_rows, element: tl.constexpr,
+    N_COLS: tl.constexpr, PART: tl.constexpr, TMA: tl.constexpr, TANH: tl.constexpr,
+):  # fmt: skip
+    cols = col + tl.arange(0, PART)
+    bias = tl.load(bias_ptr + cols, cols < N_COLS, other=0.0).to(tl.float32)
+    stored = (product + bias[None, :]).to(element)
+    # gelu of z as stored: backward sees no other.
+    value, _slope = gelu_with_slope(stored.to(tl.float32), TANH)
+    _store(z, stored, row, col, n_rows, N_COLS, TMA)
+    _store(h, value.to(element), row, col, n_rows, N_COLS, TMA)
+
+
+@triton.jit(do_not_specialize=["n_rows"])
+def _gelu_linear_backward_kernel(
+    grad, weight, z, grad_z, h, partial_ptr, n_rows, N_COLS: tl.constexpr, DEPTH: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr, TANH: tl.constexpr,
+):  # fmt: skip
+    row, col = _tile_origin(n_rows, N_COLS, ROWS, COLS)
+    total = tl.zeros((ROWS, COLS), tl.float32)
+    for start in range(0, DEPTH, STEP):
+        a = _load(grad, row, start, n_rows, DEPTH, ROWS, STEP, DEPTH % STEP == 0, TMA)
+        b = _load(weight, start, col, DEPTH, N_COLS, STEP, COLS, N_COLS % COLS == 0, TMA)
+        total = tl.dot(a, b, total, input_precision="ieee")
+    PART: tl.constexpr = COLS // 4
+    part0, part1, part2, part3 = _split(total, ROWS, COLS)
+    partial_ptr += (row // ROWS).to(tl.int64) * N_COLS
+    _backward_epilogue(part0, z, grad_z, h, partial_ptr, row, col, n_rows, N_COLS, ROWS, PART, TMA, TANH)
+    _backward_epilogue(part1, z, grad_z, h, partial_ptr, row, col + PART, n_rows, N_COLS, ROWS, PART, TMA, TANH)
+    _backward_epilogue(part2, z, grad_z, h, partial_ptr, row, col + 2 * PART, n_rows, N_COLS, ROWS, PART, TMA, TANH)
+    _backward_epilogue(part3, z, grad_z, h, partial_ptr, row, col + 3 * PART, n_rows, N_COLS, ROWS, PART, TMA, TANH)
+
+
+@triton.jit
+def _backward_epilogue(
+    grad_h, z, grad_z, h, partial_ptr, row, col, n_rows,
+    N_COLS: tl.constexpr, ROWS: tl.constexpr, PART: tl.constexpr, TMA: tl.constexpr, TANH: tl.constexpr,
+):  # fmt: skip
+    stored = _load(z, row, col, n_rows, N_COLS, ROWS, PART, N_COLS % (4 * PART) == 0, TMA)
+    value, slope = gelu_with_slope(stored.to(tl.float32), TANH)
+    # Rows past the end repeat the last row (or are zero): they must not reach the bias gradient.
+    grad = tl.where((row + tl.arange(0, ROWS) < n_rows)[:, None], grad_h * slope, 0.0)
+    _store(h, value.to(stored.dtype), row, col, n_rows, N_COLS, TMA)
+    _store(grad_z, grad.to(stored.dtype), row, col, n_rows, N_COLS, TMA)
+    cols = col + tl.arange(0, PART)
+    tl.store(partial_ptr + cols, tl.sum(grad, axis=0), cols < N_COLS)
+
+
+def _operand(matrix: Tensor, tile: Tile, rows: int, cols: int) -> Tensor | TensorDescriptor:
+    return TensorDescriptor.from_tensor(matrix, [rows, cols]) if tile.tma else matrix
+
+
+def _launch_options(tile: Tile) -> dict[str, int | bool]:
+    return {"ROWS": tile.rows, "COLS": tile.cols, "STEP": tile.depth, "TMA": tile.tma,
+            "num_warps": tile.num_warps, "num_stages": tile.num_stages}  # fmt: skip
+
+
+def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, tanh: bool, implementation: str) -> tuple[Tensor, Tensor]:
+    """z = x [T, H] @ weight [F, H].T + bias [F] and gelu(z), both [T, F]."""
+    (n_rows, depth), n_cols = x.shape, weight.shape[0]
+    tile = choose("forward", implementation, n_rows, n_cols, depth, x)
+    if tile is None or n_rows == 0:
+        z = torch.nn.functional.linear(x, weight, bias.to(x.dtype))
+        return z, gelu.gelu(z, tanh)
+    z, h = (torch.empty(n_rows, n_cols, dtype=x.dtype, device=x.device) for _ in range(2))
+    part = tile.cols // 4
+    with torch.cuda.device_of(x):
+        _linear_gelu_kernel[(triton.cdiv(n_rows, tile.rows) * triton.cdiv(n_cols, tile.cols),)](
+            _operand(x, tile, tile.rows, tile.depth), _operand(weight, tile, tile.cols, tile.depth), bias,
+            _operand(z, tile, tile.rows, part), _operand(h, tile, tile.rows, part), n_rows,
+            N_COLS=n_cols, DEPTH=depth, TANH=tanh, **_launch_options(tile),
+        )  # fmt: skip
+    return z, h
+
+
+@torch.library.custom_op("albert_fast::gelu_ffn", mutates_args=())
+def _forward(
+    x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, tanh: bool, implementation: str
+) -> tuple[Tensor, Tensor]:
+    """The output [T, H] and z [T, F], which backward needs."""
+    z, h = _linear_gelu(x.contiguous(), weight1, bias1, tanh, implementation)
+    return h @ weight2.t(), z
+
+
+@_forward.register_fake
+def _(x, weight1, bias1, weight2, tanh, implementation):
+    return x.new_empty(x.shape[0], weight2.shape[0]), x.new_empty(x.shape[0], weight1.shape[0])
+
+
+@torch.library.custom_op("albert_fast::gelu_ffn_backward", mutates_args=())
+def _backward(
+    grad: Tensor, weight2: Tensor, z: Tensor, tanh: bool, implementation: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """grad [T, H] -> grad_z, h [T, F] and the partial sums [P, 1, F] of grad_z's columns."""
+    (n_rows, depth), n_cols = grad.shape, z.shape[1]
+    grad = grad.contiguous()
+    tile = choose("backward", implementation, n_rows, n_cols, depth, grad)
+    if tile is None or n_rows == 0:
+        return gelu.gelu_backward(grad @ weight2, z, tanh)
+    grad_z, h, partials = _backward_fake(grad, weight2, z, tanh, implementation)
+    part = tile.cols // 4
+    with torch.cuda.device_of(grad):
+        _gelu_linear_backward_kernel[(partials.shape[0] * triton.cdiv(n_cols, tile.cols),)](
+            _operand(grad, tile, tile.rows, tile.depth), _operand(weight2, tile, tile.depth, tile.cols),
+            _operand(z, tile, tile.rows, part), _operand(grad_z, tile, tile.rows, part),
+            _operand(h, tile, tile.rows, part), partials, n_rows,
+            N_COLS=n_cols, DEPTH=depth, TANH=tanh, **_launch_options(tile),
+        )  # fmt: skip
+    return grad_z, h, partials
+
+
+@_backward.register_fake
+def _backward_fake(grad, weight2, z, tanh, implementation):
+    n_rows, n_cols = z.shape
+    tile = choose("backward", implementation, n_rows, n_cols, grad.shape[1], grad)
+    rows = tile.rows if tile else gelu.rows_per_chunk(n_rows, n_cols)
+    wide = torch.promote_types(z.dtype, torch.float32)
+    return torch.empty_like(z), torch.empty_like(z), z.new_empty(triton.cdiv(n_rows, rows), 1, n_cols, dtype=wide)
+
+
+def _save_for_backward(ctx, inputs, output):
+    x, weight1, bias1, weight2, ctx.tanh, ctx.implementation = inputs
+    ctx.save_for_backward(x, output[1], weight1, weight2)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.bias_dtype = bias1.dtype
+    ctx.main_grads = [getattr(parameter, "main_grad", None) for parameter in (weight1, bias1, weight2)]
+
+
+def _differentiate(ctx, grad, _):
+    if grad is None:
+        return (None,) * 6
+    x, z, weight1, weight2 = ctx.saved_tensors
+    main_grad1, bias_main_grad, main_grad2 = ctx.main_grads
+    backward = torch.ops.albert_fast.gelu_ffn_backward
+    grad_z, h, partials = backward(grad, weight2, z, ctx.tanh, ctx.implementation)
+    needs_x, needs1, needs_bias, needs2 = ctx.needs_input_grad[:4]
+    grad_weight2 = weight_gradient(main_grad2, grad, h) if needs2 else None
+    grad_weight1 = weight_gradient(main_grad1, grad_z, x) if needs1 else None
+    grad_bias = vector_gradients(partials, [bias_main_grad], [ctx.bias_dtype])[0] if needs_bias else None
+    return grad_z @ weight1 if needs_x else None, grad_weight1, grad_bias, grad_weight2, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
+
+
+def gelu_ffn(
+    x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, activation: str = "gelu", implementation: str = "auto"
+) -> Tensor:
+    """gelu(x @ weight1.T + bias1) @ weight2.T -> [T, H]; the second bias is the next op's.
+
+    Args:
+        x [T, H], weight1 [F, H], weight2 [H, F]: one dtype of fp32, bf16, fp16; bias1 [F]: any float dtype. Gradients
+            of the three parameters under the main_grad rule.
+        activation: gelu (erf) or gelu_new (tanh).
+        implementation: auto, library, pointer or tma; see `choose`.
+
+    Raises:
+        ValueError: shapes or dtypes disagree, or a name is unknown.
+    """
+    shapes = (x.dim(), bias1.dim(), weight1.shape, weight2.shape[1:])
+    if shapes != (2, 1, bias1.shape + x.shape[1:], bias1.shape):
+        raise ValueError(
+            f"x {list(x.shape)}, weight1 {list(weight1.shape)}, bias1 {list(bias1.shape)} and weight2 "
+            f"{list(weight2.shape)} must be [T, H], [F, H], [F] and [H, F]"
+        )
+    if not x.dtype == weight1.dtype == weight2.dtype:
+        raise ValueError(f"x {x.dtype}, weight1 {weight1.dtype} and weight2 {weight2.dtype} must be of one dtype")
+    if activation not in ("gelu", "gelu_new") or implementation not in ("auto", "library", "pointer", "tma"):
+        raise ValueError(f"activation={activation!r}, implementation={implementation!r}: one is unknown")
+    return _forward(x, weight1, bias1, weight2, activation == "gelu_new", implementation)[0]

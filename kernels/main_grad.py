@@ -1,0 +1,41 @@
+"""The products behind gradients of shared weights: plain PyTorch, here so that kernels and plain ops share one rule.
+
+Where a parameter has `main_grad` (its own shape, fp32 or wider) backward accumulates into it and returns None;
+elsewhere it returns an ordinary gradient. So the L uses of a shared weight never meet in bf16.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+@cache
+def _addmm_takes_out_dtype() -> bool:
+    """Whether CUDA's addmm accumulates bf16 products into an fp32 addend here; versions differ, so ask once."""
+    product, total = (torch.zeros(16, 16, device="cuda", dtype=d) for d in (torch.bfloat16, torch.float32))
+    try:
+        torch.addmm(total, product, product, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+def accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total [M, K] += a [T, M].T @ b [T, K], products and sums in total's dtype, in place."""
+    if a.dtype == total.dtype:
+        total.addmm_(a.t(), b)
+    elif not a.is_cuda:
+        total.addmm_(a.t().to(total.dtype), b.to(total.dtype))
+    elif _addmm_takes_out_dtype():
+        torch.addmm(total, a.t(), b, out_dtype=total.dtype, out=total)
+    else:
+        total.add_(torch.mm(a.t(), b, out_dtype=total.dtype))
+
+
+def weight_gradient(main_grad: Tensor | None, a: Tensor, b: Tensor) -> Tensor | None:
+    """The gradient a [T, M].T @ b [T, K] of a weight [M, K] under the rule."""
+    if main_grad is None:
+        return a.t() @ b
+    accumulate_product(main_grad, a, b)
+    return None

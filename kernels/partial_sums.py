@@ -1,0 +1,96 @@
+"""Gradients of vectors (biases, LayerNorm's parameters) from partial sums, added in a fixed order without atomics.
+
+A backward kernel writes, per chunk of rows, one fp32 partial sum of each vector's gradient. The column kernel here adds
+them: into `main_grad` in place where a parameter has one, or to new vectors.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit(do_not_specialize=["n_partials"])
+def _sum_kernel(
+    partial_ptr, total0_ptr, total1_ptr, total2_ptr, n_partials,
+    N_VECTORS: tl.constexpr, N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+):  # fmt: skip
+    vector = tl.program_id(1)
+    cols = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    col_mask = cols < N_COLS
+    total = tl.zeros((BLOCK_ROWS, BLOCK_COLS), partial_ptr.dtype.element_ty)
+    for start in range(0, n_partials, BLOCK_ROWS):
+        rows = start + tl.arange(0, BLOCK_ROWS)
+        mask = (rows < n_partials)[:, None] & col_mask[None, :]
+        total += tl.load(partial_ptr + (rows * N_VECTORS + vector)[:, None] * N_COLS + cols[None, :], mask, other=0.0)
+    summed = tl.sum(total, axis=0)
+    total_ptr = total0_ptr
+    if vector == 1:
+        total_ptr = total1_ptr
+    if vector == 2:
+        total_ptr = total2_ptr
+    if ACCUMULATE:
+        summed += tl.load(total_ptr + cols, col_mask, other=0.0)
+    tl.store(total_ptr + cols, summed, col_mask)
+
+
+def sum_options(n_cols: int) -> dict[str, int]:
+    """The tile: enough programs for every SM, few enough to matter."""
+    return {"BLOCK_ROWS": 128, "BLOCK_COLS": 16 if n_cols < 2048 else 64}
+
+
+def _launch(partials: Tensor, totals: Sequence[Tensor], accumulate: bool) -> None:
+    n_partials, n_vectors, n_cols = partials.shape
+    first, *others = totals
+    options = sum_options(n_cols)
+    with torch.cuda.device_of(partials):
+        _sum_kernel[(triton.cdiv(n_cols, options["BLOCK_COLS"]), n_vectors)](
+            partials, first, *others, *[first] * (2 - len(others)), n_partials,
+            N_VECTORS=n_vectors, N_COLS=n_cols, ACCUMULATE=accumulate, **options,
+        )  # fmt: skip
+
+
+@torch.library.custom_op("albert_fast::sum_partials", mutates_args=())
+def _sum_partials(partials: Tensor) -> Tensor:
+    """partials [P, K, N], K at most 3 -> [K, N]."""
+    totals = partials.new_empty(partials.shape[1:])
+    _launch(partials, totals.unbind(0), accumulate=False)
+    return totals
+
+
+@_sum_partials.register_fake
+def _(partials):
+    return partials.new_empty(partials.shape[1:])
+
+
+@torch.library.custom_op("albert_fast::accumulate_partials", mutates_args=("totals",))
+def _accumulate_partials(partials: Tensor, totals: Sequence[Tensor]) -> None:
+    """Adds the sums of partials [P, K, N] to K vectors of their dtype, in place."""
+    _launch(partials, totals, accumulate=True)
+
+
+@_accumulate_partials.register_fake
+def _(partials, totals):
+    return None
+
+
+def vector_gradients(
+    partials: Tensor, main_grads: Sequence[Tensor | None], dtypes: Sequence[torch.dtype]
+) -> list[Tensor | None]:
+    """The main_grad rule for the K vectors of partials [P, K, N]: None where added to main_grad, else a gradient."""
+    if all(g is not None and g.dtype == partials.dtype and g.is_contiguous() for g in main_grads):
+        torch.ops.albert_fast.accumulate_partials(partials, main_grads)
+        return [None] * len(main_grads)
+    gradients: list[Tensor | None] = []
+    for total, main_grad, dtype in zip(
+        torch.ops.albert_fast.sum_partials(partials).unbind(0), main_grads, dtypes, strict=True
+    ):
+        if main_grad is None:
+            gradients.append(total.to(dtype))
+        else:
+            main_grad.add_(total)
+            gradients.append(None)
+    return gradients
