@@ -15,13 +15,12 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from .config import UserError
-from .wordpiece import WordPieceCache
+from .wordpiece import IDEOGRAPH, WordPieceCache
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # The names that published tokenizer.json files give them, in the order of SPECIAL_TOKENS.
 _SPECIAL_NAMES = (("[PAD]", "<pad>"), ("[UNK]", "<unk>"), ("[CLS]", "<s>", "<cls>"), ("[SEP]", "</s>", "<sep>"))
 _MASK_NAMES = ("[MASK]", "<mask>")
-IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ceaf\U0002f800-\U0002fa1f]")
 _UNUSED = re.compile(r"\[unused\d+\]")
 
 
@@ -116,9 +115,15 @@ class Tokenizer:
         Returns:
             ids int32 [T] of all lines in a row, word starts bool [T], and lengths int64 [len(lines)] in tokens.
         """
-        if segment is None and self._cache is not None and (encoded := self._cache.encode_lines(lines)) is not None:
-            ids, lengths = encoded
-            return ids, self.begins_word[ids], lengths
+        if self._cache is not None and (encoded := self._cache.encode_lines(lines)) is not None:
+            ids, lengths, ideographs = encoded
+            starts = self.begins_word[ids]
+            if segment is None:
+                return ids, starts, lengths
+            begins = _ideographs_begin(lines, segment)
+            if len(begins) == len(ideographs):
+                starts[ideographs] = begins | (ids[ideographs] == self.unk_id)
+                return ids, starts, lengths
         encode = self.text_backend.encode_batch_fast if segment is None else self.text_backend.encode_batch
         encodings = encode(lines, add_special_tokens=False)
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
@@ -209,6 +214,15 @@ class Tokenizer:
         Path(directory).mkdir(parents=True, exist_ok=True)
         for name, content in self.files().items():
             (Path(directory) / name).write_bytes(content)
+
+
+def _ideographs_begin(lines: Sequence[str], segment: Callable[[str], Iterable[str]]) -> np.ndarray:
+    """For every ideograph of the lines in order, whether it begins a word of `segment`: bool."""
+    text = "\n".join(lines)
+    lengths = np.fromiter(chain.from_iterable((*map(len, segment(line)), 1) for line in lines), np.int64)
+    begins = np.zeros(len(text) + 1, np.bool_)
+    begins[np.cumsum(lengths) - lengths] = True
+    return begins[[match.start() for match in IDEOGRAPH.finditer(text)]]
 
 
 def load_tokenizer(path: str | Path, lowercase: bool | None = None) -> Tokenizer:

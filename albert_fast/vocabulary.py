@@ -13,7 +13,8 @@ from tokenizers import models, trainers
 
 from .config import UserError, note
 from .text import Position, TextError, chunk_lines, locate, part_spans, read_chunks
-from .tokenizer import IDEOGRAPH, SPECIAL_TOKENS, Tokenizer, wordpiece_tokenizer
+from .tokenizer import SPECIAL_TOKENS, Tokenizer, wordpiece_tokenizer
+from .wordpiece import IDEOGRAPH
 
 SAMPLE_BYTES = 1 << 28
 # Runs that WordPiece would call unknown whatever the vocabulary (over 100 characters of one word) are not counted.

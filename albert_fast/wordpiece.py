@@ -8,6 +8,7 @@ its own model, give its ids; a chunk then costs two passes in C and a gather. Wh
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from array import array
 from collections.abc import Sequence
@@ -16,6 +17,11 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
+# The blocks whose characters BERT's normalizer spaces out, each a word.
+IDEOGRAPH = re.compile(
+    "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b81f\U0002b920-\U0002ceaf"
+    "\U0002f800-\U0002fa1f]"
+)
 MAX_WORDS = 1 << 18
 MAX_WORD_CHARACTERS = 64
 _LINE_END = "\x00"  # the normalizer removes it from text, so that here it is free
@@ -39,8 +45,12 @@ class WordPieceCache:
             and not backend.get_added_tokens_decoder()
         )
 
-    def encode_lines(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-        """ids int32 [T] and lengths int64 [len(lines)]; None where HuggingFace has to do it itself."""
+    def encode_lines(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """None where HuggingFace has to do it itself, else:
+
+        ids int32 [T], lengths int64 [len(lines)] in tokens, and the indices int64 of the tokens that are a word of
+        one ideograph, perhaps an unknown one.
+        """
         text = "\n".join(lines)
         if not lines or text.count("\n") != len(lines) - 1:
             return None
@@ -55,7 +65,8 @@ class WordPieceCache:
         counts = (begins[1:] - begins[:-1])[index]
         ends = np.cumsum(counts)
         ids = pieces[np.arange(ends[-1]) + np.repeat(begins[index] - ends + counts, counts)]
-        return ids, np.diff(ends[index == 0], prepend=0)
+        is_ideograph = np.frombuffer(table.is_ideograph, np.bool_)[index]
+        return ids, np.diff(ends[index == 0], prepend=0), ends[is_ideograph] - 1
 
 
 class _Characters(dict):
@@ -79,7 +90,7 @@ class _Characters(dict):
 
 
 class _Words(dict):
-    """From a word to its index i; its ids are pieces[begins[i]:begins[i + 1]]. Index 0 is the end of a line."""
+    """From a word to its index i; its ids are pieces[begins[i]:begins[i + 1]]. Word 0 is the end of a line."""
 
     def __init__(self, model: models.Model):
         super().__init__()
@@ -89,12 +100,13 @@ class _Words(dict):
     def clear(self) -> None:
         super().clear()
         self[_LINE_END] = 0
-        self.begins, self.pieces = array("q", [0, 0]), array("i")
+        self.begins, self.pieces, self.is_ideograph = array("q", [0, 0]), array("i"), bytearray(1)
 
     def __missing__(self, word: str) -> int:
         self.pieces.extend(token.id for token in self._model.tokenize(word))
         index = len(self.begins) - 1
         self.begins.append(len(self.pieces))
+        self.is_ideograph.append(len(word) == 1 and IDEOGRAPH.match(word) is not None)
         if len(word) <= MAX_WORD_CHARACTERS:
             self[word] = index
         return index

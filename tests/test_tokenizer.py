@@ -191,7 +191,7 @@ def from_cache(tokenizer, lines):
     encoded = WordPieceCache(tokenizer.text_backend).encode_lines(lines)
     if encoded is None:
         return None
-    ids, lengths = encoded
+    ids, lengths, _ = encoded
     return [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])]
 
 
@@ -241,7 +241,24 @@ def test_cache_is_bounded(small, monkeypatch):
     cache = WordPieceCache(small.text_backend)
     for i in range(100):
         lines = [" ".join(f"{'abcdefgh'[j % 8] * (1 + (i + j) % 9)}" for j in range(40)), "x" * 5000]
-        ids, lengths = cache.encode_lines(lines)
+        ids, lengths, _ = cache.encode_lines(lines)
         expected = from_huggingface(small, lines)
         assert (ids.tolist(), lengths.tolist()) == ([i for e in expected for i in e], [len(e) for e in expected])
         assert len(cache._words.begins) < 50 + 60
+
+
+@given(
+    lines=st.lists(st.text("ab \t,中国\u4e01\uf900\U0002b820\U00020000é", max_size=12), min_size=1),
+    length=st.integers(1, 3),
+)
+def test_segmented_words_are_the_same_with_and_without_the_cache(wide, lines, length):
+    def segment(line):
+        return [line[i : i + length] for i in range(0, len(line), length)]
+
+    plain = Tokenizer(wide.backend)
+    plain.__dict__["_cache"] = None
+    for cached, expected in zip(wide.encode_lines(lines, segment), plain.encode_lines(lines, segment), strict=True):
+        np.testing.assert_array_equal(cached, expected)
+    ids, starts, _ = wide.encode_lines(["中国中国", "a中"], segment)
+    if length == 2:
+        assert starts.tolist() == [True, ids[1] == wide.unk_id, True, ids[1] == wide.unk_id, True, False]
