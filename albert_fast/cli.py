@@ -22,10 +22,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("albert_fast.inspection:inspect", "examples and statistics of the batches of a prepared folder"),
     "pretrain": ("albert_fast.pretrain:pretrain", "prepared folder -> checkpoints: the main job"),
     "demo": ("albert_fast.demo:demo", "the whole path on text that ships with Python, in about two minutes"),
-    "convert": (
-        "albert_fast.convert:convert",
-        "weights in from TensorFlow, HuggingFace and albert_pytorch; out to HuggingFace",
-    ),
+    "convert": ("albert_fast.convert:convert", "other projects' weights in, HuggingFace's format out"),
+    "finetune": ("albert_fast.finetune:finetune", "train a classifier of sentences or pairs on labelled examples"),
+    "evaluate": ("albert_fast.evaluate:evaluate", "score a classifier, write its predictions"),
+    "fill-mask": ("albert_fast.predict:fill_mask", "the words a model puts into gaps"),
+    "embed": ("albert_fast.predict:embed", "vectors of texts, to a .npy file"),
     "sizes": ("albert_fast.sizes:sizes", "the seed's model-size table, and every preset's"),
 }
 

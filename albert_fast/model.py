@@ -87,15 +87,10 @@ class Pretrained(nn.Module):
     @classmethod
     def from_pretrained(cls, directory: str | Path, ops: str | Ops = "torch", **overrides: Any):
         """The model saved in `directory`; `overrides` change its config (ln_type, dropout), never its shapes."""
-        config, file = AlbertConfig.from_pretrained(directory, **overrides), Path(directory) / WEIGHTS
-        try:
-            weights = load_file(file)
-        except Exception as error:  # safetensors raises its own kinds for a file that is missing, cut or foreign
-            raise UserError(
-                f"{file}: {error}; give a folder that save_pretrained or `albert-fast convert` wrote"
-            ) from None
+        directory = checkpoint_folder(directory)
+        config, weights = AlbertConfig.from_pretrained(directory, **overrides), read_weights(directory)
         model = cls(config, ops)
-        model.load_weights(weights, str(file))
+        model.load_weights(weights, str(directory))
         return model
 
     def load_weights(self, weights: dict[str, Tensor], source: str) -> None:
@@ -122,6 +117,22 @@ class Pretrained(nn.Module):
         for name in TOKENIZER_FILES:
             if tokenizer_from is not None and (Path(tokenizer_from) / name).exists():
                 (directory / name).write_bytes((Path(tokenizer_from) / name).read_bytes())
+
+
+def checkpoint_folder(directory: str | Path) -> Path:
+    """`directory` itself or, where it is that of a pretraining run, its newest checkpoint."""
+    directory = Path(directory)
+    newest = directory / "last"
+    return directory / newest.read_text().strip() if newest.is_file() else directory
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """The tensors of `directory`'s model.safetensors by name."""
+    try:
+        return load_file(directory / WEIGHTS)
+    except Exception as error:  # safetensors raises its own kinds for a file that is missing, cut or foreign
+        file = directory / WEIGHTS
+        raise UserError(f"{file}: {error}; give a folder that save_pretrained or `albert-fast convert` wrote") from None
 
 
 def save_config(config: AlbertConfig, directory: Path) -> None:
@@ -180,20 +191,6 @@ class AlbertForPreTraining(Pretrained):
         logits = self.mlm_head.logits(rows.flatten(0, 1), self.albert.embeddings).unflatten(0, rows.shape[:2])
         hidden_states = tuple(unpack(state) for state in states) if states is not None else None
         return PretrainingOutput(last, pooled, logits, self.sop_head(pooled), hidden_states)
-
-
-class AlbertForSequenceClassification(Pretrained):
-    """ALBERT with a classifier over the pooled [CLS]: one sentence or a pair to one of num_labels classes."""
-
-    def __init__(self, config: AlbertConfig, ops: str | Ops = "torch"):
-        super().__init__(config, ops)
-        names = config.extra.get("id2label", {})
-        self.classifier = Linear(config.hidden_size, max(len(names), 2), self.ops)
-        initialize(self, config.initializer_range)
-
-    def forward(self, batch: Packed) -> Tensor:
-        """Logits [B, classes] of a packed batch."""
-        return self.classifier(self.albert.pool(self.albert(batch), batch.cu_seqlens))
 
 
 class Albert(nn.Module):

@@ -165,28 +165,32 @@ class Tokenizer:
         return self.encode_lines([text])[0].tolist()
 
     def encode_pair(self, text_a: str, text_b: str | None, max_seq_length: int) -> tuple[list[int], list[int]]:
-        """[CLS] A [SEP] or [CLS] A [SEP] B [SEP], the longer of the two cut until all fits.
+        """`join` of the ids of running texts."""
+        return self.join(self.encode(text_a), None if text_b is None else self.encode(text_b), max_seq_length)
+
+    def join(self, a: list[int], b: list[int] | None, max_seq_length: int) -> tuple[list[int], list[int]]:
+        """[CLS] A [SEP] or [CLS] A [SEP] B [SEP] of token ids, the longer of the two cut until all fits.
 
         Returns:
             input_ids and token_type_ids (0 up to the first [SEP], 1 after it), lists of at most max_seq_length.
         """
-        specials = 2 if text_b is None else 3
+        second = b or []
+        specials = 2 if b is None else 3
         if max_seq_length < specials:
             raise UserError(
                 f"max_seq_length={max_seq_length} has no room for {specials} special tokens; use 16 or more"
             )
-        a, b = self.encode(text_a), [] if text_b is None else self.encode(text_b)
         room = max_seq_length - specials
         # As cutting one token at a time from the longer (B where both are as long) does.
-        keep_a = max(room - len(b), (room + 1) // 2)
+        keep_a = max(room - len(second), (room + 1) // 2)
         keep_b = max(room - len(a), room // 2)
-        if len(a) + len(b) > room:
-            a, b = a[:keep_a], b[:keep_b]
+        if len(a) + len(second) > room:
+            a, second = a[:keep_a], second[:keep_b]
         ids = [self.cls_id, *a, self.sep_id]
         types = [0] * len(ids)
-        if text_b is not None:
-            ids += [*b, self.sep_id]
-            types += [1] * (len(b) + 1)
+        if b is not None:
+            ids += [*second, self.sep_id]
+            types += [1] * (len(second) + 1)
         return ids, types
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:

@@ -1,0 +1,31 @@
+"""Accuracy, F1 and Matthews correlation of predicted classes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def classification_scores(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> dict[str, float]:
+    """Scores of int arrays [examples] of classes 0 to num_classes - 1.
+
+    f1: of class 1 where there are two classes, else the mean over the classes that occur in either array (macro).
+    matthews: the correlation of labels and predictions (Gorodkin 2004, R_K; for two classes Matthews 1975); 0 where one
+    of them is constant.
+    """
+    confusion = np.zeros((num_classes, num_classes), np.int64)  # [label, prediction]
+    np.add.at(confusion, (labels, predictions), 1)
+    right, labelled, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    occurs = labelled + predicted > 0
+    f1 = 2 * right / np.maximum(labelled + predicted, 1)
+    total = int(confusion.sum())
+    # In Python's integers: the products of counts overflow 64 bits long before the data set is large.
+    counts, guesses = labelled.tolist(), predicted.tolist()
+    covariance = int(right.sum()) * total - sum(c * g for c, g in zip(counts, guesses, strict=True))
+    spread = (total**2 - sum(c * c for c in counts)) * (total**2 - sum(g * g for g in guesses))
+    return {
+        "accuracy": float(right.sum()) / max(total, 1),
+        "f1": float(f1[1] if num_classes == 2 else f1[occurs].mean() if occurs.any() else 0.0),
+        "matthews": covariance / math.sqrt(spread) if spread else 0.0,
+    }
