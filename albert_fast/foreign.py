@@ -1,8 +1,7 @@
-"""Finds and reads checkpoints of other projects, and ours, each under its own names."""
+"""Recognises the checkpoints of other projects, and ours, and reads each under its own names."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,12 +9,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from albert_fast.config import AlbertConfig, UserError
 from albert_fast.huggingface import huggingface_group
 from albert_fast.tensor_bundle import TensorBundle
+from albert_fast.weight_files import find_checkpoint, find_config, read_torch
 from albert_fast.weight_names import (
     OPTIMIZER_SLOTS,
     Names,
@@ -25,12 +24,6 @@ from albert_fast.weight_names import (
     tensorflow_names,
 )
 
-_WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 _STEPS = ("global_step", "beta1_power", "beta2_power")
 _BUFFERS = (".position_ids", ".token_type_ids")
 
@@ -67,11 +60,11 @@ class Source:
 
 def read_checkpoint(path: Path, config: str | None) -> Source:
     """The checkpoint at `path`: a TensorFlow prefix, a weights file, or the folder of either."""
-    file = _find(path)
-    asked = AlbertConfig.from_pretrained(_find_config(config, file.parent))
+    file = find_checkpoint(path)
+    asked = AlbertConfig.from_pretrained(find_config(config, file.parent))
     if file.suffix == ".index":
         return _read_tensorflow(file, asked)
-    weights = _read_torch(file)
+    weights = read_torch(file)
     for mark, read in (
         ("albert.encoder.attention.", _ours),
         ("albert_layer_groups.", _huggingface),
@@ -218,64 +211,3 @@ def _adapt_projection(config: AlbertConfig, weights: dict[str, Tensor], word: st
         weights[word] = (weights[word].double() @ weights.pop(second).double().t()).float()
         return [f"embedding_size equals hidden_size: {second} is multiplied into the word embeddings"]
     return []
-
-
-def _read_torch(file: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .bin file, or of all those that a .index.json lists."""
-    try:
-        if file.name.endswith(".index.json"):
-            parts = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
-            return {name: tensor for part in parts for name, tensor in _read_torch(file.parent / part).items()}
-        if file.suffix == ".safetensors":
-            weights = load_file(file)
-        else:
-            weights = torch.load(file, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
-    except Exception as error:  # each reader has its own kinds for files that are missing, cut or foreign
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} is damaged or holds more than tensors: {reason}") from None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        held = ", ".join(map(str, weights)) if isinstance(weights, dict) else type(weights).__name__
-        raise UserError(f"{file} is no state dict (it holds {held[:200]}); save model.state_dict() alone")
-    if all(name.startswith("module.") for name in weights):  # saved from DataParallel
-        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    return dict(weights)
-
-
-def _find(path: Path) -> Path:
-    """The file to read: PREFIX.index for TensorFlow, else the weights file."""
-    if path.is_dir():
-        for name in _WEIGHT_FILES:
-            if (path / name).is_file():
-                return path / name
-        indexes = sorted(path.glob("*.index"))
-        latest = path / "checkpoint"  # TensorFlow's note of the newest one
-        if len(indexes) > 1 and latest.is_file():
-            named = re.search(r'^model_checkpoint_path: "(.*)"', latest.read_text(encoding="utf-8"), re.MULTILINE)
-            indexes = [path / f"{Path(named[1]).name}.index"] if named else indexes
-        if len(indexes) == 1:
-            return indexes[0]
-        found = f"several checkpoints ({', '.join(file.stem for file in indexes)})" if indexes else "no weights"
-        raise UserError(f"{path} holds {found}; give the prefix of one, or a folder with {', '.join(_WEIGHT_FILES)}")
-    prefix = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path))
-    if Path(f"{prefix}.index").is_file() or prefix != str(path):
-        return Path(f"{prefix}.index")
-    if path.is_file():
-        return path
-    raise UserError(
-        f"checkpoint {path} does not exist, nor does {path}.index; give a prefix, a weights file or a folder"
-    )
-
-
-def _find_config(given: str | None, folder: Path) -> Path:
-    if given is not None:
-        return Path(given)
-    if (folder / "config.json").is_file():
-        return folder / "config.json"
-    found = sorted(folder.glob("*config*.json"))
-    found = [file for file in found if file.name not in ("tokenizer_config.json", "generation_config.json")]
-    if len(found) == 1:
-        return found[0]
-    names = f"several ({', '.join(file.name for file in found)})" if found else "none"
-    raise UserError(f"which config? {folder} holds {names}; give one with --config")

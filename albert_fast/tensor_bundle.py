@@ -1,16 +1,13 @@
 """Reads TensorFlow V2 checkpoints (tensor bundles) without TensorFlow.
 
-A checkpoint PREFIX is a table PREFIX.index, which says where each tensor lies, and the bytes themselves in
-PREFIX.data-00000-of-0000N. The table has LevelDB's format (leveldb, doc/table_format.md): blocks of sorted entries
-whose keys share prefixes, each block followed by its compression and a masked CRC32C; a block that lists the blocks; a
-footer. Its values are protocol buffers (tensorflow/core/protobuf/tensor_bundle.proto). Data are little-endian.
+A checkpoint PREFIX is a sorted table PREFIX.index, which says where each tensor lies, and the bytes themselves, raw and
+little-endian, in PREFIX.data-00000-of-0000N. The table's values are protocol buffers
+(tensorflow/core/protobuf/tensor_bundle.proto).
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +15,7 @@ import numpy as np
 
 from albert_fast._loader import crc32c
 from albert_fast.config import UserError
-
-_MAGIC = 0xDB4775248B80FB57
-_FOOTER_BYTES = 48
-_TRAILER_BYTES = 5  # of a block: one byte of compression, four of CRC
+from albert_fast.sorted_table import masked, parsing, read_table, varint
 
 # tensorflow/core/framework/types.proto; bfloat16 (14) has no numpy type and is widened to float32, which is exact.
 _BFLOAT16 = 14
@@ -54,15 +48,15 @@ class TensorBundle:
     def __init__(self, prefix: str | Path) -> None:
         self.prefix = Path(str(prefix).removesuffix(".index"))
         index = Path(f"{self.prefix}.index")
-        table = dict(_read_table(index))
+        table = dict(read_table(index))
         if b"" not in table:
             raise UserError(f"{index}: no header entry, so this is a table but no TensorFlow checkpoint")
-        with _parsing(index, "header"):
+        with parsing(index, "header"):
             self.num_shards = _parse_header(table.pop(b""), index)
         self.entries: dict[str, TensorEntry] = {}
         for key, value in table.items():
             name = key.decode(errors="backslashreplace")
-            with _parsing(index, f"entry of tensor {name!r}"):
+            with parsing(index, f"entry of tensor {name!r}"):
                 self.entries[name] = _parse_entry(value)
         for name, entry in self.entries.items():
             self._check(index, name, entry)
@@ -127,115 +121,24 @@ class TensorBundle:
         where = f"{path}: tensor {name!r} at byte {entry.offset}"
         if data.size != entry.size:
             raise UserError(f"{where}: the file ends after {data.size} of {entry.size} bytes")
-        if _mask(crc32c(data)) != entry.crc:
+        if masked(crc32c(data)) != entry.crc:
             raise UserError(f"{where} is damaged: its {entry.size} bytes do not match their CRC; copy it again")
         return data
-
-
-def _mask(crc: int) -> int:
-    """LevelDB stores CRCs rotated and shifted, so that a CRC over data that holds CRCs stays a good one."""
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-@contextmanager
-def _parsing(path: Path, what: str) -> Iterator[None]:
-    """Turns what the parsers below raise on damaged bytes into a UserError that names the place."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (IndexError, ValueError, OverflowError, struct.error) as error:
-        raise UserError(f"{path}: {what} is damaged ({error})") from None
-
-
-def _read_table(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """The entries of a LevelDB table, in order; every byte of the file is checked."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give the prefix of a TensorFlow checkpoint, PREFIX.index") from None
-    if len(data) < _FOOTER_BYTES or struct.unpack_from("<Q", data, len(data) - 8)[0] != _MAGIC:
-        raise UserError(f"{path} is no TensorFlow checkpoint index, or truncated: its last 8 bytes are not the magic")
-    footer = len(data) - _FOOTER_BYTES
-    with _parsing(path, "footer"):
-        position = footer
-        meta_offset, position = _varint(data, position)
-        meta_size, position = _varint(data, position)
-        index_offset, position = _varint(data, position)
-        index_size, position = _varint(data, position)
-        if any(data[position : len(data) - 8]):
-            raise ValueError("padding is not zero")
-    covered = meta_size + index_size + 2 * _TRAILER_BYTES
-    last_key: bytes | None = None
-    for _, handle in _block(path, data, index_offset, index_size, footer):
-        with _parsing(path, f"list of blocks at byte {index_offset}"):
-            offset, position = _varint(handle, 0)
-            size, position = _varint(handle, position)
-        covered += size + _TRAILER_BYTES
-        for key, value in _block(path, data, offset, size, footer):
-            if last_key is not None and key <= last_key:
-                raise UserError(f"{path}: block at byte {offset} is damaged (its keys are not sorted)")
-            last_key = key
-            yield key, value
-    list(_block(path, data, meta_offset, meta_size, footer))
-    if covered != footer:
-        raise UserError(f"{path}: its blocks cover {covered} of {footer} bytes; parts are missing or foreign")
-
-
-def _block(path: Path, data: bytes, offset: int, size: int, limit: int) -> Iterator[tuple[bytes, bytes]]:
-    """The entries (key, value) of the block at `offset`; `limit` is where blocks end."""
-    where = f"block at byte {offset}"
-    if offset + size + _TRAILER_BYTES > limit:
-        raise UserError(f"{path}: {where} ends past byte {limit}, where the footer begins")
-    compression, crc = struct.unpack_from("<BI", data, offset + size)
-    if _mask(crc32c(data[offset : offset + size + 1])) != crc:
-        raise UserError(f"{path}: {where} is damaged: its {size} bytes do not match their CRC; copy the file again")
-    if compression:
-        kind = {1: "snappy"}.get(compression, f"method {compression}")
-        raise UserError(f"{path}: {where} is compressed ({kind}), which TensorFlow's own savers never do; re-save it")
-    block = data[offset : offset + size]
-    with _parsing(path, where):
-        end = len(block) - 4 - 4 * struct.unpack_from("<I", block, len(block) - 4)[0]
-        if end < 0:
-            raise ValueError("more restart points than bytes")
-        key, position = b"", 0
-        while position < end:
-            shared, position = _varint(block, position)
-            unshared, position = _varint(block, position)
-            length, position = _varint(block, position)
-            if shared > len(key) or position + unshared + length > end:
-                raise ValueError(f"an entry at byte {position} runs over")
-            key = key[:shared] + block[position : position + unshared]
-            position += unshared
-            yield key, block[position : position + length]
-            position += length
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """The variable-length integer at `position` and the position after it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError("a number of more than 10 bytes")
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     """The fields of a protocol-buffer message as (number, value), in the order of its bytes."""
     position = 0
     while position < len(message):
-        tag, position = _varint(message, position)
+        tag, position = varint(message, position)
         number, kind = tag >> 3, tag & 7
         if kind == 0:
-            value, position = _varint(message, position)
+            value, position = varint(message, position)
             yield number, value
             continue
         length = {1: 8, 5: 4}.get(kind)
         if kind == 2:
-            length, position = _varint(message, position)
+            length, position = varint(message, position)
         if length is None or position + length > len(message):
             raise ValueError(f"field {number} of wire type {kind} at byte {position}")
         piece = message[position : position + length]

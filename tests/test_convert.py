@@ -16,6 +16,7 @@ from bundles import write_bundle
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from albert_fast.cli import main
 from albert_fast.config import AlbertConfig, UserError
 from albert_fast.convert import ConvertOptions, convert
 from albert_fast.model import AlbertForPreTraining
@@ -74,6 +75,19 @@ def test_tensorflow_outputs(case: str, share_type: str | None, tmp_path: Path) -
         torch.testing.assert_close(actual[real], torch.from_numpy(expected)[real], atol=atol, rtol=0)
     for name in recorded.keys() & computed.keys() - {"embedding_output", "encoder_input", "sequence_output"}:
         torch.testing.assert_close(computed[name], torch.from_numpy(recorded[name]), atol=atol, rtol=0)
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prefix, config, outputs = fixture("google")
+    flags = ["convert", str(prefix), "--config", str(config), "--check", str(outputs), "--share-type", "ffn"]
+    main([*flags, "--output", str(tmp_path / "out")])
+    assert "all_encoder_layers layer 4" in capsys.readouterr().out
+    assert AlbertForPreTraining.from_pretrained(tmp_path / "out").config.share_type == "ffn"
+    with pytest.raises(SystemExit) as stop:
+        main([*flags, "--output", str(tmp_path / "other"), "--tolerance", "1e-9"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_check_sees_a_wrong_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,8 @@ import pytest
 from bundles import DTYPES, block, entry, field, masked_crc, varint, write_bundle, write_table
 
 from albert_fast.config import UserError
-from albert_fast.tensor_bundle import TensorBundle, _block, _parse_entry
+from albert_fast.sorted_table import _block
+from albert_fast.tensor_bundle import TensorBundle, _parse_entry
 
 FIXTURES = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
 
