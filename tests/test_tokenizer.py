@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tokenizers
 import transformers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
@@ -188,7 +188,7 @@ def from_huggingface(tokenizer, lines):
 
 def from_cache(tokenizer, lines):
     """None where the cache leaves the lines to HuggingFace."""
-    encoded = WordPieceCache(tokenizer.text_backend).encode_lines(lines)
+    encoded = tokenizer._cache.encode_lines(lines)
     if encoded is None:
         return None
     ids, lengths, _ = encoded
@@ -203,11 +203,13 @@ def wide(request):
     return wordpiece_tokenizer([*SPECIAL_TOKENS, *dict.fromkeys(pieces)], lowercase=request.param)
 
 
+@settings(deadline=None)
 @given(lines=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n")), min_size=1))
 def test_cache_gives_huggingface_ids_on_any_text(wide, lines):
     assert from_cache(wide, lines) in (None, from_huggingface(wide, lines))
 
 
+@settings(deadline=None)
 @given(
     lines=st.lists(
         st.text("aAbBÀàéÉßßİ\u0131ǅΣ\u03c3ς \t\r\x00\x1c\x85\u2028\u3000,.!\u4e00\u4e01한\u0301\u0327ﬁ"), min_size=1
@@ -247,6 +249,7 @@ def test_cache_is_bounded(small, monkeypatch):
         assert len(cache._words.begins) < 50 + 60
 
 
+@settings(deadline=None)
 @given(
     lines=st.lists(st.text("ab \t,中国\u4e01\uf900\U0002b820\U00020000é", max_size=12), min_size=1),
     length=st.integers(1, 3),
