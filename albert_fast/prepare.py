@@ -81,6 +81,13 @@ def prepare(options: PrepareOptions) -> Manifest | None:
             with writing(directory):
                 for name, content in tokenizer.files().items():
                     write_file(directory / name, content)
+            cased = sum(
+                token.lower() != token
+                for token, keep in zip(tokenizer.tokens, tokenizer.is_ordinary, strict=True)
+                if keep
+            )
+            if tokenizer.is_lowercase and cased > tokenizer.vocab_size // 100:
+                note(f"{cased} tokens of the vocabulary have capitals and the text is lowered; see --no-lowercase")
             recipe = Recipe(tokenizer.backend.to_str(), options.json_field, options.segmenter)
             began, before = time.monotonic(), replace(progress.counts)
             _encode(progress, tokenizer, recipe, options.workers or len(os.sched_getaffinity(0)))

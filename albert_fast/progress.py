@@ -95,7 +95,7 @@ def check_same(directory: Path, settings: dict[str, Any], other: dict[str, Any])
     for key, value in json.loads(json.dumps(settings)).items():
         if other.get(key) != value:
             raise UserError(
-                f"output {directory} holds a run with {key}={other.get(key)}, not {value}; "
+                f"output {directory} holds a run with {key}={str(other.get(key))[:200]}, not {str(value)[:200]}; "
                 "use the same input and settings, or another output"
             )
 

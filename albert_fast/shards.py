@@ -149,7 +149,7 @@ def read_sentences(shard: str | Path) -> Iterator[Sentence]:
             file.seek(int(header["lengths_offset"] + 2 * page["first_sentence"]))
             packed = np.frombuffer(file.read(2 * int(page["num_sentences"])), "<u2")
             file.seek(int(page["offset"]))
-            ids, starts, _ = split_page(file.read(page_bytes(page, header)), page, header)
+            ids, starts = _split_page(file.read(page_bytes(page, header)), page, header)
             ends = np.cumsum(packed & ~np.uint16(FIRST_OF_DOCUMENT), dtype=np.int64)
             for begin, end, first in zip([0, *ends[:-1]], ends, packed >= FIRST_OF_DOCUMENT, strict=True):
                 yield Sentence(ids[begin:end], starts[begin:end], bool(first))
@@ -174,15 +174,13 @@ def page_bytes(page: Any, header: Any) -> int:
     return sum(size + -size % _ALIGNMENT for size in (tokens * int(header["token_bytes"]), bits))
 
 
-def split_page(data: bytes, page: Any, header: Any) -> tuple[np.ndarray, np.ndarray, bytes]:
-    """A page's ids int32 [T], word starts bool [T], and its padding bytes."""
+def _split_page(data: bytes, page: Any, header: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A page's ids int32 [T] and word starts bool [T]."""
     tokens, width = int(page["num_tokens"]), int(header["token_bytes"])
-    size, bits = tokens * width, (tokens + 7) // 8
-    bits_offset = size + -size % _ALIGNMENT
+    size = tokens * width
     ids = np.frombuffer(data, f"<u{width}", tokens).astype(np.int32)
-    flags = np.unpackbits(np.frombuffer(data, np.uint8, bits, bits_offset), bitorder="little")
-    padding = data[size:bits_offset] + flags[tokens:].tobytes() + data[bits_offset + bits :]
-    return ids, flags[:tokens].astype(np.bool_), padding
+    bits = np.frombuffer(data, np.uint8, (tokens + 7) // 8, size + -size % _ALIGNMENT)
+    return ids, np.unpackbits(bits, count=tokens, bitorder="little").astype(np.bool_)
 
 
 @dataclass(frozen=True)

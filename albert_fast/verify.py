@@ -23,7 +23,6 @@ from .shards import (
     Manifest,
     open_folder,
     page_bytes,
-    split_page,
 )
 from .tokenizer import Tokenizer, load_tokenizer
 
@@ -132,10 +131,13 @@ class _Shard:
             raise _fault(self._file.name, offset, f"a page of {page['num_tokens']} tokens; damaged")
         data = self._next(page_bytes(page, self._header))
         self._expect(offset, "page's CRC32C", crc32c(data), int(page["page_crc"]))
-        ids, _, padding = split_page(data, page, self._header)
-        if any(padding):
+        tokens, width = int(page["num_tokens"]), int(self._header["token_bytes"])
+        size, bits = tokens * width, (tokens + 7) // 8
+        begin = size + -size % 64
+        last = data[begin + bits - 1] >> (tokens % 8 or 8)  # the last byte's bits past the last token
+        if last or any(data[size:begin]) or any(data[begin + bits :]):
             raise _fault(self._file.name, offset, "a page's padding is not zero; damaged")
-        highest = int(ids.max())
+        highest = int(np.frombuffer(data, f"<u{width}", tokens).max())
         if highest >= self._tokenizer.vocab_size:
             raise _fault(self._file.name, offset, f"a page holds id {highest} of {self._tokenizer.vocab_size}; damaged")
 

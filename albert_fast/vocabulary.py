@@ -16,7 +16,7 @@ from .text import Position, TextError, chunk_lines, locate, part_spans, read_chu
 from .tokenizer import SPECIAL_TOKENS, Tokenizer, wordpiece_tokenizer
 from .wordpiece import IDEOGRAPH
 
-SAMPLE_BYTES = 1 << 28
+SAMPLE_BYTES = 1 << 26
 # Runs that WordPiece would call unknown whatever the vocabulary (over 100 characters of one word) are not counted.
 _LONG_WORD = re.compile(r"[^\W\u2e80-\u9fff]{101,}")
 
@@ -35,6 +35,7 @@ def train_vocabulary(
     """
     if size < len(SPECIAL_TOKENS) + 32:
         raise UserError(f"train_vocab={size} is too small for a vocabulary; use 1000 or more")
+    note(f"making a vocabulary of {size} tokens from at most {SAMPLE_BYTES >> 20} MiB of the text")
     specials = list(SPECIAL_TOKENS)
     backend = wordpiece_tokenizer(specials, lowercase).backend
     counts: Counter[str] = Counter()

@@ -73,16 +73,29 @@ def _encode_bounded(
     """Tokenizer.encode_lines in batches of about BATCH_CHARACTERS; a line of more is encoded in parts."""
     if sum(map(len, lines)) <= BATCH_CHARACTERS:
         return tokenizer.encode_lines(lines, segment)
-    parts = [line[i : i + BATCH_CHARACTERS] for line in lines for i in range(0, max(len(line), 1), BATCH_CHARACTERS)]
+    cut = [_parts(line) for line in lines]
+    parts = [part for line in cut for part in line]
     ends = np.cumsum([len(part) + 1 for part in parts]) // BATCH_CHARACTERS
     edges = [0, *(np.flatnonzero(np.diff(ends)) + 1), len(parts)]
     batches = [parts[a:b] for a, b in pairwise(edges)]
     encoded = [tokenizer.encode_lines(batch, segment) for batch in batches]
     ids, starts, lengths = (np.concatenate(arrays) for arrays in zip(*encoded, strict=True))
     if len(parts) > len(lines):
-        owned = np.array([max(-(-len(line) // BATCH_CHARACTERS), 1) for line in lines])
+        owned = np.array([len(line) for line in cut])
         lengths = np.add.reduceat(lengths, np.cumsum(owned) - owned)
     return ids, starts, lengths
+
+
+def _parts(line: str) -> list[str]:
+    """A line in parts of at most BATCH_CHARACTERS, cut before a blank where one is near."""
+    parts, begin = [], 0
+    while len(line) - begin > BATCH_CHARACTERS:
+        end = begin + BATCH_CHARACTERS
+        blank = line.rfind(" ", end - BATCH_CHARACTERS // 16, end)
+        end = blank if blank > begin else end
+        parts.append(line[begin:end])
+        begin = end
+    return [*parts, line[begin:]]
 
 
 @contextmanager

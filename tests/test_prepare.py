@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 
 from albert_fast import text as text_module
+from albert_fast import workers as workers_module
 from albert_fast.config import UserError
 from albert_fast.prepare import PrepareOptions, prepare
 from albert_fast.shards import read_documents
-from albert_fast.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from albert_fast.text import Position, part_spans, read_chunks
+from albert_fast.tokenizer import SPECIAL_TOKENS, load_tokenizer, wordpiece_tokenizer
 from albert_fast.verify import VerifyOptions, verify
+from albert_fast.workers import Recipe, encode_chunks
 
 CHARACTERS = "abcdefgh我们在北京大学习自然语言处理"
 VOCABULARY = [*SPECIAL_TOKENS, *CHARACTERS, *(f"##{c}" for c in "abcdefgh"), "ab", "##cd", ",", "。"]
@@ -114,7 +117,8 @@ def test_killed_at_every_step_it_goes_on_to_the_same_bytes(tmp_path, vocab, smal
     assert step > len(expected) + 4
 
 
-def test_killed_run_leaves_no_worker_and_goes_on(tmp_path, vocab):
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["kill", "interrupt"])
+def test_stopped_run_leaves_no_worker_and_goes_on(tmp_path, vocab, stop):
     source = write(tmp_path / "a.txt", corpus(5, documents=1500))
     command = [sys.executable, "-m", "albert_fast", "prepare", "--input", str(source), "--vocab", vocab]
     command += ["--workers", "2", "--shard_tokens", "8000", "--output"]
@@ -124,14 +128,27 @@ def test_killed_run_leaves_no_worker_and_goes_on(tmp_path, vocab):
         assert time.monotonic() < deadline
         time.sleep(0.002)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.kill()
-    process.communicate()
+    process.send_signal(stop)
+    _, errors = process.communicate()
+    assert b"Traceback" not in errors
+    assert process.returncode in (0, -signal.SIGKILL if stop == signal.SIGKILL else 130)
     while any(Path(f"/proc/{child}/cmdline").exists() for child in children):
         assert time.monotonic() < deadline, "a worker outlives its parent"
         time.sleep(0.01)
     subprocess.run([*command, str(tmp_path / "out")], check=True, capture_output=True)
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_a_lost_worker_is_one_line(tmp_path, vocab):
+    tokenizer = load_tokenizer(vocab)
+    chunks = read_chunks(part_spans((str(write(tmp_path / "t.txt", corpus(1))),), 1, 1, False), Position(0, 0), False)
+    before = set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
+    with encode_chunks(Recipe(tokenizer.backend.to_str()), 2) as encode:
+        for child in set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()) - before:
+            os.kill(int(child), signal.SIGKILL)
+        with pytest.raises(UserError, match="a worker process ended with code -9"):
+            list(encode(chunks))
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["lf", "crlf"])
@@ -181,6 +198,18 @@ def test_json_lines(tmp_path, vocab, small_chunks):
     for part in (1, 2, 3):
         run([plain], tmp_path / "parts", vocab, json_field="text", part=f"{part}/3")
     assert documents(tmp_path / "parts") == documents(tmp_path / "plain")
+
+
+def test_lines_longer_than_a_batch_are_encoded_in_parts(tmp_path, vocab, monkeypatch):
+    rng = random.Random(0)
+    lines = [
+        " ".join("".join(rng.choices(CHARACTERS, k=3)) for _ in range(rng.choice((1, 30, 300)))) for _ in range(30)
+    ]
+    source = write(tmp_path / "t.jsonl", json.dumps({"text": "\n".join(lines)}).encode())
+    monkeypatch.setattr(workers_module, "BATCH_CHARACTERS", 64)
+    run([source], tmp_path / "out", vocab, json_field="text")
+    tokenizer = load_tokenizer(vocab)
+    assert documents(tmp_path / "out") == [[tokenizer.encode(line) for line in lines]]
 
 
 def test_jieba_words_are_whole(tmp_path, vocab):
@@ -364,6 +393,9 @@ def test_warnings_of_the_summary(tmp_path, vocab, capsys):
     assert "33.3% of the tokens are unknown" in captured.err
     assert "no blank lines" not in captured.err
     assert "2 documents, 2 sentences, 3 tokens (33.33% unknown)" in captured.out
+    wordpiece_tokenizer([*SPECIAL_TOKENS, "a", "A", "B"], lowercase=True).save(tmp_path / "cased")
+    run([tmp_path / "one.txt"], tmp_path / "out3", str(tmp_path / "cased/vocab.txt"))
+    assert "2 tokens of the vocabulary have capitals and the text is lowered" in capsys.readouterr().err
 
 
 @pytest.mark.slow
