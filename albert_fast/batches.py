@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from . import _loader
 from .config import UserError
+from .shards import open_folder
 
 _MILLION = 1_000_000
 
@@ -249,13 +249,7 @@ def _shard_paths(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str
         if not paths:
             raise UserError("shards=[] names no shard; give a prepared folder or its shard files")
         return paths
-    directory = Path(shards)
-    manifest = directory / "manifest.json"
-    try:
-        entries = json.loads(manifest.read_text())["shards"]
-        return [str(directory / entry["file"]) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{manifest}: cannot be read ({error}); run `albert-fast prepare` first") from None
+    return [str(path) for path in open_folder(shards).shards]
 
 
 def _default_predictions(config: Any) -> int:

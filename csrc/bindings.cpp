@@ -121,12 +121,13 @@ PYBIND11_MODULE(_loader, module) {
         return py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
       });
 
-  py::class_<Loader>(module, "Loader", "The stream of micro-batches of one rank; wrapped by albert_fast.batches.")
+  py::class_<Loader, std::unique_ptr<Loader, LoaderDeleter>>(
+      module, "Loader", "The stream of micro-batches of one rank; wrapped by albert_fast.batches.")
       .def(
           py::init([](const std::shared_ptr<Corpus>& corpus, const LoaderConfig& config, uint64_t index, uint64_t epoch,
                       uint32_t group, uint64_t batch, uint64_t rank, uint64_t world_size, uint32_t threads) {
-            return std::make_unique<Loader>(corpus, config, Cursor{index, epoch, group, batch}, rank, world_size,
-                                            threads);
+            const Cursor start{index, epoch, group, batch};
+            return new Loader(corpus, config, start, rank, world_size, threads);  // the holder owns it
           }),
           py::kw_only(), py::arg("corpus"), py::arg("config"), py::arg("index"), py::arg("epoch"), py::arg("group"),
           py::arg("batch"), py::arg("rank"), py::arg("world_size"), py::arg("threads"))

@@ -49,8 +49,7 @@ Loader::Loader(std::shared_ptr<const Corpus> corpus, const LoaderConfig& config,
       ring_(2 * size_t{threads} + 2),
       claim_index_(start.index + rank),
       groups_{std::make_shared<Group>(), std::make_shared<Group>()},
-      passed_(start),
-      threads_(std::make_unique<std::vector<std::thread>>()) {
+      passed_(start) {
   if (threads == 0 || threads > 256) {
     throw std::invalid_argument("threads=" + std::to_string(threads) + " must be from 1 to 256; 2 is usual");
   }
@@ -65,23 +64,19 @@ Loader::Loader(std::shared_ptr<const Corpus> corpus, const LoaderConfig& config,
   }
   const BlockedSignals blocked;
   try {
-    for (uint32_t i = 0; i < threads; ++i) threads_->emplace_back([this] { work(); });
+    for (uint32_t i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
   } catch (...) {
     close();
     throw;
   }
 }
 
-Loader::~Loader() {
-  if (::getpid() == process_) {
-    close();
-  } else {
-    static_cast<void>(threads_.release());  // they are the parent's
-  }
-}
+Loader::~Loader() { close(); }
+
+bool Loader::in_opening_process() const { return ::getpid() == process_; }
 
 void Loader::check_process() const {
-  if (::getpid() != process_) {
+  if (!in_opening_process()) {
     throw std::runtime_error("this loader belongs to the process that opened it; open one in each process");
   }
 }
@@ -94,8 +89,8 @@ void Loader::close() {
     work_changed_.notify_all();
     batch_ready_.notify_all();
   }
-  for (std::thread& thread : *threads_) thread.join();
-  threads_->clear();
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
   const std::lock_guard<std::mutex> lock(mutex_);
   for (Slot& slot : ring_) slot = {};
   current_.reset();

@@ -48,7 +48,8 @@ struct Statistics {
 // batch that needed them, and by every later call.
 //
 // One thread at a time may call next(); any thread may call the rest. In a forked child every call throws
-// std::runtime_error, and destruction leaves the parent's threads and locks alone.
+// std::runtime_error, and the loader must be leaked (LoaderDeleter does): the parent's threads are not there to join,
+// and destroying a condition variable that one of them waited for at the fork would wait for ever.
 class Loader {
  public:
   Loader(std::shared_ptr<const Corpus> corpus, const LoaderConfig& config, const Cursor& start, uint64_t rank,
@@ -65,6 +66,7 @@ class Loader {
   const LoaderConfig& config() const { return config_; }
   // Stops and joins the threads; later calls of next() throw. May be called again.
   void close();
+  bool in_opening_process() const;
 
  private:
   struct Slot {
@@ -121,7 +123,13 @@ class Loader {
   Cursor passed_;               // where the first of them begins, or where the stream was entered
   Statistics statistics_;
 
-  std::unique_ptr<std::vector<std::thread>> threads_;
+  std::vector<std::thread> threads_;
+};
+
+struct LoaderDeleter {
+  void operator()(Loader* loader) const {
+    if (loader->in_opening_process()) delete loader;
+  }
 };
 
 }  // namespace albert_fast

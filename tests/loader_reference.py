@@ -167,7 +167,10 @@ class Reference:
             yield batch
 
     def example(self, epoch: int, chunk: Chunk) -> Example:
-        return ExampleBuilder(self, epoch, chunk).build()
+        return self.builder(epoch, chunk).build()
+
+    def builder(self, epoch: int, chunk: Chunk) -> ExampleBuilder:
+        return ExampleBuilder(self, epoch, chunk)
 
     def tensors(self, epoch: int, batch: list[Chunk]) -> dict[str, list]:
         """The nine arrays of a batch, as lists."""
@@ -202,6 +205,8 @@ class ExampleBuilder:
         begins = [begin - chunk.offset for begin, _ in reference.sentences[chunk.page]]
         self.sentence_starts = [begin for begin in begins if 0 < begin < chunk.length]
         self.stream = draw(reference.rules.start(epoch, EXAMPLES), chunk.page * 65536 + chunk.offset)
+        self.drawn: list[int] = []  # n of each span, as drawn
+        self.accepted: list[int] = []  # n of each span that was placed, clipped by the budget alone
         self.split()
 
     def split(self) -> None:
@@ -246,7 +251,8 @@ class ExampleBuilder:
         while left > 0:
             choice, place = next_value()
             choice = below(sum(weights), choice)
-            n = min(1 + sum(choice >= sum(weights[: i + 1]) for i in range(rules.max_ngram - 1)), left)
+            self.drawn.append(1 + sum(choice >= sum(weights[: i + 1]) for i in range(rules.max_ngram - 1)))
+            n = min(self.drawn[-1], left)
             tries, taken = 0, set()
             while n > 0:
                 first = below(count + parts * (n - 1), place)
@@ -260,12 +266,15 @@ class ExampleBuilder:
                 tries += 1
                 n -= tries % TRIES == 0
                 place = next_value()[1]
-            if not taken:
+            if taken:
+                self.accepted.append(n)
+            else:
                 choice = next_value()[0]
                 candidates = [unit for unit in units if maskable([unit])]
                 if not candidates:
                     break
                 taken = maskable([candidates[below(len(candidates), choice)]])
+                self.accepted.append(1)
             masked |= taken
             left -= len(taken)
         return masked
