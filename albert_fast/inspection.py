@@ -14,7 +14,7 @@ from rich.text import Text
 
 from .batches import Batch, PretrainingLoader
 from .config import DataConfig, UserError, option
-from .shards import open_folder
+from .manifest import open_folder
 from .tokenizer import Tokenizer, load_tokenizer
 
 _STYLES = {"[MASK]": "bold red", "kept": "bold yellow", "random": "bold magenta"}

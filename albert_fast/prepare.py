@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Literal
 
 from ._loader import crc32c
 from .config import UserError, check_choice, note, option
+from .manifest import FORMAT, MANIFEST, VERSION, Manifest, file_crc, open_folder, write_file, write_manifest
 from .pages import Page, PageBuilder
 from .progress import (
     Counts,
@@ -30,12 +31,13 @@ from .progress import (
     sweep,
     writing,
 )
-from .shards import FORMAT, MANIFEST, VERSION, Manifest, ShardWriter, file_crc, open_folder, write_file, write_manifest
+from .shards import ShardWriter
 from .text import Span, TextError, locate, part_spans, read_chunks
 from .tokenizer import Tokenizer, load_tokenizer
 from .vocabulary import train_vocabulary
 from .workers import Recipe, encode_chunks, load_segmenter
 
+WORKER_BYTES = 1 << 23
 MAX_SHARD_SENTENCES = 1 << 22  # their lengths wait in memory until the shard is closed
 
 
@@ -90,7 +92,7 @@ def prepare(options: PrepareOptions) -> Manifest | None:
                 note(f"{cased} tokens of the vocabulary have capitals and the text is lowered; see --no-lowercase")
             recipe = Recipe(tokenizer.backend.to_str(), options.json_field, options.segmenter)
             began, before = time.monotonic(), replace(progress.counts)
-            _encode(progress, tokenizer, recipe, options.workers or len(os.sched_getaffinity(0)))
+            _encode(progress, tokenizer, recipe, options.workers or _fitting_workers(options.input))
             _report(progress, time.monotonic() - began, before)
         return _merge(progress)
 
@@ -117,6 +119,11 @@ def _check(options: PrepareOptions) -> tuple[int, int]:
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts) <= 9999):
         raise UserError(f"part={options.part!r} must be i/n with 1 <= i <= n <= 9999, such as 3/8")
     return int(part), int(parts)
+
+
+def _fitting_workers(paths: tuple[str, ...]) -> int:
+    """One process a core, but none for whom there is not a second's work."""
+    return min(len(os.sched_getaffinity(0)), 1 + sum(os.stat(path).st_size for path in paths) // WORKER_BYTES)
 
 
 def _settings(options: PrepareOptions, parts: int, tokenizer: Tokenizer | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import rich.progress
 
 from ._loader import crc32c
 from .config import UserError, note
-from .shards import write_file
+from .manifest import write_file
 from .text import CHUNK_BYTES, Position, Span, open_text
 
 

@@ -13,17 +13,8 @@ import numpy as np
 
 from ._loader import crc32c
 from .config import UserError, option
-from .shards import (
-    FIRST_OF_DOCUMENT,
-    HEADER,
-    MANIFEST,
-    MAX_PAGE_TOKENS,
-    PAGE,
-    VERSION,
-    Manifest,
-    open_folder,
-    page_bytes,
-)
+from .manifest import MANIFEST, Manifest, open_folder
+from .shards import FIRST_OF_DOCUMENT, HEADER, MAX_PAGE_TOKENS, PAGE, VERSION, page_bytes
 from .tokenizer import Tokenizer, load_tokenizer
 
 

@@ -11,17 +11,9 @@ from hypothesis import strategies as st
 from albert_fast import _loader
 from albert_fast import text as text_module
 from albert_fast.config import UserError
+from albert_fast.manifest import open_folder, write_manifest
 from albert_fast.prepare import PrepareOptions, prepare
-from albert_fast.shards import (
-    HEADER,
-    MAX_PAGE_TOKENS,
-    MAX_SENTENCE_TOKENS,
-    PAGE,
-    open_folder,
-    read_documents,
-    read_sentences,
-    write_manifest,
-)
+from albert_fast.shards import HEADER, MAX_PAGE_TOKENS, MAX_SENTENCE_TOKENS, PAGE, read_documents, read_sentences
 from albert_fast.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
 from albert_fast.verify import VerifyOptions, verify
 
@@ -160,6 +152,19 @@ def test_long_documents_and_sentences_are_cut(make, tokenizer):
     assert ids.tolist() == tokenizer.encode("a b") + tokenizer.encode("a") * 40_000 + tokenizer.encode(
         "b c d"
     ) * 40_000 + [9]
+
+
+@pytest.mark.parametrize("unit", ["abc de ", "中国", "中国abcdefgh, "], ids=["latin", "ideographs", "mixed"])
+def test_a_line_of_many_chunks_is_one_line(make, tokenizer, unit):
+    """Over a megabyte without a line end: the chunks it is read in leave no trace."""
+    line = "a " + unit * (1_300_000 // len(unit.encode()))
+    folder = make({"t.txt": f"ab\n{line}\r\nab\n".encode()})
+    ids = np.concatenate([sentence.ids for document in read_documents(folder) for sentence in document])
+    expected = [tokenizer.encode(text) for text in ("ab", line, "ab")]
+    np.testing.assert_array_equal(ids, np.concatenate(expected))
+    lengths = [len(sentence.ids) for document in read_documents(folder) for sentence in document]
+    whole, rest = divmod(len(expected[1]), MAX_SENTENCE_TOKENS)
+    assert lengths == [2, *[MAX_SENTENCE_TOKENS] * whole, rest, 2]
 
 
 @pytest.fixture
