@@ -9,36 +9,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from ._loader import crc32c
 from .config import UserError, check_choice, note, option
-from .manifest import FORMAT, MANIFEST, VERSION, Manifest, file_crc, open_folder, write_file, write_manifest
-from .pages import Page, PageBuilder
-from .progress import (
-    Counts,
-    Progress,
-    check_same,
-    check_text,
-    live,
-    locked,
-    read_progress,
-    sweep,
-    writing,
-)
-from .shards import ShardWriter
-from .text import Span, TextError, locate, part_spans, read_chunks
+from .manifest import FORMAT, MANIFEST, VERSION, Manifest, open_folder, write_file, write_manifest
+from .part import encode_part
+from .progress import Counts, Progress, check_same, check_text, locked, read_progress, sweep, writing
+from .text import Span, part_spans
 from .tokenizer import Tokenizer, load_tokenizer
 from .vocabulary import train_vocabulary
-from .workers import Recipe, encode_chunks, load_segmenter
+from .workers import Recipe, load_segmenter
 
-WORKER_BYTES = 1 << 23
-MAX_SHARD_SENTENCES = 1 << 22  # their lengths wait in memory until the shard is closed
+WORKER_BYTES = 1 << 23  # about a second's work, and a worker takes a fifth of one to start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,16 +69,10 @@ def prepare(options: PrepareOptions) -> Manifest | None:
             with writing(directory):
                 for name, content in tokenizer.files().items():
                     write_file(directory / name, content)
-            cased = sum(
-                token.lower() != token
-                for token, keep in zip(tokenizer.tokens, tokenizer.is_ordinary, strict=True)
-                if keep
-            )
-            if tokenizer.is_lowercase and cased > tokenizer.vocab_size // 100:
-                note(f"{cased} tokens of the vocabulary have capitals and the text is lowered; see --no-lowercase")
             recipe = Recipe(tokenizer.backend.to_str(), options.json_field, options.segmenter)
+            _note_capitals(tokenizer)
             began, before = time.monotonic(), replace(progress.counts)
-            _encode(progress, tokenizer, recipe, options.workers or _fitting_workers(options.input))
+            encode_part(progress, tokenizer, recipe, options.workers or _fitting_workers(options.input))
             _report(progress, time.monotonic() - began, before)
         return _merge(progress)
 
@@ -148,101 +128,6 @@ def _trained(options: PrepareOptions, directory: Path) -> Tokenizer:
         return load_tokenizer(directory / "tokenizer.json")
     size, lowercase = int(options.train_vocab or 0), options.lowercase is not False
     return train_vocabulary(options.input, size, lowercase=lowercase, json_field=options.json_field)
-
-
-def _encode(progress: Progress, tokenizer: Tokenizer, recipe: Recipe, workers: int) -> None:
-    """Encode what is left of a part's spans into shards."""
-    if progress.shards:
-        note(f"{progress.directory}: {len(progress.shards)} shards are finished; going on after them")
-    chunks = read_chunks(progress.spans, progress.position, recipe.json_field is not None)
-    limit, counts, pages = progress.settings["shard_tokens"], progress.counts, PageBuilder()
-    shard = _OpenShard(progress, tokenizer, recipe.segmenter != "none")
-    with encode_chunks(recipe, workers) as encode, shard.discarded_on_failure(), live(progress.spans) as show:
-        for chunk, encoded in encode(chunks):
-            span = chunk.position.span
-            if isinstance(encoded, TextError):
-                raise locate(progress.spans[span].path, chunk.position.offset + encoded.offset, encoded.message)
-            if chunk.begins_span:
-                pages.end_document()
-            for page in pages.add(encoded, chunk.position.inside_line, chunk.ends_line):
-                shard.write(page)
-            if chunk.ends_span:
-                pages.end_document()
-            progress.position = chunk.end
-            progress.span_crcs[span] = crc32c(chunk.data, progress.span_crcs[span])
-            counts.bytes += len(chunk.data)
-            counts.unknown_tokens += int((encoded.ids == tokenizer.unk_id).sum())
-            counts.blank_lines += int(encoded.is_blank.sum())
-            tokens, sentences = shard.num_tokens + pages.num_tokens, shard.num_sentences + pages.num_sentences
-            show(counts.bytes, counts.tokens + tokens)
-            full = max(tokens / limit, sentences / MAX_SHARD_SENTENCES)
-            # At a document's end if there is one before long; one longer than that is cut.
-            if full >= 2 or (full >= 1 and not pages.document_is_open):
-                shard.close(pages)
-        progress.complete = True
-        shard.close(pages)
-
-
-class _OpenShard:
-    """The shard being written, begun with its first page; recorded in the part's progress when it is closed."""
-
-    def __init__(self, progress: Progress, tokenizer: Tokenizer, segmented: bool):
-        self._progress, self._tokenizer, self._segmented = progress, tokenizer, segmented
-        self._writer: ShardWriter | None = None
-        self._file: BinaryIO | None = None
-
-    @property
-    def num_tokens(self) -> int:
-        return self._writer.num_tokens if self._writer else 0
-
-    @property
-    def num_sentences(self) -> int:
-        return self._writer.num_sentences if self._writer else 0
-
-    @property
-    def _path(self) -> Path:
-        part = f"{self._progress.part:04d}-" if self._progress.parts > 1 else ""
-        return self._progress.directory / f"shard-{part}{len(self._progress.shards):05d}.bin"
-
-    def write(self, page: Page) -> None:
-        with writing(self._progress.directory):
-            if self._writer is None:
-                self._file = open(f"{self._path}.partial", "wb", buffering=1 << 20)  # noqa: SIM115
-                self._writer = ShardWriter(self._file, self._tokenizer, self._segmented)
-            self._writer.write_page(page.ids, page.word_starts, page.lengths, page.first_of_document)
-
-    def close(self, pages: PageBuilder) -> None:
-        """Finish the shard with what `pages` still holds, and record where the part stands."""
-        for page in pages.flush():
-            self.write(page)
-        writer, file, progress = self._writer, self._file, self._progress
-        if writer is not None and file is not None:
-            with writing(progress.directory):
-                writer.finish()
-                file.flush()
-                os.fsync(file.fileno())
-                file.close()
-                path = self._path
-                os.replace(f"{path}.partial", path)
-                totals = {key: getattr(writer, f"num_{key}") for key in ("tokens", "sentences", "documents")}
-                entry = {"file": path.name, "bytes": path.stat().st_size, "crc32c": file_crc(path), **totals}
-            self._writer = self._file = None
-            progress.shards.append(entry)
-            for key, value in totals.items():
-                setattr(progress.counts, key, getattr(progress.counts, key) + value)
-        progress.save()
-
-    @contextmanager
-    def discarded_on_failure(self) -> Iterator[None]:
-        """Give the disk its room back when the run fails: a full disk must not stay full of half a shard."""
-        try:
-            yield
-        except BaseException:
-            if self._file is not None:
-                with suppress(OSError):
-                    self._file.close()
-                Path(f"{self._path}.partial").unlink(missing_ok=True)
-            raise
 
 
 def _merge(progress: Progress) -> Manifest | None:
@@ -307,6 +192,13 @@ def _report(progress: Progress, seconds: float, before: Counts) -> None:
         note(f"{unknown:.1%} of the tokens are unknown to the vocabulary: is it one for this text's language?")
     if progress.settings["json_field"] is None and counts.tokens and not counts.blank_lines:
         note("the text has no blank lines, so every file is one document; put a blank line between documents")
+
+
+def _note_capitals(tokenizer: Tokenizer) -> None:
+    ordinary = (token for token, keep in zip(tokenizer.tokens, tokenizer.is_ordinary, strict=True) if keep)
+    capitals = sum(token.lower() != token for token in ordinary)
+    if tokenizer.is_lowercase and capitals > tokenizer.vocab_size // 100:
+        note(f"{capitals} tokens of the vocabulary have capitals and the text is lowered; see --no-lowercase")
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -5,15 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import rich.console
-import rich.progress
 
 from ._loader import crc32c
 from .config import UserError, note
@@ -162,29 +158,3 @@ def locked(directory: Path, label: str) -> Iterator[None]:
         except OSError:
             note(f"{directory} is on a file system without locks; see that no part runs twice at a time")
         yield
-
-
-@contextmanager
-def live(spans: list[Span]) -> Iterator[Callable[[int, int], None]]:
-    """A live line on standard error; gives a function of the bytes and tokens so far."""
-    total = None if any(span.end is None for span in spans) else sum((span.end or 0) - span.start for span in spans)
-    columns = (
-        rich.progress.TextColumn("preparing"),
-        rich.progress.BarColumn(),
-        rich.progress.TextColumn("{task.fields[text]}"),
-        rich.progress.TimeRemainingColumn(),
-    )
-    began = time.monotonic()
-    first: tuple[int, int] | None = None
-    console = rich.console.Console(stderr=True)
-    with rich.progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total, text="")
-
-        def show(done: int, tokens: int) -> None:
-            nonlocal first
-            first = first or (done, tokens)
-            seconds = max(time.monotonic() - began, 1e-9)
-            rates = f"{(done - first[0]) / 1e6 / seconds:.1f} MB/s, {(tokens - first[1]) / seconds:,.0f} tokens/s"
-            progress.update(task, completed=done, text=f"{done / 1e6:,.0f} MB, {tokens:,} tokens, {rates}")
-
-        yield show
