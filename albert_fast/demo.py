@@ -13,8 +13,18 @@ from rich.table import Table
 
 from albert_fast.config import DataConfig, ModelOptions, TrainConfig, UserError, option
 from albert_fast.metrics import plot_losses, read_metrics
+from albert_fast.model import AlbertForPreTraining, checkpoint_folder
+from albert_fast.predict import fill_masks
 from albert_fast.prepare import PrepareOptions, prepare
 from albert_fast.pretrain import RunOptions, pretrain
+from albert_fast.tokenizer import load_tokenizer
+
+SENTENCES = (
+    "The function returns a new [MASK] object.",
+    "If the argument is omitted, the default [MASK] is used.",
+    "An exception is [MASK] when the value is not found.",
+    "The [MASK] statement is used to define a function.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +65,13 @@ def demo(options: DemoOptions) -> None:
     )
     seconds = time.perf_counter() - begun
 
-    checkpoint = run / (run / "last").read_text().strip()
+    console.rule("4. what it learned: masked words filled in")
+    checkpoint = checkpoint_folder(run)
+    model, tokenizer = AlbertForPreTraining.from_pretrained(checkpoint), load_tokenizer(checkpoint)
+    for sentence in SENTENCES:
+        guesses = fill_masks(model, tokenizer, sentence, top=4)[0]
+        best = ", ".join(f"{token} {probability:.0%}" for token, probability in guesses)
+        console.print(f"  {sentence.replace('[MASK]', '____')}  [bold]{best}[/bold]", highlight=False)
     plot_losses(run, root / "loss.png")
 
     lines = read_metrics(run)
@@ -75,7 +91,7 @@ def demo(options: DemoOptions) -> None:
     console.print(
         "Next:\n"
         f"  albert-fast inspect --data {shards}            # examples as the model sees them\n"
-        f"  albert-fast fill-mask --model {checkpoint} --text 'the [MASK] statement'\n"
+        f"  albert-fast fill-mask --model {run} --text 'the [MASK] statement'\n"
         "  albert-fast prepare --help                     # then your own text\n"
         "  albert-fast pretrain --help",
         highlight=False,
