@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +46,7 @@ class FinetuneOptions:
     save_steps: int = option(1000, "steps between states that --resume can go on from; every epoch leaves one too")
     logging_steps: int = option(10, "steps between log lines")
     seed: int = option(42, "seed of the classifier's weights, the order of examples and dropout")
+    json: bool = option(False, "print the best scores as one JSON document")
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "save_steps", "logging_steps"):
@@ -85,8 +87,8 @@ def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOpti
         note(f"{len(train):,} examples of {len(names)} classes, {length:.0f} tokens each; {device.type}, {precision}")
         while run.step < max_steps and not run.stopped:
             epoch, place = divmod(run.step, steps_per_epoch)
-            order = np.random.default_rng([options.seed, epoch]).permutation(len(train))
-            rows = order[place * options.batch_size : (place + 1) * options.batch_size]
+            start = place * options.batch_size
+            rows = _order(options.seed, epoch, len(train))[start : start + options.batch_size]
             key = torch.tensor([options.seed, run.step], device=device)
             batch = train_texts.batch(rows, device, key)
             loss = F.cross_entropy(model(batch).float(), train_labels[torch.from_numpy(rows).to(device)])
@@ -99,6 +101,7 @@ def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOpti
                     write_predictions(run.output / "dev_predictions.jsonl", dev, logits, names)
             if run.step % steps_per_epoch == 0 or run.step % options.save_steps == 0:
                 run.save()
+    run.report(options.json)
 
 
 def starting_model(options: FinetuneOptions, names: list[str], ops: str) -> AlbertForSequenceClassification:
@@ -134,6 +137,12 @@ def starting_model(options: FinetuneOptions, names: list[str], ops: str) -> Albe
     )
     model.load_weights(weights | fresh, str(folder))
     return model
+
+
+@lru_cache(1)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The rows in the order in which an epoch takes them."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def _train_config(options: FinetuneOptions, max_steps: int) -> TrainConfig:

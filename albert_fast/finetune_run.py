@@ -25,7 +25,7 @@ from albert_fast.optimizer import Optimizer
 
 STATE = "training_state.safetensors"
 # Flags that may differ when a run goes on: none changes a bit of what it computes.
-_FREE = ("output", "resume", "save_steps", "logging_steps")
+_FREE = ("output", "resume", "save_steps", "logging_steps", "json")
 
 
 class FinetuneRun:
@@ -47,7 +47,8 @@ class FinetuneRun:
     ):
         self.output, self.model, self.optimizer, self.settings = output, model, optimizer, settings
         self.metric, self.patience = metric, patience
-        self.step, self.best, self.epochs_since_best = 0, -float("inf"), 0
+        self.step, self.epochs_since_best = 0, 0
+        self.best: dict[str, float] = {}  # the scores of the best epoch
         self.loss_sum = torch.zeros((), device=optimizer.exp_avg.device)
         self.tokens = self.since = 0
 
@@ -67,8 +68,15 @@ class FinetuneRun:
         with self.progress:
             yield
         (self.output / STATE).unlink(missing_ok=True)
+
+    def report(self, as_json: bool) -> None:
+        """Print the best epoch's scores."""
+        if as_json:
+            print(json.dumps({"steps": self.step, "output": str(self.output), **self.best}))
+            return
         reason = f" (no better for {self.patience} epochs)" if self.stopped else ""
-        print(f"step {self.step}{reason}: best {self.metric} on --dev {self.best:.4f}; {self.output}")
+        best = f"best {self.metric} on --dev {self.best[self.metric]:.4f}, epoch {self.best['epoch']}"
+        print(f"step {self.step}{reason}: {best}; {self.output}")
 
     def advance(self, loss: Tensor, tokens: int, logging_steps: int) -> None:
         """One step was taken; every `logging_steps` a line of metrics is written, the only wait for the device."""
@@ -92,12 +100,12 @@ class FinetuneRun:
     def evaluated(self, epoch: int, scores: dict[str, float]) -> bool:
         """Records the scores of an epoch and, where they are the best so far, saves the model; whether they are."""
         self._write({"epoch": epoch, **{f"dev_{name}": value for name, value in scores.items()}})
-        is_best = scores[self.metric] > self.best
+        is_best = scores[self.metric] > self.best.get(self.metric, -float("inf"))
         told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
         self.progress.console.print(f"epoch {epoch}: dev {told}{'  (best)' if is_best else ''}")
         self.epochs_since_best = 0 if is_best else self.epochs_since_best + 1
         if is_best:
-            self.best = scores[self.metric]
+            self.best = {"epoch": epoch, **scores}
             flat = self.optimizer.flat
             _save_whole(flat.views(flat.master), self.output / WEIGHTS, {"format": "pt"})
         self._restart_clock()
@@ -130,7 +138,8 @@ class FinetuneRun:
         if not held.is_file():
             raise UserError(f"output={self.output}: this run has ended; start another in another folder")
         self._load(held)
-        lines = [line for line in read_metrics(self.output) if line["step"] <= self.step]
+        lines = read_metrics(self.output) if (self.output / METRICS).exists() else []
+        lines = [line for line in lines if line["step"] <= self.step]
         (self.output / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
         note(f"resumed from {held} at step {self.step:,}")
 

@@ -25,6 +25,7 @@ from albert_fast.convert import ConvertOptions, convert
 from albert_fast.evaluate import DeviceOptions, EvaluateOptions, evaluate
 from albert_fast.examples import ColumnOptions
 from albert_fast.finetune import FinetuneOptions, finetune
+from albert_fast.finetune_run import FinetuneRun
 from albert_fast.metrics import read_metrics
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.scores import classification_scores
@@ -136,7 +137,7 @@ def test_pairs_of_three_classes(pretrained: Path) -> None:
 
 
 def command(given: FinetuneOptions) -> list[str]:
-    flags = [f"--{name}={value}" for name, value in vars(given).items() if value is not None and name != "resume"]
+    flags = [f"--{name}={value}" for name, value in vars(given).items() if value not in (None, False)]
     return [sys.executable, "-m", "albert_fast", "finetune", "--device=cpu", *flags]
 
 
@@ -170,15 +171,31 @@ def test_killed_and_resumed_to_the_bit(pretrained: Path) -> None:
         run(replace(stopped, resume=True))
 
 
-def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(pretrained: Path) -> None:
+def test_resumed_before_the_first_log_line(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left by a run that stopped right after its start is a run like others."""
+    given = options(pretrained, epochs=1)
+    whole = run(replace(given, output=str(pretrained.parent / "whole")))
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneRun, "advance", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(given)
+    for before, after in zip(comparable(whole), comparable(run(replace(given, resume=True))), strict=True):
+        assert before == after
+
+
+def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(
+    pretrained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Labels of --dev are turned round: every epoch that learns makes the score worse, so the first is the best."""
-    given = options(pretrained, patience=2, epochs=9, batch_size=50)
+    given = options(pretrained, patience=2, epochs=9, batch_size=50, json=True)
     with open(given.dev, "w") as stream:
         for i in range(80):
             stream.write(f"{WORDS[i % 40]} {'yes' if i % 2 else 'no'}\tis {'no' if i % 2 else 'yes'}\n")
     output = run(given)
     scores = [line["dev_accuracy"] for line in read_metrics(output) if "dev_accuracy" in line]
     assert len(scores) == scores.index(max(scores)) + 3 < 9
+    said = json.loads(capsys.readouterr().out)
+    assert (said["accuracy"], said["epoch"]) == (max(scores), scores.index(max(scores)) + 1)
     rows = [json.loads(line) for line in (output / "dev_predictions.jsonl").read_text().split("\n") if line]
     model = AlbertForSequenceClassification.from_pretrained(output)
     assert [p.label for p in model.predict([row["text_a"] for row in rows])] == [row["prediction"] for row in rows]
