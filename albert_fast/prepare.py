@@ -56,6 +56,8 @@ def prepare(options: PrepareOptions) -> Manifest | None:
     directory = Path(options.output)
     spans = part_spans(options.input, part, parts, options.json_field is not None)
     tokenizer = None if options.vocab is None else load_tokenizer(options.vocab, options.lowercase)
+    if options.segmenter != "none" and tokenizer and not tokenizer.is_wordpiece:
+        raise UserError(f"segmenter={options.segmenter} needs a WordPiece vocabulary, where an ideograph is a token")
     settings = _settings(options, parts, tokenizer)
     if (directory / MANIFEST).exists():
         return _already_finished(open_folder(directory), settings, spans, part)

@@ -124,7 +124,9 @@ class Tokenizer:
             if len(begins) == len(ideographs):
                 starts[ideographs] = begins | (ids[ideographs] == self.unk_id)
                 return ids, starts, lengths
-        encode = self.text_backend.encode_batch_fast if segment is None else self.text_backend.encode_batch
+        # The fast form knows neither offsets nor words.
+        fast = segment is None and self.is_wordpiece
+        encode = self.text_backend.encode_batch_fast if fast else self.text_backend.encode_batch
         encodings = encode(lines, add_special_tokens=False)
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
         total = int(lengths.sum())

@@ -63,7 +63,6 @@ def load_segmenter(name: str) -> Callable[[str], Iterable[str]] | None:
     except ImportError:
         raise UserError("segmenter=jieba needs the package jieba; pip install 'albert-fast[chinese]'") from None
     jieba.setLogLevel("WARNING")
-    jieba.initialize()
     return jieba.cut
 
 

@@ -11,10 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from albert_fast import text as text_module
 from albert_fast import workers as workers_module
+from albert_fast.batches import PretrainingLoader
 from albert_fast.config import UserError
 from albert_fast.prepare import PrepareOptions, prepare
 from albert_fast.shards import read_documents
@@ -227,6 +231,50 @@ def test_jieba_words_are_whole(tmp_path, vocab):
     verify(VerifyOptions(data=str(tmp_path / "out")))
     run([source], tmp_path / "plain", vocab)
     assert all(s.word_starts[:-2].all() for document in read_documents(tmp_path / "plain") for s in document)
+
+
+def test_byte_level_bpe(tmp_path, vocab):
+    """A tokenizer.json that is no WordPiece: words as its pre-tokenizer splits them, no unknown token needed."""
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    lines = ["the cat, the hat", "a bat sat on the mat", "我们 the"]
+    specials = ["<s>", "<pad>", "</s>", "<mask>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=280, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(lines * 9, trainer)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    source = write(tmp_path / "t.txt", "\n".join([*lines, "<mask> </s>"]).encode())
+    run([source], tmp_path / "out", str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path / "out")
+    (document,) = read_documents(tmp_path / "out")
+    assert [tokenizer.decode(s.ids, skip_special_tokens=False) for s in document] == [*lines, "<mask> </s>"]
+    assert not set(document[-1].ids.tolist()) & tokenizer.special_ids
+    words = [tokenizer.decode(word) for word in np.split(document[0].ids, np.flatnonzero(document[0].word_starts)[1:])]
+    assert words == ["the", " cat", ",", " the", " hat"]
+    verify(VerifyOptions(data=str(tmp_path / "out")))
+    with pytest.raises(UserError, match="needs a WordPiece vocabulary"):
+        run([source], tmp_path / "out2", str(tmp_path / "tokenizer.json"), segmenter="jieba")
+
+
+def test_ids_of_four_bytes(tmp_path):
+    """A vocabulary of over 65,536 tokens, read back by the plain reader and by the loader."""
+    tokens = [*SPECIAL_TOKENS, *(f"##{i}" for i in range(65_600)), *(f"z{i}" for i in range(300))]
+    wordpiece_tokenizer(tokens).save(tmp_path / "vocab")
+    source = write(tmp_path / "t.txt", b"z1 z2 z299\nz3 z4 z5\n" * 50)
+    run([source], tmp_path / "out", str(tmp_path / "vocab/vocab.txt"))
+    verify(VerifyOptions(data=str(tmp_path / "out")))
+    (document,) = read_documents(tmp_path / "out")
+    first = 5 + 65_600
+    assert [s.ids.tolist() for s in document[:2]] == [
+        [first + 1, first + 2, first + 299],
+        [first + 3, first + 4, first + 5],
+    ]
+    with PretrainingLoader(tmp_path / "out", tokens_per_batch=64, max_seq_length=32, seed=1) as loader:
+        batch = next(loader)
+    assert set(batch.masked_lm_ids[batch.masked_lm_weights > 0]) <= {first + i for i in (1, 2, 299, 3, 4, 5)}
 
 
 def test_trained_vocabulary(tmp_path, small_chunks):
