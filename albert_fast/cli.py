@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 import types
 import typing
@@ -86,7 +87,7 @@ def _run(name: str, arguments: list[str]) -> None:
     function: Callable[..., None] = getattr(module, function_name)
     hints = {k: t for k, t in typing.get_type_hints(function).items() if k != "return"}
     parser = _parser(name, function, hints)
-    given = vars(parser.parse_args(arguments))
+    given = vars(parser.parse_args([_underscored(argument) for argument in arguments]))
     # A command that can go on with an earlier run knows what that run was given.
     saved = module.saved_options(given) if hasattr(module, "saved_options") else {}
     values = {**saved, **given}
@@ -94,15 +95,24 @@ def _run(name: str, arguments: list[str]) -> None:
     for parameter, kind in hints.items():
         missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
         if missing:
-            parser.error(f"the following flags are required: {', '.join('--' + m for m in missing)}")
+            parser.error(f"the following flags are required: {', '.join(missing)}")
         options[parameter] = kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
     function(**options)
+
+
+def _underscored(argument: str) -> str:
+    """--a-flag=value as --a_flag=value; the no of --no-a_flag keeps its dash, as argparse makes it."""
+    if not argument.startswith("--"):
+        return argument
+    flag, *value = argument[2:].split("=", 1)
+    flag = flag.replace("-", "_")
+    return "=".join(["--" + ("no-" + flag[3:] if flag.startswith("no_") else flag), *value])
 
 
 def _parser(name: str, function: Callable[..., None], hints: dict[str, type]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"albert-fast {name}",
-        description=function.__doc__,
+        description=re.split(r"\n\s*(?:Args|Returns|Raises):", function.__doc__ or "")[0],
         formatter_class=_Help,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -117,7 +127,7 @@ def _parser(name: str, function: Callable[..., None], hints: dict[str, type]) ->
 
 def _add_flag(group: argparse._ArgumentGroup, f: Field, kind: Any) -> None:
     """One flag from one field: its type, its choices, its default and its help line."""
-    names = list(dict.fromkeys((f"--{f.name}", f"--{f.name.replace('_', '-')}")))
+    name = f"--{f.name}"
     help_text = str(f.metadata.get("help", "")).replace("%", "%%")
     default = "required" if f.default is MISSING else f"default: {f.default}"
     if f.default not in (None, "", ()) and f.default is not False:
@@ -127,12 +137,12 @@ def _add_flag(group: argparse._ArgumentGroup, f: Field, kind: Any) -> None:
     if f.metadata.get("positional"):
         group.add_argument(f.name, metavar=f.name.upper(), help=help_text)
     elif kind is bool:
-        group.add_argument(*names, action=argparse.BooleanOptionalAction, help=help_text)
+        group.add_argument(name, action=argparse.BooleanOptionalAction, help=help_text)
     elif typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
-        group.add_argument(*names, choices=choices, metavar="|".join(map(str, choices)), help=help_text)
+        group.add_argument(name, choices=choices, metavar="|".join(map(str, choices)), help=help_text)
     elif typing.get_origin(kind) in (tuple, list):
         item = typing.get_args(kind)[0]
-        group.add_argument(*names, nargs="+", type=item, metavar=item.__name__.upper(), help=help_text)
+        group.add_argument(name, nargs="+", type=item, metavar=item.__name__.upper(), help=help_text)
     else:
-        group.add_argument(*names, type=kind, metavar=f.metadata.get("metavar", kind.__name__.upper()), help=help_text)
+        group.add_argument(name, type=kind, metavar=f.metadata.get("metavar", kind.__name__.upper()), help=help_text)
