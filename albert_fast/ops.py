@@ -278,15 +278,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (grad_x * grad_loss).to(grad_x.dtype), *returned, None, None, None
 
 
+def logit_rows(device_type: str) -> int:
+    """The rows of logits that exist at a time: few on CPU, whose caches are small."""
+    return 512 if device_type == "cpu" else 4096
+
+
 def linear_cross_entropy(
     x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, row_weights: Tensor, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cross entropy of softmax(x [P, E] @ weight [V, E].T + bias [V]) at targets [P], averaged by row_weights [P].
 
     Returns (loss, accuracy), scalars in fp32; both are 0 where all weights are. Static shapes, no synchronisation;
-    at most `chunk` rows of logits exist at a time (512 on CPU, whose caches are small; 4096 elsewhere).
+    at most `chunk` rows of logits exist at a time (default: `logit_rows`).
     """
-    chunk = chunk or (512 if x.device.type == "cpu" else 4096)
+    chunk = chunk or logit_rows(x.device.type)
     return _LinearCrossEntropy.apply(x, weight, bias, targets, row_weights, chunk)
 
 
