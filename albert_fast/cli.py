@@ -28,10 +28,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("albert_fast.evaluate:evaluate", "score a classifier, write its predictions"),
     "fill-mask": ("albert_fast.predict:fill_mask", "the words a model puts into gaps"),
     "embed": ("albert_fast.predict:embed", "vectors of texts, to a .npy file"),
-    "convert": (
-        "albert_fast.convert:convert",
-        "weights in from TensorFlow, HuggingFace and albert_pytorch; out to HuggingFace",
-    ),
     "memory": ("albert_fast.memory:memory", "memory of a step per share_type: predicted, measured, fitted"),
     "sizes": ("albert_fast.sizes:sizes", "the seed's model-size table, and every preset's"),
 }
