@@ -58,10 +58,12 @@ def convert(options: ConvertOptions) -> None:
     print(f"{source.path}: {source.project}, layout {source.config.layout}, share_type={source.config.share_type}")
     for remark in source.remarks:
         print(f"  {remark}")
-    model = AlbertForPreTraining(target).eval()
+    model = source.model_class(target).eval()
     weights = fill(source, options.new_heads)
     model.load_weights(unshare(weights, source.config, target, set_index=source.set_index), str(source.path))
     if options.check is not None:
+        if not isinstance(model, AlbertForPreTraining):
+            raise UserError(f"check={options.check}: outputs are recorded of pretraining models; this is a classifier")
         check_recorded(model, Path(options.check), options.tolerance)
 
     tokenizer = _tokenizer(options.vocab, source.path.parent, target)
@@ -82,7 +84,7 @@ def convert(options: ConvertOptions) -> None:
 def fill(source: Source, new_heads: bool = False) -> dict[str, Tensor]:
     """Our state dict (fp32) for the source's own config, with every mismatch of names and shapes in one error."""
     with torch.device("meta"):
-        expected = AlbertForPreTraining(source.config).state_dict()
+        expected = source.model_class(source.config).state_dict()
     state: dict[str, Tensor] = {}
     unfilled: list[str] = []
     misshaped: list[str] = []
@@ -100,7 +102,7 @@ def fill(source: Source, new_heads: bool = False) -> dict[str, Tensor]:
     if new_heads:
         with torch.random.fork_rng():
             torch.manual_seed(42)
-            initial = AlbertForPreTraining(source.config).state_dict()
+            initial = source.model_class(source.config).state_dict()
         fresh = [ours for ours in unfilled if ours.startswith(_HEADS)]
         unfilled = [ours for ours in unfilled if ours not in fresh]
         state.update({ours: initial[ours] for ours in fresh})

@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from albert_fast.classifier import AlbertForSequenceClassification
 from albert_fast.config import AlbertConfig, UserError
 from albert_fast.huggingface import huggingface_group
+from albert_fast.model import AlbertForPreTraining
 from albert_fast.tensor_bundle import TensorBundle
 from albert_fast.weight_files import find_checkpoint, find_config, read_torch
 from albert_fast.weight_names import (
@@ -47,6 +49,11 @@ class Source:
     remarks: list[str] = field(default_factory=list)
 
     @property
+    def model_class(self) -> type[AlbertForPreTraining] | type[AlbertForSequenceClassification]:
+        """What the weights are of: a fine-tuned classifier where they have one, else the pretraining model."""
+        return AlbertForSequenceClassification if "classifier.weight" in self.weights else AlbertForPreTraining
+
+    @property
     def wanted_share_type(self) -> str:
         """What the config file asks for: a share_type other than all there is a wish to unshare."""
         return self.asked.share_type if self.asked.share_type != "all" else self.config.share_type
@@ -63,7 +70,7 @@ def read_checkpoint(path: Path, config: str | None) -> Source:
     file = find_checkpoint(path)
     asked = AlbertConfig.from_pretrained(find_config(config, file.parent))
     if file.suffix == ".index":
-        return _read_tensorflow(file, asked)
+        return _with_class_names(_read_tensorflow(file, asked))
     weights = read_torch(file)
     for mark, read in (
         ("albert.encoder.attention.", _ours),
@@ -71,8 +78,17 @@ def read_checkpoint(path: Path, config: str | None) -> Source:
         ("bert.encoder.layer", _albert_pytorch),
     ):
         if any(mark in name for name in weights):
-            return read(file, asked, weights)
+            return _with_class_names(read(file, asked, weights))
     raise UserError(f"{file} holds no ALBERT that we know; its first names are {', '.join(sorted(weights)[:4])}")
+
+
+def _with_class_names(source: Source) -> Source:
+    """Numbers for names where a classifier's config has none; the other projects' often have not."""
+    if "classifier.weight" in source.weights and not source.config.extra.get("id2label"):
+        names = {str(i): str(i) for i in range(source.weights["classifier.weight"].shape[0])}
+        source.config = source.config.replace(extra={**source.config.extra, "id2label": names})
+        source.remarks.append(f"the config names no classes; they are called {', '.join(names)}")
+    return source
 
 
 def _ours(file: Path, asked: AlbertConfig, weights: dict[str, Tensor]) -> Source:
@@ -104,6 +120,10 @@ def _read_tensorflow(index: Path, asked: AlbertConfig) -> Source:
         transposed = name.endswith(("/kernel", "/word_embeddings_2")) and tensor.dim() == 2
         weights[renamed.get(name, name)] = tensor.t() if transposed else tensor
 
+    if {"output_weights", "output_bias"} <= weights.keys():  # run_classifier.py of both projects
+        weights["classifier.weight"], weights["classifier.bias"] = (
+            weights.pop(f"output_{k}") for k in ("weights", "bias")
+        )
     shared = google or any(name.startswith("bert/encoder/layer_shared/") for name in kept)
     config = asked.replace(layout="google" if google else "zh", share_type="all" if shared else "None")
     remarks = [f"skipped {name} (no weight)" for name in entries if name in _STEPS]

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from albert_fast.config import AlbertConfig, UserError, note
-from albert_fast.model import CONFIG, WEIGHTS, AlbertForPreTraining
+from albert_fast.model import CONFIG, WEIGHTS, Pretrained
 from albert_fast.sharing import unshare
 from albert_fast.tokenizer import Tokenizer
 from albert_fast.weight_names import huggingface_names
@@ -23,8 +23,8 @@ def huggingface_group(config: AlbertConfig, layer: int) -> int:
     return int(layer / (config.num_hidden_layers / config.num_hidden_groups))
 
 
-def export_huggingface(model: AlbertForPreTraining, directory: Path, tokenizer: Tokenizer | None = None) -> None:
-    """Write config.json, model.safetensors and the tokenizer's files for AlbertForPreTraining of transformers.
+def export_huggingface(model: Pretrained, directory: Path, tokenizer: Tokenizer | None = None) -> None:
+    """Write config.json, model.safetensors and the tokenizer's files, as transformers saves the class of the same name.
 
     Raises UserError, saying why, for models that HuggingFace's code cannot compute: the zh layout and pre-LN.
     """
@@ -49,6 +49,7 @@ def export_huggingface(model: AlbertForPreTraining, directory: Path, tokenizer: 
     weights = {
         name: part.to(dtype).clone()
         for ours, theirs in huggingface_names(shared).items()
+        if ours in state
         for name, part in zip(theirs, state[ours].chunk(len(theirs)), strict=True)
     }
     save_file(weights, directory / WEIGHTS, {"format": "pt"})
@@ -63,7 +64,7 @@ def export_huggingface(model: AlbertForPreTraining, directory: Path, tokenizer: 
         | fields
         | {
             "model_type": "albert",
-            "architectures": ["AlbertForPreTraining"],
+            "architectures": [type(model).__name__],  # HuggingFace's names are ours
             "dtype": str(dtype).removeprefix("torch."),
         }
     )

@@ -60,7 +60,7 @@ def albert_pytorch_names(config: AlbertConfig) -> Names:
 
 
 def huggingface_names(config: AlbertConfig) -> Names:
-    """huggingface/transformers, models/albert/modeling_albert.py, AlbertForPreTraining."""
+    """huggingface/transformers, models/albert/modeling_albert.py: all its heads."""
     names: Names = {
         **_embeddings("albert.embeddings", "albert/embeddings", "/weight"),
         **_module("albert.embeddings.layer_norm", "albert/embeddings/LayerNorm"),
@@ -70,6 +70,7 @@ def huggingface_names(config: AlbertConfig) -> Names:
         **_module("mlm_head.layer_norm", "predictions/LayerNorm"),
         "mlm_head.bias": ("predictions/bias",),
         **_module("sop_head", "sop_classifier/classifier"),
+        **_module("classifier", "classifier"),
     }
     for i in range(config.num_attention_sets):
         group, inner = divmod(i, config.inner_group_num)

@@ -16,6 +16,7 @@ from bundles import write_bundle
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from albert_fast.classifier import AlbertForSequenceClassification
 from albert_fast.cli import main
 from albert_fast.config import AlbertConfig, UserError
 from albert_fast.convert import ConvertOptions, convert
@@ -282,6 +283,45 @@ def test_huggingface_from_an_old_bin_file(tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr().out
     assert "predictions.decoder.weight equals" in said
     assert "skipped albert.embeddings.position_ids" in said
+
+
+def test_classifiers_there_and_back(tmp_path: Path) -> None:
+    stated = transformers.AlbertConfig(**SIZES, num_hidden_layers=3, max_position_embeddings=40, num_labels=3)
+    torch.manual_seed(4)
+    theirs = transformers.AlbertForSequenceClassification(stated).eval()
+    theirs.save_pretrained(tmp_path / "hf")
+    convert(ConvertOptions(checkpoint=str(tmp_path / "hf"), output=str(tmp_path / "ours"), share_type="None"))
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(45))]
+    wordpiece_tokenizer(tokens).save(tmp_path / "ours")
+    ours = AlbertForSequenceClassification.from_pretrained(tmp_path / "ours")
+    convert(ConvertOptions(checkpoint=str(tmp_path / "ours"), output=str(tmp_path / "back"), to="huggingface"))
+    back = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "back").eval()
+    ids = torch.tensor([ours.tokenizer.encode_pair("w1 w2", "w3", 40)[0]])
+    types = torch.tensor([ours.tokenizer.encode_pair("w1 w2", "w3", 40)[1]])
+    expected = theirs(input_ids=ids, token_type_ids=types).logits
+    torch.testing.assert_close(back(input_ids=ids, token_type_ids=types).logits, expected, atol=1e-5, rtol=0)
+    probabilities = ours.predict([("w1 w2", "w3")])[0].probabilities
+    assert list(probabilities) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert list(probabilities.values()) == pytest.approx(expected.softmax(-1)[0].tolist(), abs=1e-5)
+    assert back.config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+
+
+def test_classifiers_of_tensorflow_and_albert_pytorch(
+    tmp_path: Path, google_variables: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = {name: value for name, value in google_variables.items() if not name.startswith("cls/")}
+    head = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+    prefix = google(tmp_path, backbone | {"output_weights": head, "output_bias": np.ones(3, np.float32)})
+    convert(ConvertOptions(checkpoint=str(prefix), output=str(tmp_path / "tf")))
+    np.testing.assert_array_equal(load_file(tmp_path / "tf" / "model.safetensors")["classifier.weight"].numpy(), head)
+    assert "the config names no classes; they are called 0, 1, 2" in capsys.readouterr().out
+    state = seed(tmp_path / "seed").state()
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("cls.")}
+    state |= {"classifier.weight": torch.randn(2, 16), "classifier.bias": torch.randn(2)}
+    torch.save(state, tmp_path / "seed" / "pytorch_model.bin")
+    convert(ConvertOptions(checkpoint=str(tmp_path / "seed"), output=str(tmp_path / "ours")))
+    written = load_file(tmp_path / "ours" / "model.safetensors")
+    assert torch.equal(written["classifier.weight"], state["classifier.weight"])
 
 
 def test_huggingface_without_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
