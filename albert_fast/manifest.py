@@ -45,7 +45,7 @@ def write_manifest(directory: Path, data: dict[str, Any]) -> None:
     write_file(directory / MANIFEST, _manifest_bytes({**data, "crc32c": _manifest_crc(data)}))
 
 
-def open_folder(directory: str | Path) -> Manifest:
+def open_folder(directory: str | os.PathLike[str]) -> Manifest:
     """Read and check the manifest of a prepared folder.
 
     Raises:

@@ -135,10 +135,10 @@ def _trained(options: PrepareOptions, directory: Path) -> Tokenizer:
 def _merge(progress: Progress) -> Manifest | None:
     """Write the manifest, once every part is complete."""
     directory, parts = progress.directory, range(1, progress.parts + 1)
-    saved = {part: read_progress(progress.file(part)) for part in parts if progress.file(part).exists()}
+    saved = {part: read_progress(progress.file(part)) for part in parts}
     if (directory / MANIFEST).exists():  # another part was quicker
         return open_folder(directory)
-    missing = [part for part in parts if not saved.get(part, {}).get("complete")]
+    missing = [part for part in parts if not saved[part].get("complete")]
     if missing:
         print(f"part {progress.part}/{progress.parts} is complete; still to come: {_ranges(missing)}")
         return None

@@ -57,7 +57,7 @@ class Progress:
 
     def load(self) -> None:
         """Take up the progress of an earlier run, and refuse a folder that is not this run's."""
-        others = {path: read_progress(path) for path in sorted(self.directory.glob("progress-*.json"))}
+        others = {path: saved for path in self.directory.glob("progress-*.json") if (saved := read_progress(path))}
         foreign = [path.name for path in self.directory.iterdir() if not path.name.endswith((".lock", ".partial"))]
         if foreign and not others:
             raise UserError(f"output {self.directory} is not empty (it holds {foreign[0]}); give an empty folder")
@@ -119,8 +119,11 @@ def _text_crc(span: Span) -> int:
 
 
 def read_progress(path: Path) -> dict[str, Any]:
+    """What a part's progress file holds; nothing where there is none, perhaps no more since the parts were joined."""
     try:
         return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError) as error:
         raise UserError(f"output {path}: {error}; delete the folder and prepare it again") from None
 

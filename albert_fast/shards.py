@@ -7,6 +7,7 @@ csrc/shard.h reads the same. A page holds whole documents, or a piece of a longe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +153,7 @@ def read_sentences(shard: str | Path) -> Iterator[Sentence]:
                 yield Sentence(ids[begin:end], starts[begin:end], bool(first))
 
 
-def read_documents(directory: str | Path) -> Iterator[list[Sentence]]:
+def read_documents(directory: str | os.PathLike[str]) -> Iterator[list[Sentence]]:
     """Every document of a prepared folder in order, as its sentences."""
     document: list[Sentence] = []
     for shard in open_folder(directory).shards:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import random
 import re
 import resource
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import tokenizers
 from rich.console import Console
 from rich.table import Table
 
@@ -243,7 +245,8 @@ def main() -> None:
             texts = {name: sample_text(Path(folder), name, options.megabytes) for name in ("english", "chinese")}
             rows = [row for name, (file, vocab) in texts.items() for row in measure(file, vocab, name)]
     if options.json:
-        print(json.dumps({"rows": rows}, indent=2))
+        versions = {"python": platform.python_version(), "tokenizers": tokenizers.__version__}
+        print(json.dumps({"cores": os.cpu_count(), **versions, "rows": rows}, indent=2))
         return
     table = Table(title="Text to training data (per CPU second, children included)")
     for column in ("text", "method", "MB/CPU-s", "tokens/CPU-s", "ratio", "MB/s wall"):
