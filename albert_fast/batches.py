@@ -249,7 +249,7 @@ def _shard_paths(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str
         if not paths:
             raise UserError("shards=[] names no shard; give a prepared folder or its shard files")
         return paths
-    return [str(path) for path in open_folder(shards).shards]
+    return [str(path) for path in open_folder(os.fspath(shards)).shards]
 
 
 def _default_predictions(config: Any) -> int:

@@ -87,9 +87,11 @@ def documents(file: Path, vocabulary: dict[str, int]) -> Iterator[list[list[str]
         yield document
 
 
-def chunks(document: list[list[str]], rng: random.Random) -> Iterator[tuple[list[str], list[str], int]]:
+def chunks(
+    document: list[list[str]], rng: random.Random, max_seq_length: int = MAX_SEQ_LENGTH
+) -> Iterator[tuple[list[str], list[str], int]]:
     """Pairs for sentence order: a chunk of one sentence is paired with itself, and what is too long is dropped."""
-    room = MAX_SEQ_LENGTH - 3
+    room = max_seq_length - 3
     target = rng.randint(2, room) if rng.random() < SHORT_SEQ_PROB else room
     chunk: list[list[str]] = []
     for index, sentence in enumerate(document):
@@ -108,12 +110,14 @@ def chunks(document: list[list[str]], rng: random.Random) -> Iterator[tuple[list
         chunk = []
 
 
-def mask(tokens: list[str], words: list[str], rng: random.Random) -> tuple[list[int], list[str]]:
+def mask(
+    tokens: list[str], words: list[str], rng: random.Random, max_predictions: int = MAX_PREDICTIONS
+) -> tuple[list[int], list[str]]:
     """N-grams from a shuffled list of positions, until the budget is reached or passed."""
     weights = [1 / n for n in range(1, MAX_NGRAM + 1)]
     order = [i for i, token in enumerate(tokens) if token not in ("[CLS]", "[SEP]")]
     rng.shuffle(order)
-    budget = min(MAX_PREDICTIONS, max(1, round(len(tokens) * MASKED_LM_PROB)))
+    budget = min(max_predictions, max(1, round(len(tokens) * MASKED_LM_PROB)))
     covered: dict[int, str] = {}
     for start in order:
         if len(covered) >= budget:

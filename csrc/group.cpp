@@ -11,7 +11,7 @@
 namespace albert_fast {
 namespace {
 
-constexpr size_t kSlackBytes = 256;
+constexpr size_t kSlackBytes = 4 * kMaxPageTokens + 256;  // a chunk's length, in the widest tokens, and a vector
 constexpr size_t kHugePage = 2 << 20;
 constexpr size_t kWordsPerPage = kMaxPageTokens / 64;
 
@@ -97,7 +97,6 @@ void Group::load(const Corpus& corpus) {
     pages_[slot] = {to, bits};
     to += shard.page_bytes(number);
   }
-  std::memset(to, 0, kSlackBytes);
 }
 
 }  // namespace albert_fast

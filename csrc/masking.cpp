@@ -36,7 +36,7 @@ MaskingScratch::MaskingScratch(uint32_t max_seq_length) {
   maskable.resize(words);
   masked.resize(words);
   units.resize(words * 64 + 1);
-  positions.resize(words * 64 + 1);
+  positions.resize(2 * words * 64 + 16);
 }
 
 // masking.inc is compiled once for each instruction set, each time in a namespace of its own; the pragmas come after

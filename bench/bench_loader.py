@@ -1,0 +1,309 @@
+"""Shards to batches: `python -m bench.bench_loader [--json] [--tokens N] [--quick]`.
+
+Tokens per CPU second, specials included, all threads and Python counted, plan and reading too, after a first epoch that
+warms memory up. Against, on the same tokens and in the same run:
+
+- a plain loop that only copies the same bytes into the same arrays (numpy, one thread): the limit;
+- albert_pytorch's rules in plain Python (bench_prepare.py), its JSON written and read, tokenization left out;
+- HuggingFace's masking collator, plain and whole-word, on full sequences in batches of 32.
+
+Then packing, the time to a first batch of 10 and 100 GB, and the cost of a seek. The text is synthetic: what a
+loader does depends on lengths and word starts, not on what words mean. Results go to bench/results/loader.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from albert_fast.batches import PretrainingLoader
+from albert_fast.shards import MAX_PAGE_TOKENS, ShardWriter
+
+from .bench_prepare import chunks, mask
+
+RESULTS = Path(__file__).parent / "results" / "loader.json"
+VOCAB_SIZE, NUM_NOT_ORDINARY = 21_128, 106
+TOKENS_PER_BATCH = 16_384
+PEERS = ("albert_pytorch", "huggingface", "huggingface_whole_word")
+VOCABULARY: Any = SimpleNamespace(
+    vocab_size=VOCAB_SIZE,
+    is_ordinary=np.arange(VOCAB_SIZE) >= NUM_NOT_ORDINARY,
+    pad_id=0,
+    unk_id=100,
+    cls_id=101,
+    sep_id=102,
+    mask_id=103,
+    fingerprint=bytes(32),
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sentences a document and tokens a sentence, uniform in these ranges; the share of tokens that begin a word."""
+
+    sentences: tuple[int, int] = (5, 60)
+    tokens: tuple[int, int] = (5, 45)
+    word_start_prob: float = 1.0
+
+    def document(self, rng: np.random.Generator) -> np.ndarray:
+        """Tokens of each sentence."""
+        count = rng.integers(*self.sentences, endpoint=True)
+        return rng.integers(*self.tokens, count, endpoint=True)
+
+
+CORPORA = {
+    "characters": Shape(),
+    "words": Shape(word_start_prob=0.75),
+    "every sentence a document": Shape(sentences=(1, 1)),
+}
+
+
+def write_corpus(path: Path, shape: Shape, num_tokens: int) -> None:
+    rng = np.random.default_rng(0)
+    with open(path, "wb") as file:
+        writer = ShardWriter(file, VOCABULARY, segmented=False)
+        while writer.num_tokens < num_tokens:
+            lengths: list[np.ndarray] = []
+            total = 0
+            while True:
+                document = shape.document(rng)
+                if total + document.sum() > min(MAX_PAGE_TOKENS, num_tokens):
+                    break
+                lengths.append(document)
+                total += int(document.sum())
+            first = np.concatenate([np.arange(len(document)) == 0 for document in lengths])
+            sentences = np.concatenate(lengths)
+            ids = rng.integers(NUM_NOT_ORDINARY, VOCAB_SIZE, total)
+            ids[rng.random(total) < 0.002] = VOCABULARY.unk_id
+            starts = rng.random(total) < shape.word_start_prob
+            starts[np.concatenate(([0], np.cumsum(sentences)[:-1]))] = True
+            writer.write_page(ids, starts, sentences, first)
+        writer.finish()
+
+
+def loader(shards: list[Path], max_seq_length: int, threads: int = 1, **options: Any) -> PretrainingLoader:
+    settings = {"tokens_per_batch": TOKENS_PER_BATCH, "seed": 1} | options
+    return PretrainingLoader(list(shards), max_seq_length=max_seq_length, threads=threads, **settings)
+
+
+def loader_rates(shard: Path, max_seq_length: int, threads: int, epochs: int) -> tuple[float, float, dict[str, Any]]:
+    """Tokens per CPU second and per second over `epochs` epochs after the first, and the statistics."""
+    with loader([shard], max_seq_length, threads) as stream:
+        batch = next(stream)
+        while batch.epoch == 0:
+            batch = next(stream)
+        cpu, wall, tokens = time.process_time(), time.perf_counter(), 0
+        while batch.epoch <= epochs:
+            tokens += batch.num_tokens
+            batch = next(stream)
+        return tokens / (time.process_time() - cpu), tokens / (time.perf_counter() - wall), stream.statistics()
+
+
+def copy_rate(shard: Path, max_seq_length: int) -> float:
+    """Tokens per CPU second of copying as many bytes as the loader reads and writes, buffers in rotation as there."""
+    with loader([shard], max_seq_length) as stream:
+        templates = [next(stream) for _ in range(6)]
+        targets = [next(stream) for _ in range(6)]
+    pages = np.fromfile(shard, np.uint16, offset=256)
+    count = len(pages) // TOKENS_PER_BATCH
+    names = ("cu_seqlens", "masked_lm_positions", "masked_lm_ids", "masked_lm_weights", "token_type_ids",
+             "position_ids", "sentence_order_labels", "sentence_order_weights")  # fmt: skip
+    pairs = [[(getattr(b, name), getattr(a, name)) for name in names] for a, b in zip(templates, targets, strict=True)]
+    cpu = time.process_time()
+    for i in range(count):
+        np.copyto(targets[i % 6].input_ids, pages[i * TOKENS_PER_BATCH : (i + 1) * TOKENS_PER_BATCH])
+        for target, source in pairs[i % 6]:
+            np.copyto(target, source)
+    return count * TOKENS_PER_BATCH / (time.process_time() - cpu)
+
+
+def albert_pytorch_rate(shape: Shape, max_seq_length: int, num_tokens: int) -> float:
+    """Chunks, masks, JSON and back, int64 arrays by albert_pytorch's rules; tokens of the text per CPU second."""
+    rng, sizes = random.Random(1), np.random.default_rng(1)
+    words = [f"w{i}" for i in range(VOCAB_SIZE)]
+    index = {word: i for i, word in enumerate(words)} | {"[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
+    made, total = [], 0
+    while total < num_tokens:
+        lengths = shape.document(sizes)
+        made.append([[words[i] for i in sizes.integers(NUM_NOT_ORDINARY, VOCAB_SIZE, n)] for n in lengths])
+        total += int(lengths.sum())
+    max_predictions = round(0.15 * max_seq_length)
+    cpu = time.process_time()
+    for document in made:
+        for a, b, label in chunks(document, rng, max_seq_length):
+            tokens = ["[CLS]", *a, "[SEP]", *b, "[SEP]"]
+            types = [0] * (len(a) + 2) + [1] * (len(b) + 1)
+            positions, labels = mask(tokens, words, rng, max_predictions)
+            example = {"tokens": tokens, "segment_ids": types, "is_random_next": label}
+            example |= {"masked_lm_positions": positions, "masked_lm_labels": labels}
+            example = json.loads(json.dumps(example))
+            ids = np.zeros(max_seq_length, np.int64)
+            ids[: len(tokens)] = [index[token] for token in example["tokens"]]
+            targets = np.full(max_seq_length, -1, np.int64)
+            targets[positions] = [index[token] for token in example["masked_lm_labels"]]
+    return total / (time.process_time() - cpu)
+
+
+def huggingface_rate(shape: Shape, max_seq_length: int, num_tokens: int, whole_word: bool) -> float:
+    """HuggingFace's masking collator on full sequences, 32 a batch; tokens per CPU second."""
+    from tokenizers import Tokenizer, models
+    from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+
+    vocabulary = {f"w{i}": i for i in range(VOCAB_SIZE - 5)}
+    for special in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"):
+        vocabulary[special] = len(vocabulary)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]")),
+        pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+    )  # fmt: skip
+    collator = DataCollatorForLanguageModeling(tokenizer, whole_word_mask=whole_word, return_tensors="np", seed=1)
+    rng = np.random.default_rng(2)
+    specials = np.zeros(max_seq_length, np.int64)
+    specials[[0, max_seq_length // 2, -1]] = 1
+    features = []
+    for _ in range(-(-num_tokens // max_seq_length)):
+        begins = np.cumsum(1 + (rng.random(max_seq_length) < shape.word_start_prob))  # a gap before a new word
+        feature: dict[str, np.ndarray] = {"special_tokens_mask": specials}
+        feature["input_ids"] = rng.integers(0, 20_000, max_seq_length)
+        if whole_word:
+            feature["offset_mapping"] = np.stack([begins, begins + 1], axis=1)
+        features.append(feature)
+    collator([dict(feature) for feature in features[:32]])  # what it does once
+    cpu = time.process_time()
+    for i in range(0, len(features), 32):
+        collator([dict(feature) for feature in features[i : i + 32]])
+    return len(features) * max_seq_length / (time.process_time() - cpu)
+
+
+def first_batch_seconds(shard: Path, folder: Path, gigabytes: float) -> float:
+    """From the constructor to the first batch, of one shard under as many names as make up the size; warm files."""
+    count = round(gigabytes * 1e9 / shard.stat().st_size)
+    names = [folder / f"{gigabytes:g}-{i:05d}.bin" for i in range(count)]
+    for name in names:
+        os.link(shard, name)
+    begin = time.perf_counter()
+    with loader(names, 128, threads=2) as stream:
+        next(stream)
+        return time.perf_counter() - begin
+
+
+def seek(shard: Path) -> dict[str, float]:
+    """Milliseconds to the batch after a quarter of the second epoch: by cursor, and by number per million sentences."""
+    with loader([shard], 128) as stream:
+        while next(stream).epoch == 0:
+            pass
+        per_epoch = stream.statistics()["batches"] - 1
+        target = per_epoch + per_epoch // 4
+        while next(stream).index < target - 1:
+            pass
+        cursor = stream.cursor()
+        sentences = stream.corpus.num_sentences * 1.25 / 1e6
+    by_cursor: list[tuple[float, float]] = []
+    by_number: list[tuple[float, float]] = []
+    for _ in range(5):
+        for times, options in ((by_cursor, {"cursor": cursor}), (by_number, {"start_batch": target})):
+            begin, cpu = time.perf_counter(), time.process_time()
+            with loader([shard], 128, **options) as stream:  # type: ignore[arg-type]
+                assert next(stream).index == target
+                times.append((time.perf_counter() - begin, time.process_time() - cpu))
+    cursor_wall, cursor_cpu = (statistics.median(t) * 1e3 for t in zip(*by_cursor, strict=True))
+    number_wall, number_cpu = (statistics.median(t) * 1e3 for t in zip(*by_number, strict=True))
+    return {
+        "cursor_milliseconds": cursor_wall,
+        "cursor_cpu_milliseconds": cursor_cpu,
+        "pass_milliseconds_per_million_sentences": (number_wall - cursor_wall) / sentences,
+        "pass_cpu_milliseconds_per_million_sentences": (number_cpu - cursor_cpu) / sentences,
+    }
+
+
+def median(measure: Callable[[], float], repeats: int) -> float:
+    return statistics.median(measure() for _ in range(repeats))
+
+
+def speed_row(shard: Path, name: str, max_seq_length: int, repeats: int, peer_tokens: int) -> dict[str, Any]:
+    shape = CORPORA[name]
+    rates = [loader_rates(shard, max_seq_length, 1, 2) for _ in range(repeats)]
+    one = statistics.median(cpu for cpu, _, _ in rates)
+    walls = [(wall, loader_rates(shard, max_seq_length, 2, 2)[1]) for _, wall, _ in rates]
+    counts = rates[0][2]
+    return {
+        "corpus": name,
+        "max_seq_length": max_seq_length,
+        "tokens_per_cpu_second": one,
+        "two_threads_over_one": statistics.median(two / wall for wall, two in walls),
+        "copy": median(lambda: copy_rate(shard, max_seq_length), repeats),
+        "albert_pytorch": albert_pytorch_rate(shape, max_seq_length, peer_tokens),
+        "huggingface": huggingface_rate(shape, max_seq_length, peer_tokens, False),
+        "huggingface_whole_word": huggingface_rate(shape, max_seq_length, peer_tokens // 4, True),
+        "unused_tokens": counts["unused_tokens"] / counts["tokens"],
+        "unused_predictions": counts["unused_predictions"] / counts["predictions"],
+        "closed_by": counts["closed_by"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON document")
+    parser.add_argument("--tokens", type=int, default=40_000_000, help="of each corpus (default 40,000,000)")
+    parser.add_argument("--repeats", type=int, default=5, help="of which the median counts (default 5)")
+    parser.add_argument("--quick", action="store_true", help="a smaller corpus, once, and nothing saved")
+    options = parser.parse_args()
+    tokens, repeats = (2_000_000, 1) if options.quick else (options.tokens, options.repeats)
+    warnings.simplefilter("ignore")
+    results: dict[str, Any] = {
+        "tokens_per_batch": TOKENS_PER_BATCH,
+        "machine": platform.processor() or platform.machine(),
+    }
+    results["load_average"] = os.getloadavg()[0]
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number, (corpus, shape) in enumerate(CORPORA.items()):
+            shard = folder / f"{number}.bin"
+            write_corpus(shard, shape, tokens)
+            rows += [speed_row(shard, corpus, length, repeats, min(tokens, 400_000)) for length in (128, 512)]
+        shard = folder / "0.bin"
+        results["seek"] = seek(shard)
+        sizes = (0.1,) if options.quick else (10.0, 100.0)
+        results["first_batch_seconds"] = {f"{size:g} GB": first_batch_seconds(shard, folder, size) for size in sizes}
+    results["rows"] = rows
+    if not options.quick:
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    if options.json:
+        print(json.dumps(results))
+        return
+    console = Console(width=140)
+    table = Table(title=f"Loader, millions of tokens per CPU second, batches of {TOKENS_PER_BATCH:,} tokens")
+    columns = ("corpus", "S", "loader", "copy loop", "of copy", "albert_pytorch", "HF", "HF whole word", "2 threads")
+    for column in (*columns, "T unused", "P unused", "closed by tokens/seqs/preds/end"):
+        table.add_column(column, justify="left" if column == "corpus" else "right")
+    for row in rows:
+        rate = row["tokens_per_cpu_second"]
+        peers = [f"{row[p] / 1e6:.2f} ({rate / row[p]:,.0f}x)" for p in PEERS]
+        closed = "/".join(str(row["closed_by"][key]) for key in ("tokens", "sequences", "predictions", "end_of_group"))
+        table.add_row(row["corpus"], str(row["max_seq_length"]), f"{rate / 1e6:.0f}", f"{row['copy'] / 1e6:.0f}",
+                      f"{rate / row['copy']:.2f}", *peers, f"{row['two_threads_over_one']:.2f}x",
+                      f"{row['unused_tokens']:.2%}", f"{row['unused_predictions']:.2%}", closed)  # fmt: skip
+    console.print(table)
+    console.print({key: value for key, value in results.items() if key != "rows"})
+
+
+if __name__ == "__main__":
+    main()
