@@ -71,7 +71,7 @@ def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: Trai
         if train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
             torch.use_deterministic_algorithms(True)
-            torch.utils.deterministic.fill_uninitialized_memory = False
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         first = next(loader)
         train_step = TrainStep(
             _build(config, run, train, found).to(device), first, data.max_seq_length, train,

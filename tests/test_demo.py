@@ -1,5 +1,6 @@
 """The demo in short: the whole path runs, the loss falls, and a word is filled in."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,8 @@ from albert_fast.metrics import read_metrics
 
 def test_a_short_demo(tmp_path, capsys):
     config = tmp_path / "config.json"
-    config.write_text(
-        '{"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 800}'
-    )
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    config.write_text(json.dumps({**shape, "vocab_size": 800}))
     output = tmp_path / "demo"
     demo(DemoOptions(output=str(output), steps=60, config=str(config), vocab_size=800))
     losses = [line["mlm_loss"] for line in read_metrics(output / "run")]
