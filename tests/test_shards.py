@@ -231,21 +231,64 @@ def test_missing_foreign_and_unreadable_files_are_refused(small_folder):
     refused(small_folder, small_folder / "shard-00002.bin", 0)
 
 
-def test_shards_that_only_look_sealed_are_refused(small_folder):
-    """A wrong shard whose every checksum was made right again."""
-    path = open_folder(small_folder).shards[0]
-    content = bytearray(path.read_bytes())
+def first_page(content):
     header = np.frombuffer(content, HEADER, 1)
-    page = np.frombuffer(content, PAGE, 1, int(header["table_offset"][0]))
-    begin = int(page["offset"][0])
-    content[begin : begin + 2] = b"\xff\x00"  # id 255 of 30
-    page_end = int(header["ordinary_offset"][0])
-    page["page_crc"] = _loader.crc32c(bytes(content[begin:page_end]))
+    return header, np.frombuffer(content, PAGE, 1, int(header["table_offset"][0]))
+
+
+def reseal(folder, path, content):
+    """Make every checksum over a changed shard of one page right again, up to the manifest's own."""
+    header, page = first_page(content)
+    ordinary, lengths = int(header["ordinary_offset"][0]), int(header["lengths_offset"][0])
+    page["page_crc"] = _loader.crc32c(content[int(page["offset"][0]) : ordinary])
+    page["lengths_crc"] = _loader.crc32c(content[lengths : lengths + 2 * int(page["num_sentences"][0])])
+    bitmap = (len(VOCABULARY) + 7) // 8
+    content[ordinary + 64 : ordinary + 68] = _loader.crc32c(content[ordinary : ordinary + bitmap]).to_bytes(4, "little")
     header["table_crc"] = _loader.crc32c(page)
     header["header_crc"] = _loader.crc32c(header.tobytes()[:-4])
     path.write_bytes(content)
-    data = open_folder(small_folder).data
-    data["shards"][0]["crc32c"] = _loader.crc32c(bytes(content))
-    write_manifest(small_folder, {key: value for key, value in data.items() if key != "crc32c"})
-    with pytest.raises(UserError, match="holds id 255 of"):
+    data = open_folder(folder).data
+    entry = next(entry for entry in data["shards"] if entry["file"] == path.name)
+    entry["crc32c"] = _loader.crc32c(content)
+    write_manifest(folder, {key: value for key, value in data.items() if key != "crc32c"})
+
+
+@pytest.mark.parametrize(
+    ("section", "offset", "value", "message"),
+    [
+        ("page", 0, 0xFF, "holds id 255 of"),
+        ("page", 63, 1, "page's padding is not zero"),
+        ("page", 65, 0xFF, "page's padding is not zero"),
+        ("page", 127, 1, "page's padding is not zero"),
+        ("ordinary_offset", 0, 0xFF, "ordinary ids"),
+        ("ordinary_offset", 63, 1, "padding is not zero"),
+        ("ordinary_offset", 127, 1, "padding is not zero"),
+        ("lengths_offset", 0, 9, "lengths of a page"),
+        ("lengths_offset", 1, 0, "lengths of a page"),
+        ("lengths_offset", 63, 1, "padding is not zero"),
+        ("table_offset", 63, 1, "padding is not zero"),
+        ("header", 16, 1, "vocab_size"),
+        ("header", 80, 1, "cls_id"),
+        ("header", 104, 1, "vocabulary fingerprint"),
+        ("header", 136, 1, "num_ordinary"),
+    ],
+)
+def test_shards_that_only_look_sealed_are_refused(small_folder, section, offset, value, message):
+    """Wrong bytes under checksums that are all right: the format itself is checked too."""
+    path = open_folder(small_folder).shards[0]
+    content = bytearray(path.read_bytes())
+    header, page = first_page(content)
+    begin = {"header": 0, "page": int(page["offset"][0])}.get(section)
+    begin = int(header[section][0]) if begin is None else begin
+    assert content[begin + offset] != value
+    content[begin + offset] = value
+    reseal(small_folder, path, content)
+    with pytest.raises(UserError, match=message) as error:
         verify(VerifyOptions(data=str(small_folder)))
+    assert str(path) in str(error.value)
+
+
+def test_a_file_that_ends_with_its_chunk_ends_its_document(make, monkeypatch):
+    monkeypatch.setattr(text_module, "CHUNK_BYTES", 8)
+    folder = make({"a.txt": b"a b c d\n" * 3, "b.txt": b"e\n"})
+    assert [len(document) for document in read_documents(folder)] == [3, 1]
