@@ -22,14 +22,30 @@ def varlen_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor
     return torch.ops.albert_fast.varlen_attention(qkv, cu_seqlens, max_seqlen)[0]
 
 
-def _equal_lengths(cu_seqlens: Tensor) -> list[Tensor]:
-    """The packed positions [n, length] of the sequences of each length."""
+class _Group:
+    """The sequences of one length: where their tokens lie, as a slice where they lie together, else by index."""
+
+    def __init__(self, starts: list[int], length: int):
+        self.length = length
+        together = all(b - a == length for a, b in pairwise(starts))
+        index = torch.tensor(starts)[:, None] + torch.arange(length)
+        self.rows = slice(starts[0], starts[-1] + length) if together else index.flatten()
+
+    def take(self, x: Tensor) -> Tensor:
+        """[n, length, ...] of x [T, ...]: a view where it can be."""
+        return x[self.rows].unflatten(0, (-1, self.length))
+
+    def put(self, x: Tensor, value: Tensor) -> None:
+        """Write value [n, length, ...] to its rows of x [T, ...]."""
+        x[self.rows] = value.flatten(0, 1)
+
+
+def _equal_lengths(edges: list[int]) -> list[_Group]:
     starts = defaultdict(list)
-    edges = cu_seqlens.tolist()
     for start, end in pairwise(edges):
         if end > start:
             starts[end - start].append(start)
-    return [torch.tensor(s)[:, None] + torch.arange(length) for length, s in starts.items()]
+    return [_Group(places, length) for length, places in starts.items()]
 
 
 @torch.library.custom_op("albert_fast::varlen_attention", mutates_args=())
@@ -38,13 +54,16 @@ def _varlen_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple
     tokens, _, heads, size = qkv.shape
     if qkv.is_cuda:
         return _cuda_attention(qkv, cu_seqlens, max_seqlen)
-    out = qkv.new_zeros(tokens, heads, size)
-    log_sum_exp = qkv.new_zeros(tokens, heads, dtype=torch.promote_types(qkv.dtype, torch.float32))
-    for positions in _equal_lengths(cu_seqlens):
-        q, k, v = qkv[positions].permute(2, 0, 3, 1, 4)  # [n, N, length, D] each
+    edges = cu_seqlens.tolist()
+    out = qkv.new_empty(tokens, heads, size)
+    log_sum_exp = qkv.new_empty(tokens, heads, dtype=torch.promote_types(qkv.dtype, torch.float32))
+    out[edges[-1] :] = 0
+    log_sum_exp[edges[-1] :] = 0
+    for group in _equal_lengths(edges):
+        q, k, v = group.take(qkv).permute(2, 0, 3, 1, 4)  # [n, N, length, D] each
         part, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[:2]
-        out[positions] = part.transpose(1, 2)
-        log_sum_exp[positions] = lse.transpose(1, 2)
+        group.put(out, part.transpose(1, 2))
+        group.put(log_sum_exp, lse.transpose(1, 2))
     return out, log_sum_exp
 
 
@@ -61,12 +80,15 @@ def _varlen_attention_backward(
 ) -> Tensor:
     if qkv.is_cuda:
         return _cuda_attention_backward(grad, qkv, out, log_sum_exp, cu_seqlens, max_seqlen)
-    grad_qkv = torch.zeros_like(qkv, memory_format=torch.contiguous_format)
-    for positions in _equal_lengths(cu_seqlens):
-        q, k, v = qkv[positions].permute(2, 0, 3, 1, 4)
-        g, o, lse = (x[positions].transpose(1, 2) for x in (grad, out, log_sum_exp))
+    edges = cu_seqlens.tolist()
+    grad_qkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    grad_qkv[edges[-1] :] = 0
+    for group in _equal_lengths(edges):
+        q, k, v = group.take(qkv).permute(2, 0, 3, 1, 4)
+        g, o, lse = (group.take(x).transpose(1, 2) for x in (grad, out, log_sum_exp))
         parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(g, q, k, v, o, lse, 0.0, False)
-        grad_qkv[positions] = torch.stack(parts).permute(1, 3, 0, 2, 4)
+        for which, part in enumerate(parts):
+            group.put(grad_qkv[:, which], part.transpose(1, 2))
     return grad_qkv
 
 

@@ -1,0 +1,90 @@
+"""The plain ops against PyTorch's own, each under both forms of the main_grad rule."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from albert_fast import ops
+
+EDGES = {"mixed": [0, 7, 20, 20, 27, 40, 40], "equal": [0, 8, 16, 24], "one": [0, 13], "none": [0, 0, 0]}
+
+
+def attention_by_loop(qkv, edges):
+    out = torch.zeros_like(qkv[:, 0])
+    for start, end in pairwise(edges):
+        if end > start:
+            q, k, v = qkv[start:end].permute(1, 2, 0, 3)
+            scores = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+            out[start:end] = (scores @ v).transpose(0, 1)
+    return out
+
+
+@pytest.mark.parametrize("edges", EDGES.values(), ids=EDGES.keys())
+def test_varlen_attention(edges):
+    torch.manual_seed(0)
+    qkv = torch.randn(45, 3, 2, 6, dtype=torch.float64, requires_grad=True)
+    cu_seqlens = torch.tensor(edges, dtype=torch.int32)
+    out = ops.varlen_attention(qkv, cu_seqlens, 32)
+    expected = attention_by_loop(qkv.detach().requires_grad_(), edges)
+    torch.testing.assert_close(out, expected)
+    assert not out[edges[-1] :].any()
+    assert torch.autograd.gradcheck(lambda x: ops.varlen_attention(x, cu_seqlens, 32), qkv)
+
+
+def test_varlen_attention_is_a_sound_custom_op():
+    qkv = torch.randn(20, 3, 2, 8, requires_grad=True)
+    torch.library.opcheck(torch.ops.albert_fast.varlen_attention, (qkv, torch.tensor([0, 9, 14], dtype=torch.int32), 9))
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_linear_cross_entropy(chunk):
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((9, 5), (13, 5), (13,)))
+    targets, weights = torch.randint(0, 13, (9,)), torch.tensor([1, 1, 0, 1, 1, 1, 0, 1, 0.5]).double()
+    loss, accuracy = ops.linear_cross_entropy(x, weight, bias, targets, weights, chunk)
+    logits = F.linear(x, weight, bias)
+    torch.testing.assert_close(
+        loss, (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
+    )
+    torch.testing.assert_close(accuracy, ((logits.argmax(1) == targets) * weights).sum() / weights.sum())
+    assert torch.autograd.gradcheck(
+        lambda *p: 3 * ops.linear_cross_entropy(*p, targets, weights, chunk)[0], (x, weight, bias)
+    )
+
+
+def test_linear_cross_entropy_of_no_weight_is_zero_with_zero_gradients():
+    x, weight, bias = torch.randn(4, 5, requires_grad=True), torch.randn(7, 5, requires_grad=True), torch.zeros(7)
+    loss, accuracy = ops.linear_cross_entropy(x, weight, bias, torch.zeros(4, dtype=torch.int32), torch.zeros(4))
+    loss.backward()
+    assert loss == accuracy == 0
+    assert not x.grad.any()
+    assert not weight.grad.any()
+
+
+CASES = {
+    "linear": lambda p: ops.linear(torch.linspace(-1, 1, 12).view(4, 3).requires_grad_(), p[0], p[1]).square().sum(),
+    "transposed": lambda p: ops.linear(torch.linspace(-1, 1, 20).view(4, 5), p[0], transposed=True).square().sum(),
+    "embedding": lambda p: ops.embedding(torch.tensor([1, 4, 1, 0]), p[0]).square().sum(),
+    "layer_norm": lambda p: ops.layer_norm(torch.linspace(-1, 2, 15).view(3, 5), p[1], p[2]).pow(3).sum(),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_main_grad_takes_what_autograd_would_return(case):
+    def parameters():
+        torch.manual_seed(0)
+        return [torch.nn.Parameter(torch.randn(s)) for s in ((5, 3), (5,), (5,))]
+
+    returned, accumulated = parameters(), parameters()
+    for parameter in accumulated:
+        parameter.main_grad = torch.ones_like(parameter)
+    for _ in range(2):
+        case(returned).backward()
+        case(accumulated).backward()
+    for a, b in zip(returned, accumulated, strict=True):
+        assert b.grad is None
+        torch.testing.assert_close(
+            b.main_grad - 1, torch.zeros_like(a) if a.grad is None else a.grad, atol=1e-5, rtol=1e-5
+        )
