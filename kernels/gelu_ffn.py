@@ -185,26 +185,31 @@ def _(x, weight1, bias1, weight2, tanh, implementation):
     return x.new_empty(x.shape[0], weight2.shape[0]), x.new_empty(x.shape[0], weight1.shape[0])
 
 
-@torch.library.custom_op("albert_fast::gelu_ffn_backward", mutates_args=())
-def _backward(
-    grad: Tensor, weight2: Tensor, z: Tensor, tanh: bool, implementation: str
+def _gelu_linear_backward(
+    grad: Tensor, weight: Tensor, z: Tensor, tanh: bool, implementation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """grad [T, H] -> grad_z, h [T, F] and the partial sums [P, 1, F] of grad_z's columns."""
+    """grad [T, H], weight [H, F], z [T, F] -> grad_z, h [T, F] and the partial sums [P, 1, F] of grad_z's columns."""
     (n_rows, depth), n_cols = grad.shape, z.shape[1]
-    grad = grad.contiguous()
     tile = choose("backward", implementation, n_rows, n_cols, depth, grad)
     if tile is None or n_rows == 0:
-        return gelu.gelu_backward(grad @ weight2, z, tanh)
-    grad_z, h, partials = _backward_fake(grad, weight2, z, tanh, implementation)
+        return gelu.gelu_backward(grad @ weight, z, tanh)
+    grad_z, h, partials = _backward_fake(grad, weight, z, tanh, implementation)
     part = tile.cols // 4
     with torch.cuda.device_of(grad):
         _gelu_linear_backward_kernel[(partials.shape[0] * triton.cdiv(n_cols, tile.cols),)](
-            _operand(grad, tile, tile.rows, tile.depth), _operand(weight2, tile, tile.depth, tile.cols),
+            _operand(grad, tile, tile.rows, tile.depth), _operand(weight, tile, tile.depth, tile.cols),
             _operand(z, tile, tile.rows, part), _operand(grad_z, tile, tile.rows, part),
             _operand(h, tile, tile.rows, part), partials, n_rows,
             N_COLS=n_cols, DEPTH=depth, TANH=tanh, **_launch_options(tile),
         )  # fmt: skip
     return grad_z, h, partials
+
+
+@torch.library.custom_op("albert_fast::gelu_ffn_backward", mutates_args=())
+def _backward(
+    grad: Tensor, weight2: Tensor, z: Tensor, tanh: bool, implementation: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _gelu_linear_backward(grad.contiguous(), weight2, z, tanh, implementation)
 
 
 @_backward.register_fake

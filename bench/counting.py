@@ -1,0 +1,168 @@
+"""Counts the bytes that kernels and PyTorch's ops move, without a GPU.
+
+A kernel is interpreted and every address it loads or stores is noted: bytes that reach memory at least once, whether
+each output was written exactly once, addresses outside every argument, atomics. No data moves (addresses depend on
+none), so memory that is only reserved will do. PyTorch's ops are counted on the meta device, inputs and outputs once.
+"""
+
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
+from triton.runtime import interpreter
+from triton.runtime.interpreter import GridExecutor, InterpretedFunction, InterpreterBuilder, TensorHandle
+
+
+@dataclass
+class Argument:
+    """What one launch did to one of its arguments; `read` and `written` count by element."""
+
+    kernel: str
+    name: str
+    tensor: torch.Tensor
+    read: np.ndarray
+    written: np.ndarray
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes read at least once: what a launch must fetch if its caches were perfect."""
+        return int(self.read.sum()) * self.tensor.element_size()
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes stored, each as often as it was."""
+        return int(self.written.sum()) * self.tensor.element_size()
+
+
+@dataclass
+class Traffic:
+    """Every launch inside `counting`, argument by argument."""
+
+    arguments: list[Argument] = field(default_factory=list)
+    out_of_bounds: int = 0
+    atomics: int = 0
+    _current: list[Argument] = field(default_factory=list)
+
+    def begin(self, kernel: str, named: dict) -> None:
+        self._current = []
+        for name, value in named.items():
+            tensor = getattr(value, "base", value)
+            known = [a.tensor.data_ptr() for a in self._current]
+            if isinstance(tensor, torch.Tensor) and tensor.numel() and tensor.data_ptr() not in known:
+                assert tensor.is_contiguous(), f"{kernel}: {name} is not contiguous"
+                shape = tensor.numel()
+                self._current.append(Argument(kernel, name, tensor, np.zeros(shape, bool), np.zeros(shape, np.uint8)))
+        self.arguments += self._current
+
+    def note(self, addresses: np.ndarray, mask: np.ndarray, store: bool) -> None:
+        addresses = addresses[np.broadcast_to(mask, addresses.shape)]
+        if not addresses.size:
+            return
+        low, high = int(addresses.min()), int(addresses.max())
+        for argument in self._current:
+            start, size = argument.tensor.data_ptr(), argument.tensor.element_size()
+            if start <= low and high < start + argument.tensor.numel() * size:
+                index = (addresses - np.uint64(start)) // np.uint64(size)
+                if store:
+                    np.add.at(argument.written, index, 1)
+                else:
+                    argument.read[index] = True
+                return
+        self.out_of_bounds += 1
+
+    def total(self, attribute: str, *names: str, without: tuple[str, ...] = ()) -> int:
+        """Sum of read_bytes or written_bytes over arguments called `names` (all where none), except `without`."""
+        return sum(
+            getattr(a, attribute) for a in self.arguments if (not names or a.name in names) and a.name not in without
+        )
+
+
+@contextmanager
+def counting():
+    """Yields a Traffic that notes every kernel launched inside; kernels then compute nothing of worth."""
+    traffic = Traffic()
+    patched: set = set()
+
+    def launch(self, *args, **kwargs):
+        patched.clear()
+        named = dict(zip(self.arg_names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in self.arg_names}
+        traffic.begin(self.fn.__name__, named)
+        with _disable_current_modes():  # the interpreter's own copies are not the op's
+            return original[GridExecutor, "__call__"](self, *args, **kwargs)
+
+    def call(self, *args, **kwargs):
+        if self.fn not in patched:  # once a launch is enough
+            interpreter._patch_lang(self.fn)
+            patched.add(self.fn)
+        return self.rewrite()(*args, **kwargs)
+
+    def load(self, pointers, mask, *_, **__):
+        traffic.note(pointers.data, mask.data, store=False)
+        element = pointers.get_element_ty()
+        return TensorHandle(np.zeros(pointers.data.shape, interpreter._get_np_dtype(element)), element)
+
+    def store(self, pointers, value, mask, *_, **__):
+        traffic.note(pointers.data, mask.data, store=True)
+
+    def dot(self, a, b, total, *_, **__):
+        return total
+
+    def atomic(self, *args, **kwargs):
+        traffic.atomics += 1
+        raise TypeError("an atomic: sums would depend on the order in which programs run")
+
+    replacements = {
+        (GridExecutor, "__call__"): launch,
+        (InterpretedFunction, "__call__"): call,
+        (InterpreterBuilder, "create_masked_load"): load,
+        (InterpreterBuilder, "create_masked_store"): store,
+        (InterpreterBuilder, "create_dot"): dot,
+        (InterpreterBuilder, "create_atomic_rmw"): atomic,
+        (InterpreterBuilder, "create_atomic_cas"): atomic,
+    }
+    original = {(owner, name): getattr(owner, name) for owner, name in replacements}
+    try:
+        for (owner, name), function in replacements.items():
+            setattr(owner, name, function)
+        yield traffic
+    finally:
+        for (owner, name), function in original.items():
+            setattr(owner, name, function)
+
+
+class OpBytes(TorchDispatchMode):
+    """Sums the bytes of every op's inputs and outputs; views and allocations are free.
+
+    LayerNorm's backward counts its two large inputs twice: CUDA runs one kernel for the gradient of the rows and
+    another for weight and bias, and both read them (aten/src/ATen/native/cuda/layer_norm_kernel.cu).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        self.ops: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        returns = func._schema.returns
+        view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+        name = func.overloadpacket.__name__
+        if not view and not name.startswith(("empty", "new_empty", "detach", "_unsafe_view")):
+            inputs = {id(t): t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+            moved = sum(_bytes(t) for t in [*inputs.values(), *tree_leaves(result)] if isinstance(t, torch.Tensor))
+            if name == "native_layer_norm_backward":
+                moved += _bytes(args[0]) + _bytes(args[1])
+            self.bytes += moved
+            self.ops.append((name, moved))
+        return result
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,275 @@
+"""python -m bench.traffic [--json]: bytes our kernels move, beside the least possible and eager PyTorch's.
+
+Kernels are counted by the interpreter at small sizes. Their bytes are linear in each size, so the table's sizes follow
+exactly; a test counts further points. `bytes` are those of the op without partial sums; `partial_bytes` is the size of
+the partial sums, written once and read once, meant to stay in L2. `least_bytes` are the op's inputs, outputs and kept
+activations, once each. Eager PyTorch is counted op by op at the size itself, on the meta device.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import product
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from bench.counting import OpBytes, Traffic, counting  # first: it has kernels interpreted
+
+# isort: split
+from albert_fast.kernels import add_layer_norm, gelu, gelu_ffn
+from bench.shapes import SHAPES, Shape
+
+DROPOUT = 0.1
+LAYER_NORM_TOKENS = (8, 16)
+FFN_SIZES = ((128, 256), (128, 256), (256, 512))  # tokens, hidden, intermediate: multiples of every tile
+
+
+@dataclass
+class Row:
+    """One direction of one op at one shape. Eager under autocast has its LayerNorm in fp32."""
+
+    op: str
+    direction: str
+    shape: list[int]
+    dtype: str
+    bytes: int
+    partial_bytes: int
+    least_bytes: int
+    eager_bytes: int
+    eager_autocast_bytes: int | None
+    epilogue_stores: float | None
+    counted_at: list[list[int]]
+
+
+def multilinear(count: Callable[..., int], corners: Sequence[tuple[int, int]], sizes: Sequence[int]) -> int:
+    """count(*sizes), from counts at all corners of a box, of something linear in each size."""
+    total = 0.0
+    for picks in product((0, 1), repeat=len(corners)):
+        weights = [
+            (size - low) / (high - low) if pick else (high - size) / (high - low)
+            for pick, (low, high), size in zip(picks, corners, sizes, strict=True)
+        ]
+        total += prod(weights) * count(*(corner[pick] for pick, corner in zip(picks, corners, strict=True)))
+    assert total == round(total), "what a kernel moves is not linear in a size"
+    return round(total)
+
+
+def _tensors(tokens: int, hidden: int, wide: int, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
+    """One layer's tensors by name, uninitialised."""
+    sizes = {
+        "x": (tokens, hidden), "residual": (tokens, hidden), "grad": (tokens, hidden), "bias": (hidden,),
+        "weight": (hidden,), "layer_norm_bias": (hidden,), "weight1": (wide, hidden), "bias1": (wide,),
+        "weight2": (hidden, wide),
+    }  # fmt: skip
+    return {name: torch.empty(size, dtype=dtype, device=device) for name, size in sizes.items()}
+
+
+# ----------------------------------------------------------------------------------------------------------- LayerNorm
+
+
+@cache
+def count_layer_norm(tokens: int, hidden: int, dtype: torch.dtype, dropout: float, pre: bool) -> dict[str, Traffic]:
+    """Traffic of both directions at `tokens` rows."""
+    t, key = _tensors(tokens, hidden, 1, dtype), torch.zeros(2, dtype=torch.int64)
+    vectors = t["weight"], t["layer_norm_bias"]
+    with counting() as forward, torch.no_grad():
+        _, total, mean, rstd = torch.ops.albert_fast.add_layer_norm(
+            t["x"], t["bias"], t["residual"], *vectors, key, 1e-12, dropout, 0
+        )
+    with counting() as backward, torch.no_grad():
+        *_, partials = torch.ops.albert_fast.add_layer_norm_backward(
+            t["grad"], torch.empty_like(total) if pre else None, total, mean, rstd, t["weight"], key, dropout, 0
+        )
+        torch.ops.albert_fast.sum_partials(partials)
+    return {"forward": forward, "backward": backward}
+
+
+def moved(traffic: Traffic) -> int:
+    """Unique bytes read and all bytes written, without partial sums."""
+    partials = ("partial_ptr",)
+    return traffic.total("read_bytes", without=partials) + traffic.total("written_bytes", without=partials)
+
+
+def eager_layer_norm(tokens: int, hidden: int, dtype: torch.dtype, dropout: float, autocast: bool) -> dict[str, int]:
+    """Bytes of dropout, + residual, LayerNorm and, backward, of the bias's gradient.
+
+    The bias itself is free: a linear layer adds it inside its product.
+    """
+    t = {name: x.requires_grad_() for name, x in _tensors(tokens, hidden, 1, dtype, "meta").items()}
+    with OpBytes() as forward:
+        x = torch.native_dropout(t["x"], dropout, True)[0] if dropout else t["x"]  # what F.dropout runs on CUDA
+        total = x + t["residual"]
+        if autocast:
+            vectors = (t[name].detach().float().requires_grad_() for name in ("weight", "layer_norm_bias"))
+            y = F.layer_norm(total.float(), (hidden,), *vectors).to(dtype)
+        else:
+            y = F.layer_norm(total, (hidden,), t["weight"], t["layer_norm_bias"])
+    with OpBytes() as backward:
+        inputs = [x for x in t.values() if x.requires_grad]
+        grad_x = torch.autograd.grad(y, inputs, t["grad"].detach(), allow_unused=True)[0]
+        grad_x.sum(0)
+    return {"forward": forward.bytes, "backward": backward.bytes}
+
+
+def layer_norm_rows(shape: Shape, dtype: torch.dtype, dropout: float, pre: bool) -> list[Row]:
+    tokens, hidden, size = shape.tokens, shape.hidden_size, dtype.itemsize
+    eager = eager_layer_norm(tokens, hidden, dtype, dropout, False)
+    autocast = eager_layer_norm(tokens, hidden, dtype, dropout, True) if dtype != torch.float32 else None
+    matrices = {"forward": 4, "backward": 3 + (dropout > 0) + pre}
+    vectors = {"forward": 3 * hidden * size, "backward": hidden * size + 3 * hidden * 4}
+    rows = []
+    for direction in ("forward", "backward"):
+
+        def bytes_at(n: int, direction: str = direction) -> int:
+            return moved(count_layer_norm(n, hidden, dtype, dropout, pre)[direction])
+
+        extra = tokens * hidden * size if pre and direction == "backward" else 0  # eager adds the sum's gradient to s's
+        chunks = -(-tokens // add_layer_norm.rows_per_chunk(tokens, hidden))
+        rows.append(
+            Row(
+                op="add_pre_layer_norm" if pre else "add_layer_norm",
+                direction=direction,
+                shape=[tokens, hidden],
+                dtype=str(dtype).removeprefix("torch."),
+                bytes=multilinear(bytes_at, [LAYER_NORM_TOKENS], [tokens]),
+                partial_bytes=chunks * 3 * hidden * 4 if direction == "backward" else 0,
+                least_bytes=matrices[direction] * tokens * hidden * size + vectors[direction],
+                eager_bytes=eager[direction] + 3 * extra,
+                eager_autocast_bytes=autocast[direction] + 3 * extra if autocast else None,
+                epilogue_stores=None,
+                counted_at=[[n, hidden] for n in LAYER_NORM_TOKENS],
+            )
+        )
+        if dropout:
+            rows[-1].op += "_dropout"
+    return rows
+
+
+# -------------------------------------------------------------------------------------------------------- feed-forward
+
+
+@cache
+def count_ffn(tokens: int, hidden: int, wide: int, way: str) -> dict[str, tuple[int, int, int]]:
+    """By direction: bytes moved by kernels and products, bytes stored by kernels, least of those stores (bf16)."""
+    t = _tensors(tokens, hidden, wide, torch.bfloat16)
+    with counting() as kernels, OpBytes() as products, torch.no_grad():
+        z, h = gelu_ffn._linear_gelu(t["x"], t["weight1"], t["bias1"], True, way)
+        _ = h @ t["weight2"].t()
+    stored = kernels.total("written_bytes")
+    forward = moved(kernels) + products.bytes, stored, h.nbytes if way == "library" else h.nbytes + z.nbytes
+    with counting() as kernels, OpBytes() as products, torch.no_grad():
+        grad_z, h, partials = gelu_ffn._gelu_linear_backward(t["grad"], t["weight2"], z, True, way)
+        _ = t["grad"].t() @ h, grad_z.t() @ t["x"], grad_z @ t["weight1"]
+    stored = kernels.total("written_bytes", without=("partial_ptr",))
+    with counting() as sums, torch.no_grad():
+        total = torch.ops.albert_fast.sum_partials(partials)
+    assert moved(sums) == total.nbytes
+    return {"forward": forward, "backward": (moved(kernels) + products.bytes + total.nbytes, stored, 2 * h.nbytes)}
+
+
+def eager_ffn(tokens: int, hidden: int, wide: int) -> dict[str, int]:
+    t = _tensors(tokens, hidden, wide, torch.bfloat16, "meta")
+    parameters = [t[name].requires_grad_() for name in ("x", "weight1", "bias1", "weight2")]
+    with OpBytes() as forward:
+        out = F.linear(F.gelu(F.linear(t["x"], t["weight1"], t["bias1"])), t["weight2"])
+    with OpBytes() as backward:
+        torch.autograd.grad(out, parameters, t["grad"])
+    return {"forward": forward.bytes, "backward": backward.bytes}
+
+
+def ffn_rows(shape: Shape, way: str) -> list[Row]:
+    sizes = shape.tokens, shape.hidden_size, shape.intermediate_size
+    narrow, weight, wide = shape.tokens * sizes[1], sizes[1] * sizes[2], shape.tokens * sizes[2]
+    # Forward: x, W1, b1, z, h written; h, W2, out. Backward: grad, W2, z, grad_z and h written, db1 (fp32); then
+    # grad, h, dW2; grad_z, x, dW1; grad_z, W1, dx.
+    least = {
+        "forward": 2 * (narrow + weight + sizes[2] + 2 * wide) + 2 * (wide + weight + narrow),
+        "backward": 2 * (narrow + weight + 3 * wide) + 4 * sizes[2]
+        + 2 * (narrow + wide + weight) + 2 * (wide + narrow + weight) + 2 * (wide + weight + narrow),
+    }  # fmt: skip
+    eager = eager_ffn(*sizes)
+    chunk = 128 if way != "library" else gelu.rows_per_chunk(sizes[0], sizes[2])
+    rows = []
+    for direction in ("forward", "backward"):
+
+        def bytes_at(*at: int, direction: str = direction) -> int:
+            return count_ffn(*at, way)[direction][0]
+
+        _, stored, least_stored = count_ffn(*(high for _, high in FFN_SIZES), way)[direction]
+        rows.append(
+            Row(
+                op=f"gelu_ffn_{way}",
+                direction=direction,
+                shape=list(sizes),
+                dtype="bfloat16",
+                bytes=multilinear(bytes_at, FFN_SIZES, sizes),
+                partial_bytes=-(-sizes[0] // chunk) * sizes[2] * 4 if direction == "backward" else 0,
+                least_bytes=least[direction],
+                eager_bytes=eager[direction],
+                eager_autocast_bytes=None,
+                epilogue_stores=stored / least_stored,
+                counted_at=[list(corner) for corner in product(*FFN_SIZES)],
+            )
+        )
+    return rows
+
+
+# --------------------------------------------------------------------------------------------------------------- table
+
+
+def table() -> list[Row]:
+    """Every row, in the order in which it is printed."""
+    rows = []
+    for shape in SHAPES:
+        for dtype, pre, dropout in product((torch.bfloat16, torch.float32), (False, True), (0.0, DROPOUT)):
+            rows += layer_norm_rows(shape, dtype, dropout, pre)
+        for way in ("library", "pointer", "tma"):
+            rows += ffn_rows(shape, way)
+    return rows
+
+
+def print_table(rows: list[Row]) -> None:
+    printed = Table(title="Bytes moved, MB (interpreted at small sizes; linear in each size)")
+    headings = ("op", "direction", "shape", "dtype", "bytes", "/ least", "partials", "eager / ours", "autocast / ours")
+    for heading in headings:
+        printed.add_column(heading, justify="left" if heading in headings[:4] else "right")
+    both: dict[tuple, list[Row]] = {}
+    for row in rows:
+        both.setdefault((row.op, tuple(row.shape), row.dtype), []).append(row)
+    for (op, shape, dtype), pair in both.items():
+        sums = {name: sum(getattr(row, name) for row in pair) for name in ("bytes", "least_bytes", "eager_bytes")}
+        autocast = [row.eager_autocast_bytes for row in pair]
+        lines = [(row.direction, asdict(row)) for row in pair]
+        total = {**sums, "partial_bytes": pair[-1].partial_bytes, "eager_autocast_bytes": None}
+        if None not in autocast:
+            total["eager_autocast_bytes"] = sum(n for n in autocast if n is not None)
+        for direction, values in [*lines, ("both", total)]:
+            autocast_bytes = values["eager_autocast_bytes"]
+            printed.add_row(
+                op, direction, " x ".join(map(str, shape)), dtype, f"{values['bytes'] / 1e6:.1f}",
+                f"{values['bytes'] / values['least_bytes']:.3f}", f"{values['partial_bytes'] / 1e6:.1f}",
+                f"{values['eager_bytes'] / values['bytes']:.2f}",
+                f"{autocast_bytes / values['bytes']:.2f}" if autocast_bytes else "",
+            )  # fmt: skip
+    Console(width=150).print(printed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON list of rows and nothing else")
+    rows = table() if (arguments := parser.parse_args()) else []
+    if arguments.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+    else:
+        print_table(rows)
+
+
+if __name__ == "__main__":
+    main()
