@@ -107,8 +107,8 @@ def eager_layer_norm(tokens: int, hidden: int, dtype: torch.dtype, dropout: floa
         x = torch.native_dropout(t["x"], dropout, True)[0] if dropout else t["x"]  # what F.dropout runs on CUDA
         total = x + t["residual"]
         if autocast:
-            vectors = (t[name].detach().float().requires_grad_() for name in ("weight", "layer_norm_bias"))
-            y = F.layer_norm(total.float(), (hidden,), *vectors).to(dtype)
+            weight, bias = (t[name].detach().float().requires_grad_() for name in ("weight", "layer_norm_bias"))
+            y = F.layer_norm(total.float(), (hidden,), weight, bias).to(dtype)
         else:
             y = F.layer_norm(total, (hidden,), t["weight"], t["layer_norm_bias"])
     with OpBytes() as backward:

@@ -3,8 +3,6 @@
 import pytest
 import torch
 from gates import DEVICES, assert_within, random
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from albert_fast import ops
 from albert_fast.kernels import gelu, gelu_ffn, tiles
@@ -83,27 +81,6 @@ def test_gradcheck(activation):
     tensors = [t.double().requires_grad_() for t in inputs(5, 6, 9)]
     op = lambda *a: gelu_ffn.gelu_ffn(*a, activation=activation)  # noqa: E731
     assert torch.autograd.gradcheck(op, tensors, fast_mode=True)
-
-
-@settings(max_examples=10, deadline=None)
-@given(
-    tokens=st.integers(1, 140),
-    hidden=st.integers(1, 80),
-    feed_forward=st.integers(1, 300),
-    dtype=st.sampled_from(DTYPES),
-    implementation=st.sampled_from(IMPLEMENTATIONS),
-    scale=st.sampled_from([1e-2, 1.0, 30.0]),
-)
-def test_any_shape_is_within_twice_the_plain_ops_error(tokens, hidden, feed_forward, dtype, implementation, scale):
-    x, *parameters = inputs(tokens, hidden, feed_forward, dtype)
-    tensors = [x * scale, *parameters]
-    ours = run(gelu_ffn.gelu_ffn, tensors, implementation=implementation)
-    plain = run(ops.gelu_ffn, tensors)
-    truth = run(ops.gelu_ffn, [t.double() for t in tensors])
-    for name in truth:
-        size = truth[name].abs().max()
-        error, plain_error = ((r[name].double() - truth[name]).abs().max() for r in (ours, plain))
-        assert error <= 2 * plain_error + 2e-6 * size, f"{name}: {error} against the plain op's {plain_error}"
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

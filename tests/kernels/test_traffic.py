@@ -10,8 +10,6 @@ from bench import traffic
 from bench.counting import counting
 from bench.shapes import SHAPES
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run on the GPU here, not interpreted")
-
 WAYS = ["library", "pointer", "tma"]
 READ = {"x_ptr", "bias_ptr", "residual_ptr", "weight_ptr", "layer_norm_bias_ptr", "grad_y_ptr", "grad_sum_ptr",
         "sum_ptr", "mean_ptr", "rstd_ptr", "x", "weight", "grad", "z", "z_ptr", "grad_h_ptr"}  # fmt: skip

@@ -1,0 +1,72 @@
+"""What the compilers make of the kernels, under the pinned Triton: no spills, the instructions we meant, and few."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import triton
+
+ROOT = Path(__file__).resolve().parents[2]
+PINNED = "3.9.0"
+
+pytestmark = pytest.mark.skipif(triton.__version__ != PINNED, reason=f"gates hold for the code of Triton {PINNED}")
+
+
+def compiled(*options: str) -> list[dict]:
+    """Rows of bench.codegen, in a process of its own: kernels are interpreted in this one."""
+    command = [sys.executable, "-m", "bench.codegen", "--json", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+def check(row: dict) -> list[str]:
+    """What is wrong with a row: nothing, we hope."""
+    wrong = []
+    if row["target"] == "gfx942":  # it only has to compile
+        return wrong
+    if row["stack_bytes"] or row["spill_instructions"]:
+        wrong.append(f"spills: stack {row['stack_bytes']}, {row['spill_instructions']} LDL and STL")
+    is_product = "linear" in row["kernel"]
+    if is_product and not row["matrix_instructions"]:
+        wrong.append("no matrix instructions")
+    if "TMA=True" in row["config"] and not row["tma_instructions"]:
+        wrong.append("no TMA instructions")
+    if not is_product and row["narrow_accesses"]:
+        wrong.append(f"{row['narrow_accesses']} accesses below 32 bits")
+    if "sum" not in row["kernel"] and "TMA=True" not in row["config"] and not row["wide_accesses"]:
+        wrong.append("no 128-bit access")
+    if row["kernel"] == "add_layer_norm._forward_kernel" and "N_COLS=768 " in row["config"]:
+        bound = 50 if "HAS_DROPOUT=True" in row["config"] else 30
+        if row["instructions_per_element"] > bound:
+            wrong.append(f"{row['instructions_per_element']:.1f} instructions per element, bound {bound}")
+    return wrong
+
+
+def assert_all_hold(rows: list[dict]) -> None:
+    wrong = [f"{r['kernel']} [{r['config']}] {r['target']}: {'; '.join(w)}" for r in rows if (w := check(r))]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_base_configurations_hold_their_gates():
+    rows = compiled("--fast")
+    assert len(rows) == 6
+    assert_all_hold(rows)
+    tma = [row for row in rows if "TMA=True" in row["config"]]
+    assert len(tma) == 2  # HGMMA and UTMALDG in both products
+
+
+@pytest.mark.slow
+def test_every_configuration_of_the_tables_holds_its_gates():
+    rows = compiled()
+    assert {row["target"] for row in rows} == {"sm_80", "sm_90", "sm_100", "gfx942"}
+    assert_all_hold(rows)
+
+
+def test_gates_can_fail():
+    good = compiled("--fast")[-1]
+    assert check(good) == []
+    for change in ({"stack_bytes": 8}, {"spill_instructions": 1}, {"matrix_instructions": 0}, {"tma_instructions": 0}):
+        assert check({**good, **change}), change
