@@ -211,11 +211,11 @@ def sum_jobs(target: str, hidden: int) -> list[Job]:
 
 def gelu_jobs(target: str, wide: int, dtype: str, tanh: bool) -> list[Job]:
     jobs = []
-    for kernel, options, columns in (
-        ("_forward_kernel", gelu.FORWARD_OPTIONS, {}),
-        ("_backward_kernel", gelu.BACKWARD_OPTIONS, {"N_COLS": wide}),
+    for kernel, options in (
+        ("_forward_kernel", gelu.FORWARD_OPTIONS),
+        ("_backward_kernel", gelu.BACKWARD_OPTIONS),
     ):
-        constants = {**columns, **options, "TANH": tanh}
+        constants = {"N_COLS": wide, **options, "TANH": tanh}
         warps = constants.pop("num_warps")
         elements = options.get("BLOCK") or options["BLOCK_ROWS"] * options["BLOCK_COLS"]
         jobs.append(Job(gelu, kernel, target, dtype, constants, {}, int(warps), elements=elements))
@@ -248,7 +248,9 @@ def product_jobs(target: str, hidden: int, wide: int, dtype: str, tanh: bool) ->
 def jobs(fast: bool) -> list[Job]:
     """Every configuration that the tables can choose; fast: base alone, for sm_90, with dropout and tanh."""
     if fast:
-        return [*layer_norm_jobs("sm_90", 768, "bf16", True)[:2], *product_jobs("sm_90", 768, 3072, "bf16", True)[-4:]]
+        products = product_jobs("sm_90", 768, 3072, "bf16", True)
+        both = (next(j for j in products if j.descriptors and name in j.descriptors) for name in ("x", "grad"))
+        return [*layer_norm_jobs("sm_90", 768, "bf16", True)[:2], *both]
     chosen: list[Job] = []
     sizes = [(PRESETS[name]["hidden_size"], PRESETS[name]["intermediate_size"]) for name in PUBLISHED]
     for target in TARGETS:
@@ -270,6 +272,8 @@ def _compile_numbered(number_and_fast: tuple[int, bool]) -> Row:
 
 def rows(fast: bool = False) -> list[Row]:
     """Every job compiled, on every core (a worker finds its job by number: kernels do not pickle)."""
+    if fast:  # too few to be worth another process
+        return [compile_job(job) for job in jobs(fast)]
     numbers = [(number, fast) for number in range(len(jobs(fast)))]
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
         results = pool.map(_compile_numbered, numbers)

@@ -26,10 +26,10 @@ def gelu_with_slope(z, TANH: tl.constexpr):
     return z * share, slope
 
 
-@triton.jit
-def _forward_kernel(z_ptr, h_ptr, n_elements, BLOCK: tl.constexpr, TANH: tl.constexpr):
+@triton.jit(do_not_specialize=["n_rows"])
+def _forward_kernel(z_ptr, h_ptr, n_rows, N_COLS: tl.constexpr, BLOCK: tl.constexpr, TANH: tl.constexpr):
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = offsets < n_elements
+    mask = offsets < n_rows.to(tl.int64) * N_COLS  # a multiple of N_COLS: so 128 bits at a time may share a mask
     z = tl.load(z_ptr + offsets, mask, other=0.0)
     wide: tl.constexpr = tl.float64 if z_ptr.dtype.element_ty == tl.float64 else tl.float32
     h, _slope = gelu_with_slope(z.to(wide), TANH)
@@ -79,7 +79,7 @@ def gelu(z: Tensor, tanh: bool) -> Tensor:
     if z.numel():
         with torch.cuda.device_of(z):
             _forward_kernel[(triton.cdiv(z.numel(), FORWARD_OPTIONS["BLOCK"]),)](
-                z, h, z.numel(), TANH=tanh, **FORWARD_OPTIONS
+                z, h, z.numel() // z.shape[-1], N_COLS=z.shape[-1], TANH=tanh, **FORWARD_OPTIONS
             )
     return h
 

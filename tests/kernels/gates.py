@@ -9,6 +9,14 @@ DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu) if torch.cuda.is_availabl
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
+def slow(*values):
+    """A parameter that `make test` leaves to `make test-full`."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+QUICK_DTYPES = [torch.float32, torch.bfloat16, slow(torch.float16)]
+
+
 def relative_l2(actual: Tensor, expected: Tensor) -> float:
     """|actual - expected| / |expected| in fp64; 0 / 0 counts as 0."""
     actual, expected = actual.double().cpu(), expected.double().cpu()

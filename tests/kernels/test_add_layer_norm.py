@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gates import DEVICES, DTYPES, assert_within, random
+from gates import DEVICES, QUICK_DTYPES, assert_within, random, slow
 
 from albert_fast import ops
 from albert_fast.kernels import add_layer_norm as fused
@@ -15,7 +15,7 @@ GATES = {
 }
 for dtype, bound in ((torch.bfloat16, 2.5e-3), (torch.float16, 4e-4)):  # rounded once at the end
     GATES[dtype] |= {"grad_bias": bound, "grad_layer_norm_bias": bound}
-SHAPES = [(1, 128), (37, 312), (9, 768), (3, 1023), (2, 2048), (2, 4096)]
+SHAPES = [(1, 128), (17, 312), (9, 768), (3, 1023), slow((2, 2048)), (2, 4096)]
 
 
 def inputs(tokens, hidden, dtype=torch.float32, device="cpu"):
@@ -44,9 +44,10 @@ def run(implementation, tensors, dropout=0.0, key=None, site=3, pre=True, epsilo
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dropout", [0.0, 0.1], ids=lambda p: f"dropout{p}")
-@pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("pre", "dropout"), [(True, 0.1), (False, 0.0), slow(True, 0.0), slow(False, 0.1)], ids=lambda v: f"{v}"
+)
+@pytest.mark.parametrize("dtype", QUICK_DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"T{s[0]}-H{s[1]}")
 def test_equals_fp64_within_gates(shape, dtype, pre, dropout, device):
     tensors = inputs(*shape, dtype, device)
@@ -59,7 +60,7 @@ def test_equals_fp64_within_gates(shape, dtype, pre, dropout, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("hidden", [312, 768])
+@pytest.mark.parametrize("hidden", [312, slow(768)])
 def test_fp32_parameters_keep_fp32_gradients_of_bf16_rows(hidden, device):
     x, bias, residual, *rest = inputs(33, hidden, device=device)
     tensors = [x.bfloat16(), bias, residual.bfloat16(), *rest]
@@ -112,12 +113,12 @@ def mask(tokens=64, hidden=200, dropout=0.25, **arguments):
     return s > 0
 
 
-@pytest.mark.parametrize("hidden", [7, 200, 312])
-@pytest.mark.parametrize("seed", [0, 1234, 2**62 + 12345, -1])
+@pytest.mark.parametrize("hidden", [7, 312])
+@pytest.mark.parametrize("seed", [0, 2**62 + 12345, slow(1234), slow(-1)])
 def test_mask_is_the_plain_ops_bit_for_bit(hidden, seed):
     for micro_batch, site in ((0, 0), (2**31 + 5, 1), (7, 23)):
-        ours = mask(33, hidden, seed=seed, micro_batch=micro_batch, site=site)
-        assert torch.equal(ours, ops.dropout_keep(key_of(seed, micro_batch), site, 33, hidden, 0.25))
+        ours = mask(9, hidden, seed=seed, micro_batch=micro_batch, site=site)
+        assert torch.equal(ours, ops.dropout_keep(key_of(seed, micro_batch), site, 9, hidden, 0.25))
 
 
 def test_masks_of_other_keys_are_uncorrelated_and_of_the_right_rate():
@@ -138,15 +139,17 @@ def test_backward_makes_the_mask_of_forward_again():
     torch.testing.assert_close(result["grad_bias"], result["grad_x"].sum(0))
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1], ids=lambda p: f"dropout{p}")
+@pytest.mark.parametrize("dropout", [slow(0.0), 0.1], ids=lambda p: f"dropout{p}")
 def test_rerun_gives_the_same_bits(dropout):
-    tensors = inputs(50, 312, torch.bfloat16)
+    tensors = inputs(20, 312, torch.bfloat16)
     first, second = (run(fused, tensors, dropout, key_of()) for _ in range(2))
     for name in NAMES:
         assert torch.equal(first[name], second[name]), name
 
 
-@pytest.mark.parametrize("tokens", [50, 2100], ids=lambda t: f"T{t}")  # above 2048 forward takes more rows a program
+@pytest.mark.parametrize(
+    "tokens", [slow(50), 2100], ids=lambda t: f"T{t}"
+)  # above 2048 forward takes more rows a program
 def test_permuted_rows_give_permuted_bits(tokens):
     x, bias, residual, weight, layer_norm_bias = inputs(tokens, 24, torch.bfloat16)
     order = torch.randperm(tokens, generator=torch.Generator().manual_seed(7))
@@ -167,14 +170,14 @@ def test_one_row_does_not_depend_on_its_company():
     assert torch.equal(alone[0], fused.add_layer_norm(x, bias, residual, *rest)[17])
 
 
-@pytest.mark.parametrize("with_main_grad", [(0, 1, 2), (0,), (1, 2)], ids=str)
+@pytest.mark.parametrize("with_main_grad", [(0, 1, 2), slow((0,)), (1, 2)], ids=str)
 def test_main_grad_accumulates_in_fp32_over_uses(with_main_grad):
-    x, bias, residual, weight, layer_norm_bias = inputs(40, 312, torch.bfloat16)
+    x, bias, residual, weight, layer_norm_bias = inputs(20, 96, torch.bfloat16)
     single = run(fused, [x, bias.float(), residual, weight.float(), layer_norm_bias.float()], pre=False)
     parameters = [torch.nn.Parameter(p.clone()) for p in (bias, weight, layer_norm_bias)]
     for i in with_main_grad:
-        parameters[i].main_grad = torch.ones(312)
-    grad_y = random(40, 312, seed=5, dtype=torch.bfloat16)
+        parameters[i].main_grad = torch.ones(96)
+    grad_y = random(20, 96, seed=5, dtype=torch.bfloat16)
     for _ in range(3):
         fused.add_layer_norm(x, parameters[0], residual, parameters[1], parameters[2]).backward(grad_y)
     for i, name in enumerate(("grad_bias", "grad_weight", "grad_layer_norm_bias")):
@@ -192,7 +195,7 @@ def test_gradients_flow_without_a_bias_of_interest():
     assert torch.equal(x.grad, torch.ones_like(x))
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1], ids=lambda p: f"dropout{p}")
+@pytest.mark.parametrize("dropout", [slow(0.0), 0.1], ids=lambda p: f"dropout{p}")
 def test_opcheck(dropout):
     tensors = [t.requires_grad_() for t in inputs(9, 40)]
     key = key_of() if dropout else None

@@ -1,8 +1,10 @@
 """The whole training step on the kernels equals the step on the plain ops, and replays to its own bits."""
 
+from itertools import product
+
 import pytest
 import torch
-from gates import assert_within
+from gates import assert_within, slow
 from recording import Recording
 from test_step import LENGTH, VOCABULARY, make_batch
 
@@ -28,8 +30,11 @@ def gradients(step: TrainStep) -> dict[str, torch.Tensor]:
     return step.flat.views(step.flat.grad)
 
 
-@pytest.mark.parametrize("ln_type", ["postln", "preln"])
-@pytest.mark.parametrize("share_type", ["all", "ffn", "attention", "None"])
+WAYS = list(product(["all", "ffn", "attention", "None"], ["postln", "preln"]))
+QUICK = [("all", "postln"), ("ffn", "preln")]
+
+
+@pytest.mark.parametrize(("share_type", "ln_type"), [way if way in QUICK else slow(*way) for way in WAYS])
 def test_gradients_of_the_step_equal_the_plain_ops(share_type, ln_type):
     plain, ours = (make_step(ops, share_type=share_type, ln_type=ln_type) for ops in ("torch", "triton"))
     expected, actual = gradients(plain), gradients(ours)
@@ -42,7 +47,7 @@ def test_gradients_of_the_step_equal_the_plain_ops(share_type, ln_type):
     torch.testing.assert_close(ours.sums, plain.sums, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("ln_type", ["postln", "preln"])
+@pytest.mark.parametrize("ln_type", ["postln", slow("preln")])
 def test_bf16_gradients_stay_as_close_to_fp32_as_the_plain_ops(ln_type):
     truth = gradients(make_step("torch", torch.float32, ln_type=ln_type))
     plain, ours = (gradients(make_step(ops, torch.bfloat16, ln_type=ln_type)) for ops in ("torch", "triton"))
@@ -54,6 +59,7 @@ def test_bf16_gradients_stay_as_close_to_fp32_as_the_plain_ops(ln_type):
     assert distance(ours) <= 1.5 * distance(plain) < 0.1
 
 
+@pytest.mark.slow
 def test_training_runs_as_on_the_plain_ops():
     results = []
     for ops in ("torch", "triton"):
@@ -67,7 +73,7 @@ def test_training_runs_as_on_the_plain_ops():
     assert_within("weights", our_weights, weights, 1e-3)
 
 
-@pytest.mark.parametrize("ln_type", ["postln", "preln"])
+@pytest.mark.parametrize("ln_type", [slow("postln"), "preln"])
 def test_a_replay_gives_the_bits_of_the_eager_step(ln_type):
     eager, recorded = (make_step("triton", torch.bfloat16, ln_type=ln_type) for _ in range(2))
     recorded.inputs.load(make_batch(99))
@@ -84,8 +90,8 @@ def test_a_replay_gives_the_bits_of_the_eager_step(ln_type):
     assert torch.equal(recorded.sums, eager.sums)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("ln_type", ["postln", "preln"])
+@pytest.mark.parametrize("backend", ["aot_eager", slow("inductor")])
+@pytest.mark.parametrize("ln_type", [slow("postln"), "preln"])
 def test_torch_compile_takes_a_layer_whole(ln_type, backend):
     step = make_step("triton", dropout=0.0, ln_type=ln_type)
     encoder = step.model.albert.encoder
