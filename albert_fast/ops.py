@@ -16,7 +16,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -55,9 +54,8 @@ def wide_parameter(parameter: Tensor) -> Tensor:
     return _WideParameter.apply(parameter)
 
 
-@cache
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+# Asked at import: torch.compile cannot trace the question.
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -65,7 +63,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     oneDNN's AVX-512 code runs about 1.1 times as fast as the BLAS behind F.linear on AMD's processors.
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[0] > 0 and _has_onednn():
+    if x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[0] > 0 and _HAS_ONEDNN:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
