@@ -1,0 +1,254 @@
+"""Pretraining end to end against HuggingFace's AlbertForPreTraining: `python -m bench.bench_pretrain`.
+
+The same weights (google layout), the same sequences, AdamW of the same settings on both sides: ours flat
+(albert_fast.optimizer), theirs torch.optim.AdamW(fused=True) with clip_grad_norm_. HuggingFace gets labels at 15% of
+the positions and computes logits at all of them, as its model does, SDPA attention, and batches padded to their longest
+sequence beforehand; ours pays for its loader inside the time. Two kinds of text: documents much longer than S=128, so
+that every sequence is full and HuggingFace needs no mask; and short documents at S=512 (log-normal, median 150 tokens,
+sigma 0.8), which HuggingFace pads. Rounds alternate, and ratios are medians over pairs of neighbouring rounds. Losses
+and every gradient of the first batch are compared before anything is timed. The matrix rate is torch.mm (and bmm for
+attention) of the same shapes in the same run: its share is the time of those products over the time of our step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from albert_fast.batches import Batch, PretrainingLoader
+from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.step import TrainStep
+from bench import huggingface, machine
+from bench.corpus import synthetic_folder
+from bench.products import Product, step_products
+
+RESULTS = Path(__file__).parent / "results"
+TARGETS = {("full", "tiny"): 2.5, ("full", "base"): 1.2, ("short", "tiny"): 2.5, ("short", "base"): 1.8}
+MATRIX_SHARE_TARGET = 0.85  # on base, full sequences
+TOKENS = {"tiny": 4096, "base": 1024}
+DOCUMENTS = {"full": (20_000.0, 0.3), "short": (150.0, 0.8)}  # median tokens and sigma of the log-normal lengths
+LENGTH = {"full": 128, "short": 512}
+
+
+def folders(root: Path, vocab_size: int, tokens: int = 300_000) -> dict[str, Path]:
+    return {kind: synthetic_folder(root / kind, tokens, *lengths, vocab_size) for kind, lengths in DOCUMENTS.items()}
+
+
+def compare(
+    config: AlbertConfig, folder: Path, tokens: int, length: int, rounds: int, device: str = "cpu", peer: bool = True
+) -> dict[str, Any]:
+    """Real tokens/s of both sides, stage by stage for ours, and the share of the matrix rate."""
+    bf16 = device == "cuda"
+    train = TrainConfig(optimizer="adamw", learning_rate=1e-4, warmup_steps=0, max_steps=10_000, ops="auto")
+    settings = dict(tokens_per_batch=tokens, max_seq_length=length, seed=1, threads=1, short_seq_prob=0.0)
+    torch.manual_seed(0)
+    model = AlbertForPreTraining(config, "auto").to(device)
+    theirs = huggingface.build(config).to(device)
+    huggingface.copy_weights(theirs, model)
+    with PretrainingLoader(folder, **settings) as loader:  # type: ignore[arg-type]
+        first = next(loader)
+        step = TrainStep(model, first, length, train, torch.bfloat16 if bf16 else torch.float32)
+        peer_step = huggingface.PeerStep(theirs, train, torch.bfloat16 if bf16 else None)
+        checked = check_gradients(step, peer_step, first, device)
+        ours: list[dict[str, Any]] = []
+        others: list[dict[str, Any]] = []
+        padded_shapes: list[tuple[int, int]] = []
+        for turn in range(rounds + 1):
+            if turn == 1:  # the first pair was a warm-up
+                ours, others, padded_shapes = [], [], []
+            batch, timed = _timed_ours(step, loader)
+            ours.append(timed)
+            padded = huggingface.pad(batch).to(device)
+            padded_shapes.append((padded.tokens, padded.input_ids.numel()))
+            if peer:
+                others.append(_timed_theirs(peer_step, padded))
+    rate = [r["tokens"] / r["seconds"] for r in ours]
+    products = measured_products(step_products(config, tokens, length, len(first.masked_lm_ids)), device, bf16)
+    matrix_seconds = sum(p["seconds"] for p in products)
+    step_seconds = statistics.median(r["seconds"] for r in ours)
+    flops = sum(p["flops"] for p in products)
+    row: dict[str, Any] = {
+        "tokens_per_batch": tokens,
+        "max_seq_length": length,
+        "gradient_check": checked,
+        "tokens_per_second": statistics.median(rate),
+        "step_seconds": step_seconds,
+        "stages_seconds": {
+            name: statistics.median(r["stages"][name] for r in ours)
+            for name in ("data", "forward", "backward", "update")
+        },
+        "matrix_seconds": matrix_seconds,
+        "matrix_rate_flops": flops / matrix_seconds,
+        "model_flops_per_second": flops / step_seconds,
+        "matrix_rate_share": matrix_seconds / step_seconds,
+        "products": products,
+        "rounds": rounds,
+    }
+    if length == 512:
+        row["padded_share"] = 1 - sum(t for t, _ in padded_shapes) / sum(n for _, n in padded_shapes)
+        del row["matrix_rate_share"], row["matrix_rate_flops"], row["model_flops_per_second"]  # sequences are not full
+    if peer:
+        theirs_rate = [r["tokens"] / r["seconds"] for r in others]
+        ratios = sorted(a / b for a, b in zip(rate, theirs_rate, strict=True))
+        row |= {
+            "huggingface_tokens_per_second": statistics.median(theirs_rate),
+            "huggingface_stages_seconds": {
+                name: statistics.median(r["stages"][name] for r in others) for name in ("forward", "backward", "update")
+            },
+            "ratio": statistics.median(ratios),
+            "ratio_range": [ratios[0], ratios[-1]],
+        }
+    return row
+
+
+def check_gradients(step: TrainStep, peer: huggingface.PeerStep, batch: Batch, device: str) -> dict[str, Any]:
+    """Losses and gradients of one batch on both sides; raises where they are not the same function."""
+    step.inputs.load(batch)
+    with step.untouched():
+        losses = step.losses()
+        losses.loss.backward()
+        loss = peer.forward(huggingface.pad(batch).to(device))
+        loss.backward()
+        error, name = huggingface.gradient_error(peer.model, step.model)
+    peer.optimizer.zero_grad(set_to_none=True)
+    difference = float((loss - losses.loss).detach().abs() / loss.detach())
+    bound = 1e-3 if peer.autocast is None else 0.1
+    if not (difference < bound and error < bound):
+        raise SystemExit(f"HuggingFace differs: loss by {difference:.1e}, gradient of {name} by {error:.1e}")
+    return {"loss_difference": difference, "largest_gradient_difference": error}
+
+
+class _Clock:
+    """Seconds between its marks, by name."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def mark(self, name: str) -> None:
+        machine.synchronize()
+        now = time.perf_counter()
+        self.stages[name] = self.stages.get(name, 0.0) + now - self.last
+        self.last = now
+
+
+def _timed_ours(step: TrainStep, loader: Iterator[Batch]) -> tuple[Batch, dict[str, Any]]:
+    clock = _Clock()
+    batch = next(loader)
+    step.inputs.load(batch)
+    clock.mark("data")
+    if step.key.is_cuda:
+        step._run_micro_step()
+        clock.mark("forward")
+    else:
+        losses = step.losses()
+        clock.mark("forward")
+        losses.loss.backward()
+    clock.mark("backward")
+    step._run_update()
+    clock.mark("update")
+    return batch, {"tokens": batch.num_tokens, "seconds": sum(clock.stages.values()), "stages": clock.stages}
+
+
+def _timed_theirs(step: huggingface.PeerStep, batch: huggingface.Padded) -> dict[str, Any]:
+    clock = _Clock()
+    loss = step.forward(batch)
+    clock.mark("forward")
+    loss.backward()
+    del loss
+    clock.mark("backward")
+    step.update()
+    clock.mark("update")
+    return {"tokens": batch.tokens, "seconds": sum(clock.stages.values()), "stages": clock.stages}
+
+
+def measured_products(products: list[Product], device: str, bf16: bool, times: int = 3) -> list[dict[str, Any]]:
+    """Seconds of each of a step's products, all its occurrences together, alone on the machine's matrix units."""
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    rows = []
+    for p in products:
+        if p.batch == 1:
+            run = machine.product(p.kind, p.rows, p.columns, p.inner, device, dtype)
+        else:
+            shapes = ((p.batch, p.rows, p.inner), (p.batch, p.inner, p.columns))
+            run = partial(torch.bmm, *(torch.randn(shape, device=device, dtype=dtype) for shape in shapes))
+        taken = machine.seconds(run, times, warm_up=1) * p.count
+        shape = [p.batch, p.rows, p.columns, p.inner]
+        rows.append(dict(name=p.name, kind=p.kind, shape=shape, count=p.count, flops=p.flops, seconds=taken))
+    return rows
+
+
+def run(presets: list[str], kinds: list[str], rounds: int, vocab_size: int, scale: float = 1.0) -> dict[str, Any]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = []
+    with tempfile.TemporaryDirectory() as root:
+        prepared = folders(Path(root), vocab_size)
+        for kind in kinds:
+            for preset in presets:
+                config = AlbertConfig.from_preset(preset, layout="google", vocab_size=vocab_size)
+                tokens = int((16384 if device == "cuda" else TOKENS[preset]) * scale)
+                row = compare(config, prepared[kind], max(tokens, LENGTH[kind]), LENGTH[kind], rounds, device)
+                rows.append({"text": kind, "preset": preset, "target": TARGETS.get((kind, preset)), **row})
+                show(rows[-1])
+    return {"bench": "pretrain", "machine": machine.describe(device), "rows": rows}
+
+
+def show(row: dict[str, Any]) -> None:
+    console = Console()
+    stages = "  ".join(f"{name} {1000 * s:,.0f}" for name, s in row["stages_seconds"].items())
+    theirs = "  ".join(f"{name} {1000 * s:,.0f}" for name, s in row["huggingface_stages_seconds"].items())
+    console.print(
+        f"[bold]{row['preset']}, {row['text']} at S={row['max_seq_length']}[/bold]: {row['tokens_per_second']:,.0f} "
+        f"tokens/s, HuggingFace {row['huggingface_tokens_per_second']:,.0f}, ratio [bold]{row['ratio']:.2f}[/bold] "
+        f"({row['ratio_range'][0]:.2f} to {row['ratio_range'][1]:.2f}; target {row['target']})",
+        highlight=False,
+    )
+    console.print(f"  ours (ms): {stages}\n  HuggingFace (ms): {theirs}", highlight=False)
+    if "matrix_rate_share" in row:
+        console.print(
+            f"  matrix rate {row['matrix_rate_flops'] / 1e9:,.1f} GFLOP/s, "
+            f"our step {row['model_flops_per_second'] / 1e9:,.1f}: share {100 * row['matrix_rate_share']:.0f}%",
+            highlight=False,
+        )
+        table = Table(title="the step's products alone", box=None)
+        for column in ("product", "kind", "batch, rows, columns, inner", "count", "ms", "GFLOP/s"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for p in row["products"]:
+            size, rate = ", ".join(map(str, p["shape"])), p["flops"] / p["seconds"] / 1e9
+            table.add_row(p["name"], p["kind"], size, str(p["count"]), f"{1000 * p['seconds']:,.1f}", f"{rate:,.1f}")
+        console.print(table)
+    else:
+        console.print(f"  {100 * row['padded_share']:.0f}% of HuggingFace's tokens are padding", highlight=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=["tiny", "base"])
+    parser.add_argument("--text", nargs="+", choices=tuple(DOCUMENTS), default=list(DOCUMENTS))
+    parser.add_argument("--rounds", type=int, default=7, help="pairs of steps, after one of warm-up")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its own choice")
+    parser.add_argument("--output", type=Path, help="JSON to write; default: bench/results/pretrain-DEVICE.json")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    document = run(options.presets, options.text, options.rounds, 21128)
+    output = options.output or RESULTS / f"pretrain-{machine.slug(document['machine'])}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(document, indent=1) + "\n")
+    print(f"wrote {output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Prepared folders for benches: made-up text over a vocabulary of the published size, through the real `prepare`."""
+
+from __future__ import annotations
+
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+
+from albert_fast.prepare import PrepareOptions, prepare
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def synthetic_folder(folder: Path, tokens: int, median: float, sigma: float, vocab_size: int, seed: int = 0) -> Path:
+    """A prepared folder of about `tokens` tokens, one a word; document lengths log-normal (median tokens, sigma).
+
+    Words follow Zipf's law, sentences are 8 to 40 words long.
+    """
+    random = np.random.default_rng(seed)
+    words = [f"w{i}" for i in range(vocab_size - len(SPECIAL))]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *words]) + "\n")
+    ranks = np.arange(1, len(words) + 1)
+    chance = np.cumsum(1 / ranks)
+    documents, total = [], 0
+    while total < tokens:
+        length = max(int(random.lognormal(np.log(median), sigma)), 4)
+        drawn = np.searchsorted(chance, random.random(length) * chance[-1])
+        cuts = np.cumsum(random.integers(8, 41, size=length // 8 + 1))
+        sentences = [" ".join(words[i] for i in part) for part in np.split(drawn, cuts[cuts < length])]
+        documents.append("\n".join(sentences))
+        total += length
+    text = folder / "text.txt"
+    text.write_text("\n\n".join(documents) + "\n")
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        options = PrepareOptions(
+            input=(str(text),), output=str(folder / "data"), vocab=str(folder / "vocab.txt"), workers=1
+        )
+        prepare(options)
+    return folder / "data"

@@ -1,0 +1,150 @@
+"""HuggingFace's AlbertForPreTraining as a peer: the same weights, the same tokens, an optimizer of the same rule."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from albert_fast.batches import Batch
+from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.optimizer import Optimizer
+from albert_fast.weight_names import huggingface_names
+
+IGNORED = -100  # CrossEntropyLoss leaves such labels out
+
+
+@dataclass
+class Padded:
+    """A batch as HuggingFace takes it: int64 [B, S], padded to the longest; no attention_mask where none is needed."""
+
+    input_ids: Tensor
+    token_type_ids: Tensor
+    attention_mask: Tensor | None
+    labels: Tensor
+    sentence_order_label: Tensor
+    tokens: int
+
+    def arguments(self) -> dict[str, Any]:
+        names = ("input_ids", "token_type_ids", "attention_mask", "labels", "sentence_order_label")
+        return {name: getattr(self, name) for name in names}
+
+    def to(self, device: str) -> Padded:
+        moved = {name: x.to(device) for name, x in self.arguments().items() if x is not None}
+        return Padded(**{"attention_mask": None, **moved}, tokens=self.tokens)
+
+
+def pad(batch: Batch) -> Padded:
+    """The sequences of a packed batch, one a row: the adapter that feeds HuggingFace from our loader."""
+    edges = batch.cu_seqlens[: batch.num_sequences + 1].astype("int64")
+    lengths = torch.from_numpy(edges[1:] - edges[:-1])
+    keep = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
+
+    def rows(values: Any, fill: int) -> Tensor:
+        padded = torch.full(keep.shape, fill, dtype=torch.int64)
+        padded[keep] = torch.as_tensor(values[: edges[-1]], dtype=torch.int64)
+        return padded
+
+    labels = torch.full((len(batch.input_ids),), IGNORED)
+    real = torch.from_numpy(batch.masked_lm_weights) > 0
+    labels[torch.from_numpy(batch.masked_lm_positions).long()[real]] = torch.from_numpy(batch.masked_lm_ids).long()[
+        real
+    ]
+    order = torch.from_numpy(batch.sentence_order_labels[: batch.num_sequences]).long()
+    order[torch.from_numpy(batch.sentence_order_weights[: batch.num_sequences]) == 0] = IGNORED
+    mask = None if bool(keep.all()) else keep.long()
+    types = rows(batch.token_type_ids, 0)
+    return Padded(rows(batch.input_ids, 0), types, mask, rows(labels, IGNORED), order, int(edges[-1]))
+
+
+def build(config: AlbertConfig, attention: str = "sdpa") -> nn.Module:
+    """AlbertForPreTraining of transformers with `config`'s sizes; random weights."""
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    import transformers
+
+    names = """vocab_size embedding_size hidden_size num_hidden_layers num_hidden_groups inner_group_num
+        num_attention_heads intermediate_size hidden_act max_position_embeddings type_vocab_size layer_norm_eps
+        initializer_range hidden_dropout_prob attention_probs_dropout_prob""".split()  # noqa: SIM905
+    given = {name: getattr(config, name) for name in names}
+    theirs = transformers.AlbertConfig(**given, classifier_dropout_prob=config.hidden_dropout_prob)
+    theirs._attn_implementation = attention
+    return transformers.AlbertForPreTraining(theirs)
+
+
+def pairs(theirs: nn.Module, ours: AlbertForPreTraining) -> list[tuple[nn.Parameter, list[nn.Parameter], str]]:
+    """Each parameter of ours with those of theirs that make it up, end to end, and its name."""
+    parameters, own = dict(theirs.named_parameters()), dict(ours.named_parameters())
+    names = huggingface_names(ours.config)
+    return [(own[name], [parameters[n] for n in parts if n in parameters], name) for name, parts in names.items()]
+
+
+@torch.no_grad()
+def copy_weights(theirs: nn.Module, ours: AlbertForPreTraining) -> None:
+    """Give `theirs` the weights of ours."""
+    for own, parts, _ in pairs(theirs, ours):
+        for part, value in zip(parts, own.chunk(len(parts)) if parts else (), strict=False):
+            part.copy_(value)
+
+
+class PeerStep:
+    """A training step over HuggingFace's model as its users write it: zero_grad, loss, backward, clip, AdamW.
+
+    torch.optim.AdamW, fused, with the betas, epsilon, decay groups, clipping and schedule of ours.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig, autocast: torch.dtype | None = None):
+        self.model, self.config, self.autocast = model, config, autocast
+        self.device = next(model.parameters()).device.type
+        decayed = [p for p in model.parameters() if p.dim() > 1]
+        others = [p for p in model.parameters() if p.dim() < 2]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=config.learning_rate, betas=Optimizer.betas, eps=Optimizer.epsilon, fused=True
+        )
+        # Optimizer.learning_rate of ours, on the host.
+        warmup, last = max(config.warmup_steps, 1), config.max_steps
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer,
+            lambda done: (
+                (done + 1) / warmup
+                if done < config.warmup_steps
+                else max(last - done, 0) / max(last - config.warmup_steps, 1)
+            ),
+        )
+
+    def forward(self, batch: Padded) -> Tensor:
+        with torch.autocast(self.device, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+            return self.model(**batch.arguments()).loss
+
+    def update(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def __call__(self, batch: Padded) -> Tensor:
+        loss = self.forward(batch)
+        loss.backward()
+        self.update()
+        return loss.detach()
+
+
+def gradient_error(theirs: nn.Module, ours: AlbertForPreTraining) -> tuple[float, str]:
+    """The largest relative L2 distance between gradients of a parameter, and whose; ours are in main_grad.
+
+    The key bias has no gradient in exact arithmetic: its parts are measured against the whole of query_key_value.bias.
+    """
+    worst = (0.0, "")
+    for own, parts, name in pairs(theirs, ours):
+        if not parts:
+            continue
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parts]
+        actual: Tensor = own.main_grad.flatten()  # type: ignore[attr-defined]
+        expected = torch.cat([grad.float().flatten() for grad in grads])
+        error = float((expected - actual).norm() / expected.norm().clamp(min=1e-12))
+        worst = max(worst, (error, name))
+    return worst

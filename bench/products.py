@@ -1,0 +1,59 @@
+"""The matrix products that a training step is made of, and their FLOPs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from albert_fast.config import AlbertConfig
+
+
+@dataclass(frozen=True)
+class Product:
+    """count products [rows, inner] x [inner, columns] of a step; kind as in machine.product, batch for attention."""
+
+    name: str
+    kind: str
+    rows: int
+    columns: int
+    inner: int
+    count: int
+    batch: int = 1
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.rows * self.columns * self.inner * self.count * self.batch
+
+
+def step_products(config: AlbertConfig, tokens: int, length: int, predictions: int) -> list[Product]:
+    """Every matrix product of forward and backward of a micro-batch of full sequences, the decoder at P slots."""
+    hidden, feed, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    embedding, vocabulary = config.embedding_size, config.vocab_size
+    heads, size, sequences = config.num_attention_heads, hidden // config.num_attention_heads, tokens // length
+    linear = [  # name, rows, in, out, count
+        ("query_key_value", tokens, hidden, 3 * hidden, layers),
+        ("attention output", tokens, hidden, hidden, layers),
+        ("intermediate", tokens, hidden, feed, layers),
+        ("feed-forward output", tokens, feed, hidden, layers),
+        ("embedding projection", tokens, embedding, hidden, 1),
+        ("mlm transform", predictions, hidden, embedding if config.layout == "google" else hidden, 1),
+        ("decoder", predictions, embedding, vocabulary, 1),
+    ]
+    products = []
+    for name, rows, inside, outside, count in linear:
+        products += [
+            Product(name, "forward", rows, outside, inside, count),
+            Product(name, "data", rows, inside, outside, count),
+            Product(name, "weight", outside, inside, rows, count),
+        ]
+    batch = sequences * heads
+    # q k.T and p v forward; dv, dp, dq, dk backward (flash recomputes q k.T besides, which is its own affair).
+    products += [
+        Product("attention", "forward", length, length, size, 2 * layers, batch),
+        Product("attention", "data", length, size, length, 4 * layers, batch),
+    ]
+    return products
+
+
+def step_flops(config: AlbertConfig, tokens: int, length: int, predictions: int) -> int:
+    """FLOPs of forward and backward, attention included."""
+    return sum(p.flops for p in step_products(config, tokens, length, predictions))

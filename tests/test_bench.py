@@ -1,0 +1,124 @@
+"""Benches run here in small, and what they rest on is checked: the peer is the same function, the counts are right."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from albert_fast.batches import PretrainingLoader
+from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.memory import full_batch
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.step import TrainStep
+from bench import bench_pretrain, huggingface, machine
+from bench.corpus import synthetic_folder
+from bench.products import step_flops, step_products
+
+VOCABULARY = 300
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return synthetic_folder(tmp_path_factory.mktemp("corpus"), 20_000, 40, 0.8, VOCABULARY)
+
+
+def small(**given) -> AlbertConfig:
+    shape = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, embedding_size=8)
+    return AlbertConfig(**shape, vocab_size=VOCABULARY, layout="google", **given)
+
+
+def both_steps(folder):
+    with PretrainingLoader(folder, tokens_per_batch=256, max_seq_length=64, seed=3) as loader:
+        batch = next(loader)
+    ours, theirs = AlbertForPreTraining(small()), huggingface.build(small())
+    huggingface.copy_weights(theirs, ours)
+    train = TrainConfig(optimizer="adamw", learning_rate=1e-3, warmup_steps=0, max_steps=100)
+    return TrainStep(ours, batch, 64, train), huggingface.PeerStep(theirs, train), batch
+
+
+def test_padding_loses_nothing(folder):
+    with PretrainingLoader(folder, tokens_per_batch=256, max_seq_length=64, seed=3) as loader:
+        batch = next(loader)
+    padded = huggingface.pad(batch)
+    assert padded.tokens == int(padded.attention_mask.sum()) == batch.num_tokens
+    for i in range(batch.num_sequences):
+        start, end = batch.cu_seqlens[i : i + 2]
+        assert padded.input_ids[i, : end - start].tolist() == batch.input_ids[start:end].tolist()
+    masked = padded.labels != huggingface.IGNORED
+    assert int(masked.sum()) == batch.num_predictions
+    assert padded.labels[masked].tolist() == batch.masked_lm_ids[: batch.num_predictions].tolist()
+
+
+def test_full_sequences_need_no_mask():
+    padded = huggingface.pad(full_batch(small(), 256, 64))
+    assert padded.attention_mask is None
+    assert padded.input_ids.shape == (4, 64)
+
+
+def test_ten_steps_of_both_sides_are_the_same_training(folder):
+    """Same weights, tokens and optimizer: after ten steps the losses still agree to float precision."""
+    ours, theirs, _ = both_steps(folder)
+    with PretrainingLoader(folder, tokens_per_batch=256, max_seq_length=64, seed=3) as loader:
+        for _ in range(10):
+            batch = next(loader)
+            loss = float(theirs(huggingface.pad(batch)))
+            ours([batch])
+            assert ours.read_metrics()["loss"] == pytest.approx(loss, rel=2e-3)
+
+
+def test_gradient_check_sees_a_difference(folder):
+    ours, theirs, batch = both_steps(folder)
+    checked = bench_pretrain.check_gradients(ours, theirs, batch, "cpu")
+    assert checked["largest_gradient_difference"] < 1e-4
+    with torch.no_grad():
+        theirs.model.albert.pooler.weight.mul_(1.05)
+    with pytest.raises(SystemExit, match="HuggingFace differs"):
+        bench_pretrain.check_gradients(ours, theirs, batch, "cpu")
+
+
+def test_flops_of_a_step_are_six_a_weight_and_token():
+    """6 FLOPs a weight use and token, 12 S H a token and layer for attention (Chinchilla's appendix F counts so)."""
+    config = AlbertConfig.from_preset("base")
+    tokens, length, predictions = 1024, 128, 160
+    weights = config.num_hidden_layers * (4 * 768 * 768 + 2 * 768 * 3072)
+    expected = 6 * tokens * (weights + 128 * 768) + 12 * config.num_hidden_layers * tokens * length * 768
+    expected += 6 * predictions * (768 * 768 + 128 * config.vocab_size)
+    assert step_flops(config, tokens, length, predictions) == expected
+
+
+@pytest.mark.parametrize("kind", ["forward", "data", "weight"])
+def test_product_has_the_shape_asked_for(kind):
+    assert machine.product(kind, 5, 6, 7, "cpu", torch.float32)().shape == (5, 6)
+
+
+@pytest.mark.parametrize("kind", ["full", "short"])
+def test_bench_pretrain_in_small(folder, kind, capsys):
+    length = 32 if kind == "full" else 512
+    row = bench_pretrain.compare(small(), folder, 512, length, rounds=1)
+    bench_pretrain.show({"text": kind, "preset": "small", "target": None, **row})
+    assert row["ratio"] > 0
+    assert ("padded_share" in row) == (kind == "short")
+    assert row["step_seconds"] == pytest.approx(sum(row["stages_seconds"].values()), rel=0.01)
+    assert json.loads(json.dumps(row)) == row
+    assert "ratio" in capsys.readouterr().out
+
+
+def test_machine_is_described():
+    described = machine.describe("cpu")
+    assert described["versions"]["torch"] == torch.__version__
+    assert described["git"]
+    assert machine.slug({"device": "AMD EPYC 9", "kind": "cpu", "threads": 2}) == "amd-epyc-9-2-threads"
+
+
+def test_synthetic_lengths_are_log_normal(folder):
+    from albert_fast.shards import read_documents
+
+    lengths = [sum(len(s.ids) for s in document) for document in read_documents(folder)]
+    assert np.median(lengths) == pytest.approx(40, rel=0.15)
+    assert np.log(lengths).std() == pytest.approx(0.8, rel=0.2)
+
+
+def test_products_cover_forward_and_backward():
+    kinds = [p.kind for p in step_products(small(), 256, 64, 48) if p.name == "decoder"]
+    assert kinds == ["forward", "data", "weight"]
