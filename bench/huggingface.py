@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from albert_fast.adapters import IGNORED
 from albert_fast.batches import Batch
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.optimizer import Optimizer
 from albert_fast.weight_names import huggingface_names
-
-IGNORED = -100  # CrossEntropyLoss leaves such labels out
 
 
 @dataclass
@@ -79,7 +78,11 @@ def pairs(theirs: nn.Module, ours: AlbertForPreTraining) -> list[tuple[nn.Parame
     """Each parameter of ours with those of theirs that make it up, end to end, and its name."""
     parameters, own = dict(theirs.named_parameters()), dict(ours.named_parameters())
     names = huggingface_names(ours.config)
-    return [(own[name], [parameters[n] for n in parts if n in parameters], name) for name, parts in names.items()]
+    return [
+        (own[name], [parameters[n] for n in parts if n in parameters], name)
+        for name, parts in names.items()
+        if name in own
+    ]
 
 
 @torch.no_grad()

@@ -1,11 +1,13 @@
 """Benches run here in small, and what they rest on is checked: the peer is the same function, the counts are right."""
 
 import json
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
+from albert_fast.adapters import ExampleDataset, PaddingCollator
 from albert_fast.batches import PretrainingLoader
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.memory import full_batch
@@ -48,6 +50,16 @@ def test_padding_loses_nothing(folder):
     masked = padded.labels != huggingface.IGNORED
     assert int(masked.sum()) == batch.num_predictions
     assert padded.labels[masked].tolist() == batch.masked_lm_ids[: batch.num_predictions].tolist()
+
+
+def test_padding_is_what_the_adapter_gives(folder):
+    settings = dict(tokens_per_batch=256, max_seq_length=64, seed=3)
+    with PretrainingLoader(folder, **settings) as loader:
+        batch = next(loader)
+    dataset = ExampleDataset(folder, **settings)
+    expected = PaddingCollator(dataset.pad_token_id, 1)(list(islice(dataset, batch.num_sequences)))
+    actual = huggingface.pad(batch).arguments()
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
 
 
 def test_full_sequences_need_no_mask():
