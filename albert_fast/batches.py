@@ -22,6 +22,7 @@ from .config import UserError
 from .shards import open_folder
 
 _MILLION = 1_000_000
+_BATCHES_BEFORE_REPORT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,7 @@ class PretrainingLoader(Iterator[Batch]):
         self.max_sequences: int = config.max_sequences
         self.predictions_per_batch: int = config.predictions_per_batch
         self._fingerprint = _fingerprint(config, corpus)
+        self._count = 0
         place = (start_batch, 0, 0, start_batch)
         if cursor is not None:
             place = self._read_cursor(cursor)
@@ -160,10 +162,12 @@ class PretrainingLoader(Iterator[Batch]):
         return self
 
     def __next__(self) -> Batch:
-        try:
-            return Batch(*self._core.next())
-        except (ValueError, RuntimeError) as error:
-            raise UserError(str(error)) from None
+        with _as_user_error():
+            batch = Batch(*self._core.next())
+        self._count += 1
+        if self._count == _BATCHES_BEFORE_REPORT:
+            _warn_of_capacities(self.statistics())
+        return batch
 
     def cursor(self) -> dict[str, Any]:
         """Where the next round of micro-batches begins, for a checkpoint: plain JSON, the same on every rank."""
@@ -286,6 +290,14 @@ def _warn_of_waste(config: Any, corpus: Any) -> None:
             f"{tokens % length} tokens of a batch stay unused; use {tokens - tokens % length}",
             stacklevel=3,
         )
+
+
+def _warn_of_capacities(statistics: Mapping[str, Any]) -> None:
+    """Where most batches are ended by a capacity other than their tokens, one option would fill them."""
+    share = statistics["unused_tokens"] / statistics["tokens"]
+    for capacity, name in (("sequences", "max_sequences"), ("predictions", "predictions_per_batch")):
+        if statistics["closed_by"][capacity] > statistics["batches"] / 2 and share > 0.01:
+            warnings.warn(f"{share:.1%} of the tokens stay unused for want of {capacity}; raise {name}", stacklevel=3)
 
 
 def _fingerprint(config: Any, corpus: Any) -> str:

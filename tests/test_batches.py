@@ -176,3 +176,40 @@ def test_the_stream_is_a_function_of_the_index(shard, data):
 def test_bad_settings_are_refused(shard, bad, message):
     with pytest.raises(UserError, match=message):
         stream(shard, 1, **bad)
+
+
+def test_short_documents_fill_their_batches(tmp_path):
+    """The default of max_sequences follows the corpus; one that is too small is reported, with the remedy."""
+    write_shard(tmp_path / "a.bin", random_documents(1, 20_000, sentences=(1, 1), tokens=(5, 20)), 500)
+    options = {"tokens_per_batch": 2048, "max_seq_length": 128, "seed": 1}
+    with PretrainingLoader([tmp_path / "a.bin"], **options) as loader:
+        for _ in range(150):
+            next(loader)
+        counts = loader.statistics()
+        assert counts["closed_by"]["sequences"] == 0
+        assert counts["unused_tokens"] < 0.01 * counts["tokens"]
+    with PretrainingLoader([tmp_path / "a.bin"], **options, max_sequences=64) as loader:
+        with pytest.warns(UserWarning, match="raise max_sequences"):
+            batches = [next(loader) for _ in range(150)]
+        assert all(batch.num_sequences == 64 for batch in batches)
+        assert loader.statistics()["closed_by"]["sequences"] == 150
+
+
+def test_no_capacity_is_exceeded_and_the_counts_add_up(shard):
+    options = {"tokens_per_batch": 1024, "max_seq_length": 64, "seed": 3}
+    with PretrainingLoader([shard], **options, max_sequences=30, predictions_per_batch=160) as loader:
+        unused_tokens = unused_predictions = sequences = 0
+        for count in range(1, 301):
+            batch = next(loader)
+            assert batch.cu_seqlens[batch.num_sequences] == batch.cu_seqlens[-1] == batch.num_tokens <= 1024
+            assert (np.diff(batch.cu_seqlens) <= 64).all()
+            assert (batch.input_ids[batch.num_tokens :] == PAD).all()
+            unused_tokens += 1024 - batch.num_tokens
+            unused_predictions += 160 - int(batch.masked_lm_weights.sum())
+            sequences += batch.num_sequences
+            counts = loader.statistics()
+            assert counts["batches"] == sum(counts["closed_by"].values()) == count
+        assert counts["unused_tokens"] == unused_tokens
+        assert counts["unused_predictions"] == unused_predictions
+        assert counts["sequences"] == sequences
+        assert min(counts["closed_by"][name] for name in ("tokens", "sequences", "end_of_group")) > 0
