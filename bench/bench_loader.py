@@ -203,27 +203,27 @@ def first_batch_seconds(shard: Path, folder: Path, gigabytes: float) -> float:
         return time.perf_counter() - begin
 
 
-def seek(shard: Path) -> dict[str, float]:
-    """Milliseconds to the batch after a quarter of the second epoch: by cursor, and by number per million sentences."""
+def seek(shard: Path, epochs: int = 8) -> dict[str, float]:
+    """Milliseconds to a batch in mid-epoch by its cursor, and of the pass over `epochs` epochs that finds it else."""
     with loader([shard], 128) as stream:
         while next(stream).epoch == 0:
             pass
         per_epoch = stream.statistics()["batches"] - 1
-        target = per_epoch + per_epoch // 4
-        while next(stream).index < target - 1:
-            pass
+        sentences = stream.corpus.num_sentences * epochs / 1e6
+    target = epochs * per_epoch + per_epoch // 4
+    with loader([shard], 128, start_batch=target - 1) as stream:
+        next(stream)
         cursor = stream.cursor()
-        sentences = stream.corpus.num_sentences * 1.25 / 1e6
-    by_cursor: list[tuple[float, float]] = []
-    by_number: list[tuple[float, float]] = []
+    places: dict[str, Any] = {"cursor": cursor, "start_batch": target}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in places}
     for _ in range(5):
-        for times, options in ((by_cursor, {"cursor": cursor}), (by_number, {"start_batch": target})):
+        for name, place in places.items():
             begin, cpu = time.perf_counter(), time.process_time()
-            with loader([shard], 128, **options) as stream:  # type: ignore[arg-type]
+            with loader([shard], 128, **{name: place}) as stream:
                 assert next(stream).index == target
-                times.append((time.perf_counter() - begin, time.process_time() - cpu))
-    cursor_wall, cursor_cpu = (statistics.median(t) * 1e3 for t in zip(*by_cursor, strict=True))
-    number_wall, number_cpu = (statistics.median(t) * 1e3 for t in zip(*by_number, strict=True))
+                times[name].append((time.perf_counter() - begin, time.process_time() - cpu))
+    cursor_wall, cursor_cpu = (statistics.median(t) * 1e3 for t in zip(*times["cursor"], strict=True))
+    number_wall, number_cpu = (statistics.median(t) * 1e3 for t in zip(*times["start_batch"], strict=True))
     return {
         "cursor_milliseconds": cursor_wall,
         "cursor_cpu_milliseconds": cursor_cpu,

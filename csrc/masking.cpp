@@ -39,10 +39,12 @@ MaskingScratch::MaskingScratch(uint32_t max_seq_length) {
   positions.resize(2 * words * 64 + 16);
 }
 
-// masking.inc is compiled once for each instruction set, each time in a namespace of its own; the pragmas come after
-// every standard header, so that no inline function of theirs is compiled for a processor that may not be there.
+// bits.inc and masking.inc are compiled once for each instruction set, each time in a namespace of its own; the pragmas
+// come after every standard header, so that no inline function of theirs is compiled for a processor that may not be
+// there.
 namespace portable {
 #define ALBERT_FAST_BITS 0
+#include "bits.inc"
 #include "masking.inc"
 #undef ALBERT_FAST_BITS
 }  // namespace portable
@@ -57,6 +59,7 @@ namespace portable {
 #endif
 namespace avx2 {
 #define ALBERT_FAST_BITS 1
+#include "bits.inc"
 #include "masking.inc"
 #undef ALBERT_FAST_BITS
 }  // namespace avx2
@@ -71,6 +74,7 @@ namespace avx2 {
 #endif
 namespace avx512 {
 #define ALBERT_FAST_BITS 2
+#include "bits.inc"
 #include "masking.inc"
 #undef ALBERT_FAST_BITS
 }  // namespace avx512
