@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from albert_fast.config import AlbertConfig, UserError
+from albert_fast.config import AlbertConfig, UserError, check_choice
 from albert_fast.model import Linear, Packed, Pretrained, initialize
 from albert_fast.ops import Ops
 from albert_fast.tokenizer import Tokenizer, load_tokenizer
@@ -31,9 +31,10 @@ class Prediction:
 
 
 class AlbertForSequenceClassification(Pretrained):
-    """ALBERT with a classifier over the pooled [CLS]; the config's id2label names the classes.
+    """ALBERT with a classifier over the pooled vector; the config's id2label names the classes.
 
-    Dropout of classifier_dropout_prob (the config's; 0 where it has none) lies before the classifier, in training only.
+    The pooler reads the first token's vector or, where classifier_pooling of the config is mean, the mean of all.
+    Dropout of classifier_dropout_prob (the config's; 0 where it has none) follows it, in training only.
     """
 
     def __init__(self, config: AlbertConfig, ops: str | Ops = "torch"):
@@ -45,6 +46,8 @@ class AlbertForSequenceClassification(Pretrained):
                 "make one with `albert-fast finetune`"
             )
         self.class_names = [str(names[str(i)]) for i in range(len(names))]
+        self.pooling = str(config.extra.get("classifier_pooling") or "first")
+        check_choice("classifier_pooling", self.pooling, ("first", "mean"))
         self.dropout = float(config.extra.get("classifier_dropout_prob") or 0.0)
         self.classifier = Linear(config.hidden_size, len(names), self.ops)
         self.tokenizer: Tokenizer | None = None
@@ -63,7 +66,11 @@ class AlbertForSequenceClassification(Pretrained):
 
     def forward(self, batch: Packed) -> Tensor:
         """Logits [B, classes] of a packed batch."""
-        pooled = self.albert.pool(self.albert(batch), batch.cu_seqlens)  # [B, H]
+        hidden = self.albert(batch)  # [T, H]
+        if self.pooling == "mean":
+            pooled = self.albert.pool_first(mean_vectors(hidden, batch.cu_seqlens))  # [B, H]
+        else:
+            pooled = self.albert.pool(hidden, batch.cu_seqlens)
         site = 2 * self.config.num_hidden_layers * self.config.inner_group_num + 1  # after the last layer's
         dropped = self.ops.dropout(pooled, batch.dropout(self.dropout), batch.dropout_key, site)
         return self.classifier(dropped)
@@ -98,6 +105,12 @@ class AlbertForSequenceClassification(Pretrained):
             Prediction(self.class_names[int(row.argmax())], dict(zip(self.class_names, row.tolist(), strict=True)))
             for row in probabilities
         ]
+
+
+def mean_vectors(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """[B, H]: means of hidden [T, H] over each packed sequence, [CLS] and [SEP] included; every token is in one."""
+    lengths = cu_seqlens.diff().long()
+    return torch.segment_reduce(hidden.float(), "mean", lengths=lengths, unsafe=True).to(hidden.dtype)
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,8 @@ _INERT_KEYS = frozenset(
     """directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
     net_structure_type gap_size num_memory_blocks down_scale_factor architectures model_type bos_token_id eos_token_id
     pad_token_id transformers_version torch_dtype dtype classifier_dropout_prob position_embedding_type id2label
-    label2id problem_type use_cache output_attentions output_hidden_states return_dict is_decoder add_cross_attention
-    tie_word_embeddings chunk_size_feed_forward finetuning_task _name_or_path""".split()  # noqa: SIM905
+    label2id classifier_pooling problem_type use_cache output_attentions output_hidden_states return_dict is_decoder
+    add_cross_attention tie_word_embeddings chunk_size_feed_forward finetuning_task _name_or_path""".split()  # noqa: SIM905
 )
 
 

@@ -41,6 +41,10 @@ class FinetuneOptions:
     max_grad_norm: float = option(1.0, "global gradient norm to clip at; 0 turns clipping off")
     hidden_dropout_prob: float | None = option(None, "probability of dropping a hidden unit (the config's)")
     classifier_dropout_prob: float = option(0.1, "probability of dropping a unit of the pooled vector")
+    pooling: Literal["first", "mean"] = option(
+        "first",
+        "what is classified: the first token's vector, or the mean of all, better after little pretraining",
+    )
     metric: Literal["accuracy", "f1", "matthews"] = option("accuracy", "score on --dev by which a checkpoint is better")
     patience: int = option(0, "epochs without a better score after which to stop; 0: never")
     save_steps: int = option(1000, "steps between states that --resume can go on from; every epoch leaves one too")
@@ -122,6 +126,7 @@ def starting_model(options: FinetuneOptions, names: list[str], ops: str) -> Albe
         extra={
             **config.extra,
             "architectures": ["AlbertForSequenceClassification"],
+            "classifier_pooling": options.pooling,
             "classifier_dropout_prob": options.classifier_dropout_prob,
             "id2label": id2label,
             "label2id": {name: i for i, name in enumerate(names)},

@@ -29,6 +29,11 @@ def export_huggingface(model: Pretrained, directory: Path, tokenizer: Tokenizer 
     Raises UserError, saying why, for models that HuggingFace's code cannot compute: the zh layout and pre-LN.
     """
     config = model.config
+    if config.extra.get("classifier_pooling") == "mean":
+        raise UserError(
+            "a classifier of the mean vector cannot be written for HuggingFace: its ALBERT reads the first token's; "
+            "fine-tune with --pooling first"
+        )
     if config.layout != "google":
         raise UserError(
             "layout=zh cannot be written for HuggingFace: its ALBERT adds positions and token types of width "

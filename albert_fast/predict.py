@@ -15,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from albert_fast.classifier import encode_texts
+from albert_fast.classifier import encode_texts, mean_vectors
 from albert_fast.config import AlbertConfig, UserError, option
 from albert_fast.evaluate import DeviceOptions
 from albert_fast.model import AlbertForPreTraining, Packed, Pretrained, checkpoint_folder, read_weights
@@ -109,10 +109,7 @@ def vectors_of(model: Pretrained, batch: Packed, pooling: str = "mean") -> Tenso
     hidden = model.albert(batch)
     if pooling == "pooled":
         return model.albert.pool(hidden, batch.cu_seqlens).float()
-    lengths = batch.cu_seqlens.diff().long()
-    rows = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
-    sums = torch.zeros(len(lengths), hidden.shape[1], device=hidden.device).index_add_(0, rows, hidden.float())
-    return sums / lengths[:, None]
+    return mean_vectors(hidden.float(), batch.cu_seqlens)
 
 
 def _ids_with_masks(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:

@@ -125,8 +125,9 @@ def finetuned(folder: Path, model: Path, epochs: int, seed: int) -> dict[str, An
         output=str(output),
         epochs=epochs,
         seed=seed,
-        learning_rate=5e-4,
+        learning_rate=7e-4,
         hidden_dropout_prob=0.1,
+        pooling="mean",
         max_seq_length=160,
         logging_steps=50,
     )
@@ -145,7 +146,7 @@ def finetuned(folder: Path, model: Path, epochs: int, seed: int) -> dict[str, An
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=3000, help="pretraining steps of 2,048 tokens (default: 3000)")
-    parser.add_argument("--epochs", type=int, default=5, help="epochs of fine-tuning (default: 5)")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of fine-tuning (default: 4)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="seeds of fine-tuning (default: 1)")
     parser.add_argument("--folder", type=Path, help="folder for everything made on the way (default: a temporary one)")
     parser.add_argument("--from_scratch", action="store_true", help="fine-tune the unpretrained model too")

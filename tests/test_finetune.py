@@ -202,6 +202,23 @@ def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(
     assert np.mean([row["label"] == row["prediction"] for row in rows]) == max(scores)
 
 
+def test_the_mean_of_all_tokens(pretrained: Path) -> None:
+    output = run(options(pretrained, pooling="mean", epochs=2))
+    assert max(line.get("dev_accuracy", 0) for line in read_metrics(output)) >= 0.97
+    model = AlbertForSequenceClassification.from_pretrained(output)
+    backbone = AlbertForPreTraining(model.config)
+    backbone.load_state_dict(
+        {**backbone.state_dict(), **{n: t for n, t in model.state_dict().items() if "albert" in n}}
+    )
+    ids = torch.tensor([model.tokenizer.encode_pair("w1 yes w3", None, 16)[0]])
+    with torch.no_grad():
+        mean = backbone(ids).last_hidden_state[0].mean(0)
+        expected = model.classifier(torch.tanh(model.albert.pooler(mean))).softmax(-1)
+    assert list(model.predict(["w1 yes w3"])[0].probabilities.values()) == pytest.approx(expected.tolist(), abs=1e-5)
+    with pytest.raises(UserError, match="mean vector cannot be written for HuggingFace"):
+        convert(ConvertOptions(checkpoint=str(output), output=str(output.parent / "hf"), to="huggingface"))
+
+
 def test_seeds(pretrained: Path) -> None:
     outputs = {}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
