@@ -90,7 +90,7 @@ def demo(options: DemoOptions) -> None:
     console.print(table)
     console.print(
         "Next:\n"
-        f"  albert-fast inspect --data {shards}            # examples as the model sees them\n"
+        f"  albert-fast inspect {shards}                   # examples as the model sees them\n"
         f"  albert-fast fill-mask --model {run} --text 'the [MASK] statement'\n"
         "  albert-fast prepare --help                     # then your own text\n"
         "  albert-fast pretrain --help",

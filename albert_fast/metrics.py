@@ -60,25 +60,28 @@ class MetricsLog:
         if self.visible:
             self.progress.update(self.task, completed=step)
 
-    def train(self, step: int, metrics: dict[str, float]) -> None:
-        """One line of training metrics: means since the last, with tokens_per_second of that time."""
+    def timed(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The metrics of a step with tokens_per_second since the last call in place of tokens."""
         now = time.perf_counter()
-        tokens = metrics.pop("tokens")
-        metrics = {**metrics, "tokens_per_second": tokens / max(now - self.started, 1e-9)}
+        rate = metrics["tokens"] / max(now - self.started, 1e-9)
         self.started = now
+        return {**{name: value for name, value in metrics.items() if name != "tokens"}, "tokens_per_second": rate}
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """One line of metrics; held-out ones have names that begin with eval_."""
         if not self.visible:
             return
-        self._write(step, "train", metrics)
+        with self.file.open("a") as stream:
+            stream.write(json.dumps({"step": step, **metrics}) + "\n")
+        if self.board is not None:
+            for name, value in metrics.items():
+                group = "eval" if name.startswith("eval_") else "train"
+                self.board.add_scalar(f"{group}/{name.removeprefix('eval_')}", value, step)
+        held_out = [f"{name.removeprefix('eval_')} {v:.4f}" for name, v in metrics.items() if name.startswith("eval_")]
+        if held_out:
+            self.progress.console.print(f"step {step}: held out  {'  '.join(held_out)}")
         shown = "loss {loss:.3f}  mlm {mlm_loss:.3f}  sop {sop_loss:.3f}  {tokens_per_second:,.0f} tokens/s"
         self.progress.update(self.task, completed=step, shown=shown.format(**metrics))
-
-    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
-        """One line of held-out metrics, under names that begin with eval_."""
-        if not self.visible:
-            return
-        self._write(step, "eval", {f"eval_{name}": value for name, value in metrics.items()})
-        parts = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        self.progress.console.print(f"step {step}: held out  {parts}")
 
     @contextmanager
     def paused(self):
@@ -86,13 +89,6 @@ class MetricsLog:
         begun = time.perf_counter()
         yield
         self.started += time.perf_counter() - begun
-
-    def _write(self, step: int, group: str, metrics: dict[str, Any]) -> None:
-        with self.file.open("a") as stream:
-            stream.write(json.dumps({"step": step, **metrics}) + "\n")
-        if self.board is not None:
-            for name, value in metrics.items():
-                self.board.add_scalar(f"{group}/{name.removeprefix('eval_')}", value, step)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -91,12 +91,14 @@ def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: Trai
                 train_step(islice(batches, train.gradient_accumulation_steps))
                 step += 1
                 last = step == train.max_steps or stop.received
-                if last or step % run.logging_steps == 0:
-                    log.train(step, train_step.read_metrics())
-                if run.eval_data and (last or step % run.eval_steps == 0):
-                    with log.paused():
-                        held_out = _held_out(run, data, rank, world_size)
-                        log.evaluation(step, train_step.evaluate(held_out))
+                evaluating = run.eval_data and (last or step % run.eval_steps == 0)
+                if last or evaluating or step % run.logging_steps == 0:
+                    metrics = log.timed(train_step.read_metrics())
+                    if evaluating:
+                        with log.paused():
+                            held_out = train_step.evaluate(_held_out(run, data, rank, world_size))
+                        metrics |= {f"eval_{name}": value for name, value in held_out.items()}
+                    log.write(step, metrics)
                 if rank == 0 and (last or step % run.save_steps == 0):
                     with log.paused():
                         position = {"cursor": loader.cursor()}
