@@ -15,7 +15,7 @@ GATES = {
 }
 for dtype, bound in ((torch.bfloat16, 2.5e-3), (torch.float16, 4e-4)):  # rounded once at the end
     GATES[dtype] |= {"grad_bias": bound, "grad_layer_norm_bias": bound}
-SHAPES = [(1, 128), (17, 312), (9, 768), (3, 1023), slow((2, 2048)), (2, 4096)]
+SHAPES = [slow((1, 128)), (11, 312), (3, 768), slow((3, 1023)), slow((2, 2048)), (1, 4096)]
 
 
 def inputs(tokens, hidden, dtype=torch.float32, device="cpu"):
@@ -44,9 +44,7 @@ def run(implementation, tensors, dropout=0.0, key=None, site=3, pre=True, epsilo
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(
-    ("pre", "dropout"), [(True, 0.1), (False, 0.0), slow(True, 0.0), slow(False, 0.1)], ids=lambda v: f"{v}"
-)
+@pytest.mark.parametrize(("pre", "dropout"), [(True, 0.1), (False, 0.0), slow(True, 0.0), slow(False, 0.1)], ids=str)
 @pytest.mark.parametrize("dtype", QUICK_DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"T{s[0]}-H{s[1]}")
 def test_equals_fp64_within_gates(shape, dtype, pre, dropout, device):
@@ -62,7 +60,7 @@ def test_equals_fp64_within_gates(shape, dtype, pre, dropout, device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("hidden", [312, slow(768)])
 def test_fp32_parameters_keep_fp32_gradients_of_bf16_rows(hidden, device):
-    x, bias, residual, *rest = inputs(33, hidden, device=device)
+    x, bias, residual, *rest = inputs(17, hidden, device=device)
     tensors = [x.bfloat16(), bias, residual.bfloat16(), *rest]
     ours = run(fused, tensors, 0.1, key_of(device=device))
     truth = run(ops, [t.double() for t in tensors], 0.1, key_of(device=device))
@@ -103,7 +101,7 @@ def test_no_dropout_is_dropout_of_probability_zero():
         torch.testing.assert_close(tiny[name], without[name])
 
 
-def mask(tokens=64, hidden=200, dropout=0.25, **arguments):
+def mask(tokens=16, hidden=800, dropout=0.25, **arguments):
     """What survives, seen from outside: s is 1 / (1 - p) where kept."""
     site = arguments.pop("site", 0)
     zeros, ones = torch.zeros(tokens, hidden), torch.ones(tokens, hidden)
@@ -141,15 +139,13 @@ def test_backward_makes_the_mask_of_forward_again():
 
 @pytest.mark.parametrize("dropout", [slow(0.0), 0.1], ids=lambda p: f"dropout{p}")
 def test_rerun_gives_the_same_bits(dropout):
-    tensors = inputs(20, 312, torch.bfloat16)
+    tensors = inputs(9, 312, torch.bfloat16)
     first, second = (run(fused, tensors, dropout, key_of()) for _ in range(2))
     for name in NAMES:
         assert torch.equal(first[name], second[name]), name
 
 
-@pytest.mark.parametrize(
-    "tokens", [slow(50), 2100], ids=lambda t: f"T{t}"
-)  # above 2048 forward takes more rows a program
+@pytest.mark.parametrize("tokens", [20, slow(2100)], ids=str)  # above 2048 forward takes more rows a program
 def test_permuted_rows_give_permuted_bits(tokens):
     x, bias, residual, weight, layer_norm_bias = inputs(tokens, 24, torch.bfloat16)
     order = torch.randperm(tokens, generator=torch.Generator().manual_seed(7))

@@ -12,33 +12,28 @@ from bench.counting import counting
 from bench.shapes import SHAPES
 
 WAYS = ["library", "pointer", "tma"]
-READ = {"x_ptr", "bias_ptr", "residual_ptr", "weight_ptr", "layer_norm_bias_ptr", "grad_y_ptr", "grad_sum_ptr",
-        "sum_ptr", "mean_ptr", "rstd_ptr", "x", "weight", "grad", "z", "z_ptr", "grad_h_ptr"}  # fmt: skip
 
 
 def assert_clean(counted):
-    """Nothing out of bounds, no atomics, and every argument fully read, or fully written exactly once."""
+    """Nothing out of bounds, no atomics, and every argument either written exactly once or read, all of it."""
     assert counted.out_of_bounds == counted.atomics == 0
     for a in counted.arguments:
         label = f"{a.kernel} {a.name} {list(a.tensor.shape)}"
         if a.written.any():
             assert (a.written == 1).all(), f"{label}: some element is not written exactly once"
-        elif a.name in READ and a.read.any():
+        elif a.name != "key_ptr":  # which dropout alone reads
             assert a.read.all(), f"{label}: some element is never read"
 
 
-@pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
-@pytest.mark.parametrize("dropout", [0.0, 0.1], ids=lambda p: f"dropout{p}")
-@pytest.mark.parametrize(
-    "shape", [(1, 128), (37, 312), (11, 768), (5, 1023), (70, 7)], ids=lambda s: f"T{s[0]}-H{s[1]}"
-)
+@pytest.mark.parametrize(("pre", "dropout"), [(True, 0.1), (False, 0.0), slow(True, 0.0), slow(False, 0.1)], ids=str)
+@pytest.mark.parametrize("shape", [slow((1, 128)), (9, 312), slow((11, 768)), (5, 1023), slow((70, 7))], ids=str)
 def test_layer_norm_is_clean_at_ragged_shapes(shape, dropout, pre):
     for counted in traffic.count_layer_norm(*shape, torch.bfloat16, dropout, pre).values():
         assert_clean(counted)
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("shape", [(1, 16, 64), (37, 72, 200), (130, 128, 384), (9, 13, 7)], ids=str)
+@pytest.mark.parametrize("shape", [slow((1, 16, 64)), (37, 72, 200), slow((130, 128, 384)), (9, 13, 7)], ids=str)
 def test_ffn_is_clean_at_ragged_shapes(shape, way):
     t = traffic._tensors(*shape, torch.bfloat16)
     with counting() as forward:
@@ -49,7 +44,7 @@ def test_ffn_is_clean_at_ragged_shapes(shape, way):
     assert_clean(backward)
 
 
-@pytest.mark.parametrize("n_partials", [1, 128, 300])
+@pytest.mark.parametrize("n_partials", [1, 300])
 def test_sums_are_clean(n_partials):
     with counting() as counted:
         torch.ops.albert_fast.sum_partials(torch.empty(n_partials, 3, 312))
@@ -57,7 +52,9 @@ def test_sums_are_clean(n_partials):
 
 
 @pytest.mark.parametrize(
-    "shape", [s if s.name == "base" else slow(s) for s in SHAPES], ids=lambda s: f"{s.name}-T{s.tokens}"
+    "shape",
+    [s if (s.name, s.tokens) == ("base", 16384) else slow(s) for s in SHAPES],
+    ids=lambda s: f"{s.name}-T{s.tokens}",
 )
 @pytest.mark.parametrize("dropout", [0.0, 0.1], ids=lambda p: f"dropout{p}")
 def test_layer_norm_moves_little_more_than_it_must_and_far_less_than_eager(shape, dropout):
