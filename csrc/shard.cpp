@@ -48,10 +48,12 @@ bool within_vocabulary(const uint8_t* bytes, size_t count, uint32_t vocab_size) 
 
 }  // namespace
 
-File::File(const std::string& path) : path_(path), descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+// Without O_NONBLOCK, opening a pipe would wait for its writer.
+File::File(const std::string& path)
+    : path_(path), descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
   if (descriptor_ < 0) throw std::runtime_error(path + ": cannot be opened: " + std::strerror(errno));
   struct stat status{};
-  if (::fstat(descriptor_, &status) != 0 || S_ISDIR(status.st_mode)) {
+  if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
     ::close(descriptor_);
     throw std::runtime_error(path + ": is not a file");
   }

@@ -194,13 +194,15 @@ def test_damaged_shards_are_refused_by_name(tmp_path):
                 PretrainingLoader([path], **SETTINGS)
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "folder", "text"])
+@pytest.mark.parametrize("kind", ["missing", "empty", "folder", "pipe", "text"])
 def test_what_is_no_shard_is_refused(tmp_path, kind):
     path = tmp_path / "a.bin"
     if kind == "empty":
         path.write_bytes(b"")
     elif kind == "folder":
         path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
     elif kind == "text":
         path.write_text("It was a dark and stormy night. " * 50)
     with pytest.raises(UserError, match=str(path)):
