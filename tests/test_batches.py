@@ -14,6 +14,9 @@ from shard_writer import CLS, MASK, NUM_NOT_ORDINARY, PAD, SEP, UNK, pages_of, r
 from albert_fast.batches import Batch, PretrainingLoader
 from albert_fast.config import UserError
 
+# Odd sizes on small corpora waste tokens on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:max_seq_length:UserWarning", "ignore:tokens_per_batch:UserWarning")
+
 
 def rules_of(loader: PretrainingLoader, vocab_size: int, **settings) -> Rules:
     return Rules(
