@@ -260,7 +260,7 @@ def test_a_failed_rank_stops_all_with_a_message(folder, tmp_path):
         text=True,
     )
     wait_for_step(tmp_path / "run", 2)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()  # noqa: SIM905
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
     begun = time.monotonic()
     _, stderr = process.communicate(timeout=90)
