@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("albert_fast.evaluate:evaluate", "score a classifier, write its predictions"),
     "fill-mask": ("albert_fast.predict:fill_mask", "the words a model puts into gaps"),
     "embed": ("albert_fast.predict:embed", "vectors of texts, to a .npy file"),
+    "profile": ("albert_fast.profiling:profile_command", "time of a training step by stage and op, with a trace"),
+    "bench": ("albert_fast.bench_report:bench", "`bench report FILES`: tables and plots of bench results"),
     "memory": ("albert_fast.memory:memory", "memory of a step per share_type: predicted, measured, fitted"),
     "sizes": ("albert_fast.sizes:sizes", "the seed's model-size table, and every preset's"),
 }
@@ -136,7 +138,9 @@ def _add_flag(group: argparse._ArgumentGroup, f: Field, kind: Any) -> None:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):  # X | None
         kind = next(t for t in typing.get_args(kind) if t is not type(None))
     if f.metadata.get("positional"):
-        group.add_argument(f.name, metavar=f.name.upper(), help=help_text)
+        choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else None
+        many = "+" if typing.get_origin(kind) is tuple else None
+        group.add_argument(f.name, metavar=f.name.upper(), choices=choices, nargs=many, help=help_text)
     elif kind is bool:
         group.add_argument(name, action=argparse.BooleanOptionalAction, help=help_text)
     elif typing.get_origin(kind) is Literal:

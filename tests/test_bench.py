@@ -1,6 +1,9 @@
 """Benches run here in small, and what they rest on is checked: the peer is the same function, the counts are right."""
 
+import importlib
 import json
+import subprocess
+import sys
 from itertools import islice
 
 import numpy as np
@@ -9,6 +12,7 @@ import torch
 
 from albert_fast.adapters import ExampleDataset, PaddingCollator
 from albert_fast.batches import PretrainingLoader
+from albert_fast.cli import main
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.memory import full_batch
 from albert_fast.model import AlbertForPreTraining
@@ -16,6 +20,7 @@ from albert_fast.step import TrainStep
 from bench import bench_pretrain, huggingface, machine
 from bench.corpus import synthetic_folder
 from bench.products import step_flops, step_products
+from bench.shapes import Shape
 
 VOCABULARY = 300
 
@@ -134,3 +139,92 @@ def test_synthetic_lengths_are_log_normal(folder):
 def test_products_cover_forward_and_backward():
     kinds = [p.kind for p in step_products(small(), 256, 64, 48) if p.name == "decoder"]
     assert kinds == ["forward", "data", "weight"]
+
+
+def ops_document(scale: float = 1.0) -> dict:
+    rows = []
+    for implementation, seconds in (("torch", 2e-3), ("ours", 1e-3 * scale)):
+        times = dict(median_seconds=seconds, q1_seconds=0.9 * seconds, q3_seconds=1.1 * seconds)
+        shown = dict(gb_per_second=4.0, copy_bandwidth_share=0.5, flops_per_second=1e9, matrix_rate_share=0.25)
+        what = dict(op="gelu_ffn", direction="forward", implementation=implementation, preset="base", tokens=64)
+        rows.append({**what, **times, **shown, "bytes": 10, "flops": 100})
+    rows.append({**rows[0], "op": "step S=128", "implementation": "huggingface", "tokens_per_second": 32_000.0})
+    rates = {"copy": 8e9, "matrix": 4e9}
+    return {"bench": "ops", "machine": machine.describe("cpu"), "rates": rates, "rows": rows}
+
+
+def written(path, document) -> str:
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
+def test_report_is_a_table_and_plots(tmp_path, capsys):
+    file = written(tmp_path / "card.json", ops_document())
+    main(["bench", "report", file])
+    out = capsys.readouterr().out
+    assert (
+        "| gelu_ffn | forward | base | 64 | ours | 1.000 | 0.900 to 1.100 | 2.00x | 4.0 | 50% | 1.0 | 25% |  |" in out
+    )
+    main(["bench", "report", file, "--output", str(tmp_path / "report")])
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert names == {"report.md", "card-roofline.png", "card-peers.png", "card-tokens-per-second.png"}
+
+
+@pytest.mark.parametrize(("scale", "word"), [(1.0, "noise"), (1.15, "noise"), (1.5, "slower"), (0.5, "faster")])
+def test_two_files_are_told_apart_beyond_noise_alone(tmp_path, capsys, scale, word):
+    files = [written(tmp_path / "a.json", ops_document()), written(tmp_path / "b.json", ops_document(scale))]
+    main(["bench", "report", *files, "--output", str(tmp_path / "report")])
+    report = (tmp_path / "report" / "report.md").read_text()
+    assert f"{1 / scale:.2f}x | {word} |" in report
+    assert (tmp_path / "report" / "a-against-b.png").exists()
+
+
+def test_report_of_pretraining(tmp_path, folder, capsys):
+    row = {"text": "full", "preset": "tiny", "target": 2.5, **bench_pretrain.compare(small(), folder, 64, 32, rounds=1)}
+    document = {"bench": "pretrain", "machine": machine.describe("cpu"), "rows": [row]}
+    main(["bench", "report", written(tmp_path / "p.json", document), "--output", str(tmp_path / "report")])
+    assert f"**{row['ratio']:.2f}x**" in (tmp_path / "report" / "report.md").read_text()
+    assert (tmp_path / "report" / "p-tokens-per-second.png").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"bench": "other"}', None])
+def test_report_refuses_other_files(tmp_path, capsys, content):
+    file = tmp_path / "x.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "report", str(file)])
+    assert "x.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["add_layer_norm", "gelu_ffn", "linear_cross_entropy", "attention"])
+def test_op_benches_check_their_peers(name):
+    """Every implementation but torch.compile (slow to start, and checked whenever it is timed) against eager torch."""
+    module = importlib.import_module(f"bench.bench_{name}")
+    shape = Shape("small", 96, 24, 40, 3)
+    cases = [module.case(shape, 32, mixed) for mixed in (False, True)] if name == "attention" else [module.case(shape)]
+    for case in cases:
+        assert case.check("ours") < 1e-4
+        case.implementations["ours"] = lambda inner=case.implementations["ours"], **inputs: 1.01 * inner(**inputs)
+        with pytest.raises(AssertionError, match="is off by"):
+            case.check("ours")
+
+
+@pytest.mark.slow
+def test_run_writes_rows(tmp_path):
+    file = tmp_path / "out.json"
+    command = [
+        sys.executable,
+        "-m",
+        "bench.run",
+        "--only",
+        "add_layer_norm",
+        "--keyword",
+        "tiny",
+        "--output",
+        str(file),
+    ]
+    subprocess.run(command, check=True, cwd=machine.ROOT)
+    rows = json.loads(file.read_text())["rows"]
+    assert {row["implementation"] for row in rows} >= {"torch", "ours"}
+    assert all(row["median_seconds"] > 0 and row["small_cpu_shape"] for row in rows)

@@ -1,0 +1,48 @@
+"""Bias, residual and LayerNorm in one, as both ends of a layer have it: eager torch, torch.compile, Liger, ours."""
+
+import pytest
+import torch.nn.functional as F
+
+from bench import harness
+
+
+def plain(x, bias, residual, weight, layer_norm_bias):
+    return F.layer_norm(residual + (x + bias), weight.shape, weight, layer_norm_bias, 1e-12)
+
+
+def liger(x, bias, residual, weight, layer_norm_bias):
+    from liger_kernel.transformers.functional import liger_layer_norm
+
+    return liger_layer_norm(residual + (x + bias), weight, layer_norm_bias, 1e-12)
+
+
+def case(shape) -> harness.Case:
+    rows, hidden = shape.tokens, shape.hidden_size
+    inputs = {
+        "x": harness.random(rows, hidden),
+        "bias": harness.random(hidden),
+        "residual": harness.random(rows, hidden),
+        "weight": harness.random(hidden),
+        "layer_norm_bias": harness.random(hidden),
+    }
+    size = inputs["x"].element_size()
+    return harness.Case(
+        op="add_layer_norm",
+        shape=shape,
+        inputs=inputs,
+        implementations={
+            "torch": plain,
+            "compile": harness.compiled(plain),
+            "liger": liger,
+            "ours": harness.our_ops().add_layer_norm,
+        },
+        bytes=4 * rows * hidden * size,  # x, residual in; sum and output out
+        backward_bytes=3 * rows * hidden * size,  # gradient and sum in; one gradient out, x's and the residual's alike
+    )
+
+
+@pytest.mark.parametrize("direction", harness.DIRECTIONS)
+@pytest.mark.parametrize("implementation", harness.available("torch", "compile", "liger", "ours"))
+@pytest.mark.parametrize("shape", harness.shapes(), ids=harness.shape_id)
+def test_add_layer_norm(benchmark, shape, implementation, direction):
+    harness.measure(benchmark, case(shape), implementation, direction)

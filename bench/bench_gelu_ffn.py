@@ -1,0 +1,45 @@
+"""The feed-forward layer gelu(x W1' + b1) W2': eager torch, torch.compile, ours."""
+
+import pytest
+import torch.nn.functional as F
+
+from bench import harness
+
+
+def plain(x, weight1, bias1, weight2):
+    return F.linear(F.gelu(F.linear(x, weight1, bias1)), weight2)
+
+
+def case(shape) -> harness.Case:
+    rows, hidden, feed = shape.tokens, shape.hidden_size, shape.intermediate_size
+    inputs = {
+        "x": harness.random(rows, hidden),
+        "weight1": harness.random(feed, hidden, scale=hidden**-0.5),
+        "bias1": harness.random(feed),
+        "weight2": harness.random(hidden, feed, scale=feed**-0.5),
+    }
+    size = inputs["x"].element_size()
+    weights = 2 * hidden * feed
+    return harness.Case(
+        op="gelu_ffn",
+        shape=shape,
+        inputs=inputs,
+        implementations={
+            "torch": plain,
+            "compile": harness.compiled(plain),
+            "ours": harness.our_ops().gelu_ffn,
+        },
+        # x in, pre-activation and activation out, activation in, y out; weights once
+        bytes=(rows * (2 * hidden + 3 * feed) + weights) * size,
+        # gradient in twice, x in, dx out; pre-activation in, its gradient out and in twice, activation out and in
+        backward_bytes=(rows * (4 * hidden + 6 * feed) + 3 * weights) * size,
+        flops=2 * rows * weights,
+        backward_flops=4 * rows * weights,
+    )
+
+
+@pytest.mark.parametrize("direction", harness.DIRECTIONS)
+@pytest.mark.parametrize("implementation", harness.available("torch", "compile", "ours"))
+@pytest.mark.parametrize("shape", harness.shapes(), ids=harness.shape_id)
+def test_gelu_ffn(benchmark, shape, implementation, direction):
+    harness.measure(benchmark, case(shape), implementation, direction)

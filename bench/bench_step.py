@@ -1,0 +1,62 @@
+"""A whole training step: HuggingFace eager, compiled on a GPU, ours eager, and ours captured on a GPU."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.memory import full_batch
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.step import TrainStep
+from bench import harness, huggingface, machine
+from bench.bench_pretrain import check_gradients
+from bench.products import step_flops
+
+GPU_RUNS = [("base", 128, 1024), ("base", 128, 16384), ("base", 512, 16384), ("xlarge", 512, 16384)]
+CPU_RUNS = [("tiny", 128, 256), ("tiny", 128, 1024), ("tiny", 128, 4096)]
+IMPLEMENTATIONS = ("huggingface", "ours", *(("huggingface-compile", "captured") if harness.KIND == "cuda" else ()))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("preset", "length", "tokens"), GPU_RUNS if harness.KIND == "cuda" else CPU_RUNS)
+def test_step(benchmark, preset, length, tokens, implementation):
+    config = AlbertConfig.from_preset(preset, layout="google")
+    batch = full_batch(config, tokens, length)
+    torch.manual_seed(0)
+    train = TrainConfig(optimizer="adamw", learning_rate=1e-4, warmup_steps=0, max_steps=10_000, capture="off")
+    if implementation == "captured":
+        train = replace(train, capture="on")
+    step = TrainStep(AlbertForPreTraining(config, "auto").to(harness.KIND), batch, length, train, harness.DTYPE)
+    notes = {}
+    if implementation.startswith("huggingface"):
+        theirs = huggingface.build(config).to(harness.KIND)
+        huggingface.copy_weights(theirs, step.model)
+        autocast = harness.DTYPE if harness.KIND == "cuda" else None
+        if implementation.endswith("compile"):
+            theirs.forward = torch.compile(theirs.forward, dynamic=False)
+        peer = huggingface.PeerStep(theirs, train, autocast)
+        notes = check_gradients(step, peer, batch, harness.KIND)
+        padded = huggingface.pad(batch).to(harness.KIND)
+
+    def timed() -> None:
+        if implementation.startswith("huggingface"):
+            peer(padded)
+        else:
+            step([batch])
+        machine.synchronize()
+
+    benchmark.group = f"step {preset} S={length} T={tokens}"
+    benchmark.pedantic(timed, rounds=10 if harness.KIND == "cuda" else 5, warmup_rounds=2)
+    done = step_flops(config, tokens, length, len(batch.masked_lm_ids))
+    benchmark.extra_info.update(
+        op=f"step S={length}", direction="whole", implementation=implementation, preset=preset, tokens=tokens,
+        flops=done, bytes=0, dtype=str(harness.DTYPE).removeprefix("torch."),
+        small_cpu_shape=harness.KIND == "cpu", **notes,
+    )  # fmt: skip
+    if benchmark.stats is not None:
+        taken, peak = benchmark.stats.stats.median, machine.peak_flops(harness.DTYPE)
+        benchmark.extra_info.update(
+            tokens_per_second=tokens / taken, flops_per_second=done / taken,
+            matrix_rate_share=done / taken / harness.rates()["matrix"], mfu=done / taken / peak if peak else None,
+        )  # fmt: skip
