@@ -63,7 +63,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     oneDNN's AVX-512 code runs about 1.1 times as fast as the BLAS behind F.linear on AMD's processors.
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[0] > 0 and _HAS_ONEDNN:
+    compiling = torch.compiler.is_compiling()  # inductor brings its own oneDNN, and cannot lower this call
+    if x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[0] > 0 and _HAS_ONEDNN and not compiling:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
