@@ -145,8 +145,8 @@ def finetuned(folder: Path, model: Path, epochs: int, seed: int) -> dict[str, An
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3000, help="pretraining steps of 2,048 tokens (default: 3000)")
-    parser.add_argument("--epochs", type=int, default=4, help="epochs of fine-tuning (default: 4)")
+    parser.add_argument("--steps", type=int, default=6000, help="pretraining steps of 2,048 tokens (default: 6000)")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs of fine-tuning (default: 2)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="seeds of fine-tuning (default: 1)")
     parser.add_argument("--folder", type=Path, help="folder for everything made on the way (default: a temporary one)")
     parser.add_argument("--from_scratch", action="store_true", help="fine-tune the unpretrained model too")
@@ -162,7 +162,7 @@ def main() -> None:
             model = pretrained(folder, steps)
             for seed in arguments.seeds:
                 result = finetuned(folder, model, arguments.epochs, seed)
-                name = f"ALBERT after {steps * 2048 / 1e6:.1f}M tokens of pretraining, seed {seed}"
+                name = f"ALBERT after {steps:,} steps of pretraining, seed {seed}"
                 results[name] = result | {"seconds": time.perf_counter() - begun}
     RESULTS.parent.mkdir(exist_ok=True)
     sizes = {part: len(found) for part, found in rows.items()}
