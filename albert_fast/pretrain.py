@@ -85,12 +85,12 @@ def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: Trai
         if rank == 0:
             _note_options(output, options)
             _describe(config, data, train, world_size, train_step, found)
-        batches, stop = chain([first], loader), _StopSignal()
-        with MetricsLog(output, train.max_steps, step, visible=rank == 0) as log:
-            while step < train.max_steps and not stop.received:
+        batches, last = chain([first], loader), step >= train.max_steps
+        with MetricsLog(output, train.max_steps, step, visible=rank == 0) as log, _StopSignal(world_size == 1) as stop:
+            while not last:
                 train_step(islice(batches, train.gradient_accumulation_steps))
                 step += 1
-                last = step == train.max_steps or stop.received
+                last = step == train.max_steps or bool(stop.received)
                 evaluating = run.eval_data and (last or step % run.eval_steps == 0)
                 if last or evaluating or step % run.logging_steps == 0:
                     metrics = log.timed(train_step.read_metrics())
@@ -102,17 +102,11 @@ def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: Trai
                 if rank == 0 and (last or step % run.save_steps == 0):
                     with log.paused():
                         position = {"cursor": loader.cursor()}
-                        saved = checkpoint.save(
-                            output, step, train_step, position, Path(run.data), run.keep_checkpoints
-                        )
+                        checkpoint.save(output, step, train_step, position, Path(run.data), run.keep_checkpoints)
                 log.advance(step)
     if rank == 0:
-        ending = f"stopped by {stop.received}; go on with --resume" if step < train.max_steps else "done"
-        print(
-            f"step {step}: {ending}; {saved}"
-            if step > (found.step if found else 0)
-            else f"step {step}: nothing left to do"
-        )
+        ending = "done" if step >= train.max_steps else f"stopped by {stop.received}; go on with --resume"
+        print(f"step {step}: {ending}; {output / f'checkpoint-{step}'}")
 
 
 def saved_options(given: dict[str, Any]) -> dict[str, Any]:
@@ -259,12 +253,22 @@ def _describe(config, data, train, world_size, train_step, found) -> None:
 
 
 class _StopSignal:
-    """Remembers SIGINT or SIGTERM, so that the step under way ends and is saved; a second SIGINT stops at once."""
+    """Remembers SIGINT or SIGTERM, so that the step under way ends and is saved; a second SIGINT stops at once.
 
-    def __init__(self) -> None:
-        self.received = ""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self)
+    Several ranks would see it at different steps and wait for each other: there torchrun ends them, and the newest
+    checkpoint is what --resume goes on from.
+    """
+
+    def __init__(self, catch: bool) -> None:
+        self.received, self.numbers = "", (signal.SIGINT, signal.SIGTERM) if catch else ()
+
+    def __enter__(self) -> _StopSignal:
+        self.before = {number: signal.signal(number, self) for number in self.numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def __call__(self, number: int, _: object) -> None:
         if self.received:
