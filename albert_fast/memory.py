@@ -105,18 +105,20 @@ def full_batch(config: AlbertConfig, tokens: int, length: int) -> Batch:
     share = max(0.15, round(0.15 * length) / length)
     predictions = min(-(-(math.ceil(tokens * share) + math.ceil(math.sqrt(tokens / length))) // 16) * 16, tokens)
     edges = np.minimum(np.arange(slots + 1), sequences) * length
-    ones = np.ones(predictions, np.float32)
+    used = min(predictions, sequences * length)
+    positions = np.zeros(predictions, np.int32)
+    positions[:used] = np.sort(random.permutation(sequences * length)[:used])
     return Batch(
         input_ids=random.integers(0, config.vocab_size, tokens, dtype=np.int32),
         token_type_ids=np.zeros(tokens, np.int32),
         position_ids=(np.arange(tokens) % length).astype(np.int32),
         cu_seqlens=edges.astype(np.int32),
-        masked_lm_positions=np.sort(random.integers(0, sequences * length, predictions, dtype=np.int32)),
+        masked_lm_positions=positions,
         masked_lm_ids=random.integers(0, config.vocab_size, predictions, dtype=np.int32),
-        masked_lm_weights=ones,
+        masked_lm_weights=(np.arange(predictions) < used).astype(np.float32),
         sentence_order_labels=np.zeros(slots, np.int32),
         sentence_order_weights=(np.arange(slots) < sequences).astype(np.float32),
-        index=0, epoch=0, num_tokens=sequences * length, num_sequences=sequences, num_predictions=predictions,
+        index=0, epoch=0, num_tokens=sequences * length, num_sequences=sequences, num_predictions=used,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.memory import full_batch
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.step import TrainStep
-from bench import bench_pretrain, huggingface, machine
+from bench import bench_pretrain, bench_quality, gpu_report, huggingface, machine
 from bench.corpus import synthetic_folder
 from bench.products import step_flops, step_products
 from bench.shapes import Shape
@@ -228,3 +228,58 @@ def test_run_writes_rows(tmp_path):
     rows = json.loads(file.read_text())["rows"]
     assert {row["implementation"] for row in rows} >= {"torch", "ours"}
     assert all(row["median_seconds"] > 0 and row["small_cpu_shape"] for row in rows)
+
+
+def test_full_batch_predicts_each_position_once():
+    batch = full_batch(small(), 300, 64)
+    used = batch.masked_lm_positions[: batch.num_predictions]
+    assert len(set(used.tolist())) == batch.num_predictions
+    assert used.max() < batch.num_tokens == 256
+
+
+def test_quality_curves_of_both_are_one(tmp_path):
+    size = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, embedding_size=16)
+    document = bench_quality.run(6, 128, 300, **size)
+    assert document["largest_difference_from_huggingface"] < 1e-3
+    assert set(document["curves"]) == {"HuggingFace", *bench_quality.RUNS}
+    assert document["curves"]["preln"] != document["curves"]["postln"]
+    bench_quality.plot(document, tmp_path / "quality.png")
+    assert (tmp_path / "quality.png").exists()
+
+
+def gpu_report_run(folder, *flags) -> dict:
+    command = [sys.executable, "-m", "bench.gpu_report", "--output", str(folder), *flags]
+    subprocess.run(command, check=True, cwd=machine.ROOT, capture_output=True)
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_gpu_report_runs_dry_survives_a_failed_part_and_goes_on(tmp_path):
+    """rates is cut off by its limit at first; the second run does it, and leaves what is done alone."""
+    gpu_report_run(tmp_path, "--dry-run", "--parts", "build")
+    cut = gpu_report_run(tmp_path, "--dry-run", "--parts", "build", "rates", "--limit", "0.2")
+    assert "left_out" in cut["parts"]["build"]
+    assert "took more than" in cut["parts"]["rates"]["error"]
+    report = gpu_report_run(tmp_path, "--dry-run", "--parts", "build", "rates", "add_layer_norm")
+    assert report["parts"]["build"] == cut["parts"]["build"]
+    assert report["parts"]["rates"]["copy"] > 0
+    rows = report["parts"]["add_layer_norm"]["rows"]
+    assert {row["implementation"] for row in rows} >= {"torch", "ours"}
+    assert report["parts"]["add_layer_norm"]["failed"] == []
+    assert "| add_layer_norm | forward | tiny |" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "gpu-peers.png").exists()
+
+
+@pytest.mark.slow
+def test_gpu_report_runs_dry_as_a_whole(tmp_path):
+    parts = gpu_report_run(tmp_path, "--dry-run")["parts"]
+    assert set(parts) == set(gpu_report.PARTS)
+    assert {name: part for name, part in parts.items() if "error" in part or part.get("failed")} == {}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_gpu_report_wants_a_gpu():
+    run = subprocess.run(
+        [sys.executable, "-m", "bench.gpu_report"], cwd=machine.ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert "use --dry-run" in run.stderr

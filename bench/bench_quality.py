@@ -1,0 +1,135 @@
+"""Loss curves of ours, HuggingFace, post-LN, pre-LN and the share_types: `python -m bench.bench_quality`.
+
+The corpus is CPython's own help topics, prepared with a small trained vocabulary. HuggingFace's AlbertForPreTraining
+starts from the same weights and gets the same micro-batches through the adapter, with torch's AdamW of the same
+settings; every run has the same seed, so curves differ by arithmetic alone. Writes bench/results/quality.json and .png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from albert_fast.batches import PretrainingLoader
+from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.demo import python_topics
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.prepare import PrepareOptions, prepare
+from albert_fast.step import TrainStep
+from bench import huggingface, machine
+
+RESULTS = Path(__file__).parent / "results"
+RUNS = {"postln": {}, "preln": {"ln_type": "preln"}, "share ffn": {"share_type": "ffn"},
+        "share attention": {"share_type": "attention"}, "share None": {"share_type": "None"}}  # fmt: skip
+LENGTH = 64
+
+
+def topics_folder(root: Path, vocab_size: int) -> Path:
+    text = root / "topics.txt"
+    text.write_text(python_topics(), encoding="utf-8")
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        prepare(PrepareOptions(input=(str(text),), output=str(root / "data"), train_vocab=vocab_size, workers=1))
+    return root / "data"
+
+
+def settings(tokens: int) -> dict[str, Any]:
+    return dict(tokens_per_batch=tokens, max_seq_length=LENGTH, seed=11, threads=1)
+
+
+def train_config(steps: int) -> TrainConfig:
+    return TrainConfig(optimizer="adamw", learning_rate=1e-3, warmup_steps=steps // 10, max_steps=steps, seed=11)
+
+
+def fresh(config: AlbertConfig) -> AlbertForPreTraining:
+    torch.manual_seed(11)
+    return AlbertForPreTraining(config)
+
+
+def our_losses(config: AlbertConfig, folder: Path, tokens: int, steps: int) -> list[float]:
+    with PretrainingLoader(folder, **settings(tokens)) as loader:
+        first = next(loader)
+        step = TrainStep(fresh(config), first, LENGTH, train_config(steps))
+        losses = []
+        for batch in [first, *islice(loader, steps - 1)]:
+            step([batch])
+            losses.append(step.read_metrics()["loss"])
+    return losses
+
+
+def their_losses(config: AlbertConfig, folder: Path, tokens: int, steps: int) -> list[float]:
+    model = huggingface.build(config)
+    huggingface.copy_weights(model, fresh(config))
+    step = huggingface.PeerStep(model, train_config(steps))
+    with PretrainingLoader(folder, **settings(tokens)) as loader:
+        return [float(step(huggingface.pad(batch))) for batch in islice(loader, steps)]
+
+
+def run(steps: int, tokens: int, vocab_size: int, **size: Any) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as root:
+        folder = topics_folder(Path(root), vocab_size)
+        config = AlbertConfig(vocab_size=vocab_size, layout="google", **size)
+        curves = {"HuggingFace": their_losses(config, folder, tokens, steps)}
+        curves |= {name: our_losses(config.replace(**change), folder, tokens, steps) for name, change in RUNS.items()}
+    pairs = list(zip(curves["HuggingFace"], curves["postln"], strict=True))
+    last = max(steps // 6, 1)
+    return {
+        "bench": "quality", "machine": machine.describe("cpu"), "steps": steps, "tokens_per_batch": tokens,
+        "config": config.to_dict(), "curves": curves,
+        "largest_difference_from_huggingface": max(abs(a - b) for a, b in pairs),
+        "last_losses": {name: sum(curve[-last:]) / last for name, curve in curves.items()},
+    }  # fmt: skip
+
+
+def plot(document: dict[str, Any], file: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, both = pyplot.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    curves, width = document["curves"], max(document["steps"] // 30, 1)
+
+    def smooth(values: list[float]) -> list[float]:
+        return [sum(values[max(i - width + 1, 0) : i + 1]) / min(i + 1, width) for i in range(len(values))]
+
+    both[0].plot(curves["HuggingFace"], label="HuggingFace, every step", linewidth=3, alpha=0.4)
+    both[0].plot(curves["postln"], label="ours, every step", linewidth=1)
+    for name in RUNS:
+        both[1].plot(smooth(curves[name]), label="share all, postln" if name == "postln" else name)
+    both[1].plot(smooth(curves["HuggingFace"]), "k:", label="HuggingFace")
+    difference = document["largest_difference_from_huggingface"]
+    titles = (f"same weights, tokens, optimizer: apart by {difference:.1e} at most", f"mean of {width} steps")
+    for axes, title in zip(both, titles, strict=True):
+        axes.set(xlabel="step", ylabel="MLM + sentence-order loss (nats)", title=title)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(file, dpi=110)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--tokens", type=int, default=512, help="tokens of a micro-batch")
+    parser.add_argument("--output", type=Path, default=RESULTS / "quality.json")
+    options = parser.parse_args()
+    size = dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512, embedding_size=64)
+    document = run(options.steps, options.tokens, 2048, **size)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(document) + "\n")
+    plot(document, options.output.with_suffix(".png"))
+    print(f"largest difference from HuggingFace: {document['largest_difference_from_huggingface']:.1e}")
+    for name, loss in document["last_losses"].items():
+        print(f"{name}: {loss:.3f} over the last steps")
+
+
+if __name__ == "__main__":
+    main()

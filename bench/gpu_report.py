@@ -1,0 +1,258 @@
+"""Everything worth knowing about this code on a GPU, in one command: `python -m bench.gpu_report [--parts ...]`.
+
+Needs one GPU and no network. Each part is a process of its own with a time limit; what it found goes into
+OUTPUT/report.json at once, so a part that fails or is cut off loses nothing else, and a second run goes on with the
+parts that are not done. At the end (and after every part) OUTPUT/report.md and plots are written. --dry-run does all of
+it that a CPU can, in small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT_SECONDS = 500
+# In order of worth.
+PARTS = ("build", "tests", "rates", "step", "add_layer_norm", "gelu_ffn", "memory", "attention", "linear_cross_entropy",
+         "optimizer", "pretrain")  # fmt: skip
+DRY_PARTS_LEFT_OUT = "the extension is built by `make install`; no GPU to run `pytest -m gpu` on"
+
+
+class Timer:
+    """Stands in for pytest-benchmark's fixture, which may not be installed: the same calls, the same statistics."""
+
+    def __init__(self, rounds: int | None = None):
+        self.most, self.group = rounds, ""
+        self.extra_info: dict[str, Any] = {}
+        self.stats: Timer | None = None  # then itself: the plugin has the median in stats.stats
+
+    def pedantic(self, function, setup=None, rounds: int = 1, warmup_rounds: int = 0) -> None:
+        seconds = []
+        for turn in range(warmup_rounds + min(rounds, self.most or rounds)):
+            if setup:
+                setup()
+            begun = time.perf_counter()
+            function()
+            if turn >= warmup_rounds:
+                seconds.append(time.perf_counter() - begun)
+        self.seconds = sorted(seconds)
+        self.stats = self
+        self.median = statistics.median(seconds)
+
+    def row(self) -> dict[str, Any]:
+        if len(self.seconds) > 1:
+            q1, _, q3 = statistics.quantiles(self.seconds, n=4)
+        else:
+            q1 = q3 = self.median
+        times = {"median_seconds": self.median, "q1_seconds": q1, "q3_seconds": q3, "rounds": len(self.seconds)}
+        return {**self.extra_info, **times}
+
+
+def part_build(dry: bool) -> dict[str, Any]:
+    """The extension, in the environment that is here."""
+    command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-q", "-e", "."]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    checked = subprocess.run(
+        [sys.executable, "-c", "import albert_fast._loader as l; print(l.crc32c(b'123456789'))"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return {"pip": run.returncode, "import": checked.returncode, "output": (run.stderr + checked.stderr)[-2000:]}
+
+
+def part_tests(dry: bool) -> dict[str, Any]:
+    """`pytest -m gpu`; addopts emptied, since they name plugins that may be missing."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-o", "addopts=", "--continue-on-collection-errors"]
+    run = subprocess.run(
+        [*command, "-rfEs", "--tb=short", "tests"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return {"code": run.returncode, "output": run.stdout[-8000:]}
+
+
+def part_rates(dry: bool) -> dict[str, Any]:
+    from bench import harness
+
+    return harness.rates()
+
+
+def part_op(name: str, dry: bool) -> dict[str, Any]:
+    """Every shape, implementation and direction of a bench file; one that fails leaves its reason in place of a row."""
+    from bench import harness
+
+    module, rows, failed = importlib.import_module(f"bench.bench_{name}"), [], []
+    directions = harness.DIRECTIONS
+    if name == "optimizer":
+        runs = [(module.test_optimizer, (*model, i)) for model in module.MODELS for i in module.IMPLEMENTATIONS]
+    elif name == "step":
+        sizes = module.GPU_RUNS if harness.KIND == "cuda" else module.CPU_RUNS
+        runs = [(module.test_step, (*size, i)) for size in sizes for i in module.IMPLEMENTATIONS]
+    else:
+        names = [n for n in harness.available("torch", "compile", "liger", "ours") if not (dry and n == "compile")]
+        variants = [(128, False), (512, False), (512, True)] if name == "attention" else [()]
+        runs = [
+            (lambda t, v, s, i, d: harness.measure(t, module.case(s, *v), i, d), (v, s, i, d))
+            for v, s, i, d in itertools.product(variants, harness.shapes(), names, directions)
+            if i != "liger" or name == "add_layer_norm"
+        ]
+    for function, arguments in runs[: len(runs) // 4 + 1] if dry else runs:
+        timer = Timer(2 if dry else None)
+        try:
+            function(timer, *arguments)
+            rows.append(timer.row())
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # pytest.skip's is no Exception
+            failed.append({"run": [str(a) for a in arguments], "reason": f"{type(error).__name__}: {error}"[:600]})
+        print(f"{name} {' '.join(map(str, arguments))}: {len(rows)} rows, {len(failed)} failed", flush=True)
+    return {"rows": rows, "failed": failed}
+
+
+def part_memory(dry: bool) -> dict[str, Any]:
+    """Predicted against measured, eager and captured, for some of the table's rows."""
+    from albert_fast.config import AlbertConfig
+    from albert_fast.memory import MemoryOptions, predict
+    from albert_fast.memory_measure import measure
+
+    sizes = [("tiny", 128, 256)] if dry else [("base", 128, 16384), ("base", 512, 16384), ("xlarge", 512, 8192)]
+    kinds = [("all", "postln")] if dry else [("all", "postln"), ("None", "postln"), ("all", "preln")]
+    rows = []
+    for (preset, length, tokens), (share, ln) in itertools.product(sizes, kinds):
+        for recompute in ("none",) if dry or share == "None" else ("none", "ffn", "layer"):
+            config = AlbertConfig.from_preset(preset, share_type=share, ln_type=ln)
+            options = MemoryOptions(tokens_per_batch=tokens, max_seq_length=length, measure=True)
+            predicted, measured = predict(config, options, recompute), measure(config, options, recompute)
+            difference = 100 * (predicted.peak_bytes / measured["peak_bytes"] - 1)
+            row = dict(preset=preset, max_seq_length=length, tokens=tokens, share_type=share, ln_type=ln)
+            rows.append({**row, "recompute": recompute, **predicted.parts(), **{f"measured_{k}": v for k, v in
+                         measured.items()}, "difference_percent": difference})  # fmt: skip
+    return {"rows": rows}
+
+
+def part_pretrain(dry: bool) -> dict[str, Any]:
+    from bench import bench_pretrain
+
+    return bench_pretrain.run(["tiny"] if dry else ["base"], ["full"] if dry else ["full", "short"], 1 if dry else 10,
+                              500 if dry else 21128, 0.05 if dry else 1.0)  # fmt: skip
+
+
+def do(part: str, dry: bool) -> dict[str, Any]:
+    if dry and part in ("build", "tests"):
+        return {"left_out": DRY_PARTS_LEFT_OUT}
+    own = globals().get(f"part_{part}")
+    return own(dry) if own else part_op(part, dry)
+
+
+def run_part(part: str, dry: bool, limit: float) -> dict[str, Any]:
+    """`part` in a process of its own; what goes wrong is its result."""
+    result = ROOT / f".gpu-report-{part}.json"
+    command = [sys.executable, "-m", "bench.gpu_report", "--one", part, "--output", str(result)]
+    begun = time.perf_counter()
+    try:
+        run = subprocess.run(
+            [*command, *(["--dry-run"] if dry else [])],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            check=False,
+        )
+        found = json.loads(result.read_text()) if run.returncode == 0 else {"error": (run.stderr or run.stdout)[-3000:]}
+    except subprocess.TimeoutExpired:
+        found = {"error": f"took more than {limit:.0f} s"}
+    finally:
+        result.unlink(missing_ok=True)
+    return {**found, "seconds": round(time.perf_counter() - begun, 1)}
+
+
+def write(output: Path, report: dict[str, Any]) -> None:
+    """report.json first, then whatever tables and plots its parts allow."""
+    temporary = output / "report.json.tmp"
+    temporary.write_text(json.dumps(report, indent=1) + "\n")
+    temporary.replace(output / "report.json")
+    lines = [
+        f"# GPU report: {report['machine']['device']}",
+        "",
+        f"```\n{json.dumps(report['machine'], indent=1)}\n```",
+        "",
+    ]
+    for name, part in report["parts"].items():
+        state = part.get("error") or part.get("left_out") or f"{len(part.get('failed', []))} runs failed"
+        lines.append(f"- **{name}** ({part['seconds']} s): {str(state).strip().splitlines()[-1] if state else 'done'}")
+    try:
+        from albert_fast import bench_plots, bench_report
+
+        ops = ops_document(report)
+        if ops["rows"]:
+            lines += ["", bench_report.op_table(Path("report.json"), ops)]
+            (output / "ops.json").write_text(json.dumps(ops, indent=1) + "\n")
+            bench_plots.draw(ops, output, "gpu")
+        if report["parts"].get("pretrain", {}).get("rows"):
+            lines += ["", bench_report.pretrain_table(Path("report.json"), report["parts"]["pretrain"])]
+            bench_plots.draw(report["parts"]["pretrain"], output, "pretrain")
+    except Exception as error:  # tables and plots are a convenience; the numbers are saved above
+        lines += ["", f"Tables or plots failed: {type(error).__name__}: {error}"]
+    memory = report["parts"].get("memory", {}).get("rows", [])
+    if memory:
+        columns = ("preset", "max_seq_length", "tokens", "share_type", "ln_type", "recompute", "peak_bytes",
+                   "measured_peak_bytes", "difference_percent")  # fmt: skip
+        lines += ["", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+        cells = [[f"{row[c]:.1f}" if isinstance(row[c], float) else str(row[c]) for c in columns] for row in memory]
+        lines += ["| " + " | ".join(row) + " |" for row in cells]
+    if "output" in report["parts"].get("tests", {}):
+        lines += ["", "```", report["parts"]["tests"]["output"][-3000:], "```"]
+    (output / "report.md").write_text("\n".join(lines) + "\n")
+
+
+def ops_document(report: dict[str, Any]) -> dict[str, Any]:
+    """The parts that time ops, as `make bench` would have written them."""
+    rates = report["parts"].get("rates", {})
+    rows = [
+        row
+        for name, part in report["parts"].items()
+        if name not in ("memory", "pretrain")
+        for row in part.get("rows", [])
+    ]
+    return {"bench": "ops", "machine": report["machine"], "rates": rates, "rows": rows if "copy" in rates else []}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--dry-run", action="store_true", help="all of it that a CPU can, in small")
+    parser.add_argument("--again", action="store_true", help="do parts that are done already once more")
+    parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds that a part may take")
+    parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results" / "gpu")
+    parser.add_argument("--one", choices=PARTS, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.one:
+        options.output.write_text(json.dumps(do(options.one, options.dry_run)))
+        return
+    from bench import machine
+
+    described = machine.describe()
+    if described["kind"] != "cuda" and not options.dry_run:
+        sys.exit("gpu_report: torch sees no CUDA device here; use --dry-run to try everything that a CPU can")
+    options.output.mkdir(parents=True, exist_ok=True)
+    file = options.output / "report.json"
+    report: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"bench": "gpu", "parts": {}}
+    report["machine"] = described
+    for part in options.parts:
+        earlier = report["parts"].get(part)
+        if earlier and "error" not in earlier and not options.again:
+            print(f"{part}: done before", flush=True)
+            continue
+        report["parts"][part] = run_part(part, options.dry_run, options.limit)
+        write(options.output, report)
+        print(f"{part}: {report['parts'][part].get('error', 'done')}"[:300], flush=True)
+
+
+if __name__ == "__main__":
+    main()
