@@ -267,10 +267,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             loss -= (log_probabilities.gather(1, target)[:, 0] * scale).sum()
             accuracy += ((log_probabilities.argmax(1) == target[:, 0]) * scale).sum()
             if needs_grad:
-                grad = log_probabilities.exp_().scatter_add_(
-                    1, target, log_probabilities.new_full((), -1.0).expand_as(target)
-                )
-                grad = grad.mul_(scale[:, None])
+                grad = log_probabilities.exp_()
+                grad.scatter_(1, target, grad.gather(1, target) - 1).mul_(scale[:, None])
                 grad_bias += grad.sum(0)
                 grad = grad.to(x.dtype)
                 grad_x[rows] = product(grad, weight.t())
