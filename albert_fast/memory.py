@@ -292,7 +292,7 @@ def memory(options: MemoryOptions, model: ModelOptions) -> None:
                 details.append(detail)
     title = (
         f"{model.config}, S={options.max_seq_length}, T={options.tokens_per_batch:,}, "
-        f"{str(options.dtype()).removeprefix('torch.')}, {options.optimizer}, on {target}"
+        f"{str(options.dtype()).removeprefix('torch.')}, {options.optimizer}, predicted for {target}"
     )
     if options.png:
         plot(rows, Path(options.png), title)

@@ -251,13 +251,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Gradients are made in forward, chunk by chunk, so that no [P, V] outlives its chunk; backward scales them."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, targets, row_weights, chunk):
+    def forward(ctx, x, weight, bias, targets, row_weights, chunk, grad_enabled):
         ctx.weight, ctx.bias = weight, bias
         dtype = torch.promote_types(x.dtype, torch.float32)
         total = row_weights.sum()
         row_scale = row_weights / torch.where(total > 0, total, 1.0)
         loss, accuracy = x.new_zeros((), dtype=dtype), x.new_zeros((), dtype=dtype)
-        if needs_grad := any(ctx.needs_input_grad[:3]):
+        if needs_grad := grad_enabled and any(ctx.needs_input_grad[:3]):
             grad_x = torch.empty_like(x)
             grad_weight, grad_bias = (torch.zeros_like(p, dtype=dtype) for p in (weight, bias))
         for start in range(0, x.shape[0], chunk):
@@ -288,7 +288,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 returned.append(None)
             else:
                 returned.append((grad * grad_loss).to(parameter.dtype))
-        return (grad_x * grad_loss).to(grad_x.dtype), *returned, None, None, None
+        return (grad_x * grad_loss).to(grad_x.dtype), *returned, None, None, None, None
 
 
 def logit_rows(device_type: str) -> int:
@@ -305,7 +305,8 @@ def linear_cross_entropy(
     at most `chunk` rows of logits exist at a time (default: `logit_rows`).
     """
     chunk = chunk or logit_rows(x.device.type)
-    return _LinearCrossEntropy.apply(x, weight, bias, targets, row_weights, chunk)
+    # needs_input_grad says what could be differentiated, under no_grad too: evaluation must not pay for gradients.
+    return _LinearCrossEntropy.apply(x, weight, bias, targets, row_weights, chunk, torch.is_grad_enabled())
 
 
 # -------------------------------------------------------------------------------------------------------------- choice

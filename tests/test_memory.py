@@ -10,6 +10,7 @@ from albert_fast.cli import main
 from albert_fast.config import AlbertConfig, UserError
 from albert_fast.memory import LN_TYPES, SHARE_TYPES, MemoryOptions, fit, full_batch, parse_bytes, predict
 from albert_fast.memory_measure import measure
+from albert_fast.ops import linear_cross_entropy
 from albert_fast.storage_tracker import StorageTracker
 
 ROW_KEYS = {
@@ -117,6 +118,17 @@ def test_flash_scratch_counts_sequence_slots():
     )
     slots = 4096 // 32
     assert many.peak_bytes - few.peak_bytes > slots * 128 * 4 * 4 * 33  # heads x (head size rounded to 32, and a sum)
+
+
+def test_evaluation_makes_no_gradients_of_the_vocabulary():
+    x, weight, bias = torch.randn(8, 16), torch.randn(500, 16, requires_grad=True), torch.randn(500)
+    peaks = []
+    for context in (torch.enable_grad(), torch.no_grad()):
+        with context, StorageTracker() as tracker:
+            result = linear_cross_entropy(x, weight, bias, torch.arange(8), torch.ones(8))
+            del result
+        peaks.append(tracker.peak_bytes)
+    assert peaks[1] < peaks[0] - 4 * weight.numel()
 
 
 def test_tracker_follows_storages_and_not_views():
