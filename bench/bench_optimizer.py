@@ -67,12 +67,15 @@ def test_optimizer(benchmark, preset, share_type, implementation):
             torch.testing.assert_close(weight, other, rtol=1e-4, atol=1e-6)
     count = sum(p.numel() for p in weights)
 
+    def setup() -> None:  # must return nothing: pytest-benchmark would take it for arguments
+        prepare()
+
     def timed() -> None:
         update()
         machine.synchronize()
 
     benchmark.group = f"optimizer {preset} share_type {share_type}"
-    benchmark.pedantic(timed, setup=prepare, rounds=30 if harness.KIND == "cuda" else 7, warmup_rounds=2)
+    benchmark.pedantic(timed, setup=setup, rounds=30 if harness.KIND == "cuda" else 7, warmup_rounds=2)
     shape = Shape(preset, 0, 0, 0, 0)
     benchmark.extra_info.update(
         op=f"optimizer, share_type {share_type}", direction="update", implementation=implementation, preset=shape.name,
