@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .batches import Batch, PretrainingLoader
-from .config import UserError
+from albert_fast.batches import Batch, PretrainingLoader
+from albert_fast.config import UserError
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from . import _loader
-from .config import UserError
-from .shards import open_folder
+from albert_fast import _loader
+from albert_fast.config import UserError
+from albert_fast.shards import open_folder
 
 _MILLION = 1_000_000
 _BATCHES_BEFORE_REPORT = 100

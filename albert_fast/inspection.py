@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .batches import Batch, PretrainingLoader
-from .config import DataConfig, UserError, option
-from .manifest import open_folder
-from .tokenizer import Tokenizer, load_tokenizer
+from albert_fast.batches import Batch, PretrainingLoader
+from albert_fast.config import DataConfig, UserError, option
+from albert_fast.manifest import open_folder
+from albert_fast.tokenizer import Tokenizer, load_tokenizer
 
 _STYLES = {"[MASK]": "bold red", "kept": "bold yellow", "random": "bold magenta"}
 

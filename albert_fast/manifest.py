@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ._loader import crc32c
-from .config import UserError
+from albert_fast._loader import crc32c
+from albert_fast.config import UserError
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "albert_fast shards", 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .shards import MAX_PAGE_TOKENS, MAX_SENTENCE_TOKENS
+from albert_fast.shards import MAX_PAGE_TOKENS, MAX_SENTENCE_TOKENS
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ from typing import BinaryIO
 import rich.console
 import rich.progress
 
-from ._loader import crc32c
-from .config import note
-from .manifest import file_crc
-from .pages import Page, PageBuilder
-from .progress import Progress, writing
-from .shards import ShardWriter
-from .text import Span, TextError, locate, read_chunks
-from .tokenizer import Tokenizer
-from .workers import Recipe, encode_chunks
+from albert_fast._loader import crc32c
+from albert_fast.config import note
+from albert_fast.manifest import file_crc
+from albert_fast.pages import Page, PageBuilder
+from albert_fast.progress import Progress, writing
+from albert_fast.shards import ShardWriter
+from albert_fast.text import Span, TextError, locate, read_chunks
+from albert_fast.tokenizer import Tokenizer
+from albert_fast.workers import Recipe, encode_chunks
 
 MAX_SHARD_SENTENCES = 1 << 22  # their lengths wait in memory until the shard is closed
 

@@ -14,15 +14,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from ._loader import crc32c
-from .config import UserError, check_choice, note, option
-from .manifest import FORMAT, MANIFEST, VERSION, Manifest, open_folder, write_file, write_manifest
-from .part import encode_part
-from .progress import Counts, Progress, check_same, check_text, locked, read_progress, sweep, writing
-from .text import Span, part_spans
-from .tokenizer import Tokenizer, load_tokenizer
-from .vocabulary import train_vocabulary
-from .workers import Recipe, load_segmenter
+from albert_fast._loader import crc32c
+from albert_fast.config import UserError, check_choice, note, option
+from albert_fast.manifest import FORMAT, MANIFEST, VERSION, Manifest, open_folder, write_file, write_manifest
+from albert_fast.part import encode_part
+from albert_fast.progress import Counts, Progress, check_same, check_text, locked, read_progress, sweep, writing
+from albert_fast.text import Span, part_spans
+from albert_fast.tokenizer import Tokenizer, load_tokenizer
+from albert_fast.vocabulary import train_vocabulary
+from albert_fast.workers import Recipe, load_segmenter
 
 WORKER_BYTES = 1 << 23  # about a second's work, and a worker takes a fifth of one to start
 

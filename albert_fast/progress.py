@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ._loader import crc32c
-from .config import UserError, note
-from .manifest import write_file
-from .text import CHUNK_BYTES, Position, Span, open_text
+from albert_fast._loader import crc32c
+from albert_fast.config import UserError, note
+from albert_fast.manifest import write_file
+from albert_fast.text import CHUNK_BYTES, Position, Span, open_text
 
 
 @dataclass

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ._loader import crc32c
-from .manifest import open_folder
-from .tokenizer import Tokenizer
+from albert_fast._loader import crc32c
+from albert_fast.manifest import open_folder
+from albert_fast.tokenizer import Tokenizer
 
 VERSION = 1
 MAX_PAGE_TOKENS = 65_536

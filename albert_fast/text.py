@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from .config import UserError
+from albert_fast.config import UserError
 
 CHUNK_BYTES = 1 << 19
 MAX_OBJECT_BYTES = 1 << 26  # one JSON object is parsed whole, so it bounds the memory

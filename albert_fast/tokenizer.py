@@ -14,8 +14,8 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from .config import UserError
-from .wordpiece import IDEOGRAPH, WordPieceCache
+from albert_fast.config import UserError
+from albert_fast.wordpiece import IDEOGRAPH, WordPieceCache
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # The names that published tokenizer.json files give them, in the order of SPECIAL_TOKENS.

@@ -11,11 +11,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ._loader import crc32c
-from .config import UserError, option
-from .manifest import MANIFEST, Manifest, open_folder
-from .shards import FIRST_OF_DOCUMENT, HEADER, MAX_PAGE_TOKENS, PAGE, VERSION, page_bytes
-from .tokenizer import Tokenizer, load_tokenizer
+from albert_fast._loader import crc32c
+from albert_fast.config import UserError, option
+from albert_fast.manifest import MANIFEST, Manifest, open_folder
+from albert_fast.shards import FIRST_OF_DOCUMENT, HEADER, MAX_PAGE_TOKENS, PAGE, VERSION, page_bytes
+from albert_fast.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

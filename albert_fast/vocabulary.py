@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 import tokenizers
 from tokenizers import models, trainers
 
-from .config import UserError, note
-from .text import Position, TextError, chunk_lines, locate, part_spans, read_chunks
-from .tokenizer import SPECIAL_TOKENS, Tokenizer, wordpiece_tokenizer
-from .wordpiece import IDEOGRAPH
+from albert_fast.config import UserError, note
+from albert_fast.text import Position, TextError, chunk_lines, locate, part_spans, read_chunks
+from albert_fast.tokenizer import SPECIAL_TOKENS, Tokenizer, wordpiece_tokenizer
+from albert_fast.wordpiece import IDEOGRAPH
 
 SAMPLE_BYTES = 1 << 26
 # Runs that WordPiece would call unknown whatever the vocabulary (over 100 characters of one word) are not counted.

@@ -22,10 +22,10 @@ from itertools import pairwise
 import numpy as np
 import tokenizers
 
-from .config import UserError
-from .pages import EncodedChunk
-from .text import Chunk, TextError, chunk_lines
-from .tokenizer import Tokenizer
+from albert_fast.config import UserError
+from albert_fast.pages import EncodedChunk
+from albert_fast.text import Chunk, TextError, chunk_lines
+from albert_fast.tokenizer import Tokenizer
 
 BATCH_CHARACTERS = 1 << 20  # an encoding takes some hundred bytes a token, so this bounds the memory
 

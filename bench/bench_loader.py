@@ -34,8 +34,7 @@ from rich.table import Table
 
 from albert_fast.batches import PretrainingLoader
 from albert_fast.shards import MAX_PAGE_TOKENS, ShardWriter
-
-from .bench_prepare import chunks, mask
+from bench.bench_prepare import chunks, mask
 
 RESULTS = Path(__file__).parent / "results" / "loader.json"
 VOCAB_SIZE, NUM_NOT_ORDINARY = 21_128, 106
