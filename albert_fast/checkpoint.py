@@ -19,7 +19,7 @@ from torch import Tensor
 
 from albert_fast._loader import crc32c
 from albert_fast.config import AlbertConfig, UserError, note
-from albert_fast.model import TOKENIZER_FILES, WEIGHTS, save_config
+from albert_fast.folder import TOKENIZER_FILES, WEIGHTS, save_config
 from albert_fast.sharing import unshare
 from albert_fast.step import TrainStep
 

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from albert_fast.config import DataConfig, ModelOptions, TrainConfig, UserError, option
+from albert_fast.folder import checkpoint_folder
 from albert_fast.metrics import plot_losses, read_metrics
-from albert_fast.model import AlbertForPreTraining, checkpoint_folder
+from albert_fast.model import AlbertForPreTraining
 from albert_fast.predict import fill_masks
 from albert_fast.prepare import PrepareOptions, prepare
 from albert_fast.pretrain import RunOptions, pretrain

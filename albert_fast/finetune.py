@@ -18,7 +18,7 @@ from albert_fast.config import AlbertConfig, TrainConfig, UserError, note, optio
 from albert_fast.evaluate import DeviceOptions, class_indices, labelled_scores, write_predictions
 from albert_fast.examples import ColumnOptions, class_names, read_examples
 from albert_fast.finetune_run import FinetuneRun
-from albert_fast.model import checkpoint_folder, read_weights
+from albert_fast.folder import checkpoint_folder, read_weights
 from albert_fast.optimizer import FlatParameters, Optimizer
 from albert_fast.tokenizer import load_tokenizer
 

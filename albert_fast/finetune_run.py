@@ -19,8 +19,8 @@ from torch import Tensor
 
 from albert_fast.classifier import SETTINGS, AlbertForSequenceClassification
 from albert_fast.config import UserError, note
+from albert_fast.folder import WEIGHTS, save_config
 from albert_fast.metrics import METRICS, read_metrics
-from albert_fast.model import WEIGHTS, save_config
 from albert_fast.optimizer import Optimizer
 
 STATE = "training_state.safetensors"

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from albert_fast.config import AlbertConfig, UserError, note
-from albert_fast.model import CONFIG, WEIGHTS, Pretrained
+from albert_fast.folder import CONFIG, WEIGHTS
+from albert_fast.model import Pretrained
 from albert_fast.sharing import unshare
 from albert_fast.tokenizer import Tokenizer
 from albert_fast.weight_names import huggingface_names

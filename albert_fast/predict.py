@@ -18,7 +18,8 @@ from torch import Tensor
 from albert_fast.classifier import encode_texts, mean_vectors
 from albert_fast.config import AlbertConfig, UserError, option
 from albert_fast.evaluate import DeviceOptions
-from albert_fast.model import AlbertForPreTraining, Packed, Pretrained, checkpoint_folder, read_weights
+from albert_fast.folder import checkpoint_folder, read_weights
+from albert_fast.model import AlbertForPreTraining, Packed, Pretrained
 from albert_fast.tokenizer import Tokenizer, load_tokenizer
 
 
