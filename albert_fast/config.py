@@ -251,6 +251,8 @@ class TrainConfig:
         for name in ("weight_decay", "max_grad_norm", "seed"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name}={getattr(self, name)} must be 0 or more")
+        if self.seed >= 2**63:  # it is half of the dropout key, an int64 on the device
+            raise UserError(f"seed={self.seed} must be below 2^63={2**63}")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
