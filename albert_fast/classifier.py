@@ -66,11 +66,11 @@ class AlbertForSequenceClassification(Pretrained):
 
     def forward(self, batch: Packed) -> Tensor:
         """Logits [B, classes] of a packed batch."""
-        hidden = self.albert(batch)  # [T, H]
         if self.pooling == "mean":
-            pooled = self.albert.pool_first(mean_vectors(hidden, batch.cu_seqlens))  # [B, H]
+            vectors = mean_vectors(self.albert(batch), batch.cu_seqlens)  # [B, H]
         else:
-            pooled = self.albert.pool(hidden, batch.cu_seqlens)
+            vectors = self.albert(batch, rows=batch.first_tokens())
+        pooled = self.albert.pool(vectors)
         site = 2 * self.config.num_hidden_layers * self.config.inner_group_num + 1  # after the last layer's
         dropped = self.ops.dropout(pooled, batch.dropout(self.dropout), batch.dropout_key, site)
         return self.classifier(dropped)

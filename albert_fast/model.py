@@ -40,6 +40,10 @@ class Packed:
         """The probability of dropping a hidden unit: none without a key, that is in evaluation."""
         return 0.0 if self.dropout_key is None else probability
 
+    def first_tokens(self) -> Tensor:
+        """int32 [B]: where each sequence begins; an empty one gets some token, to be weighted 0."""
+        return self.cu_seqlens[:-1].clamp(max=len(self.input_ids) - 1)
+
 
 @dataclass
 class PretrainingOutput:
@@ -94,13 +98,13 @@ class AlbertForPreTraining(Pretrained):
 
         masked_lm: positions [P] into T, ids [P], weights [P]; sentence_order: labels [B], weights [B].
         """
-        hidden = self.albert(batch)
         positions, ids, weights = masked_lm
-        mlm_loss, mlm_accuracy = self.mlm_head.loss(
-            self.ops.embedding(positions, hidden), ids, weights, self.albert.embeddings
-        )
+        first = batch.first_tokens()
+        rows = torch.cat((first, positions))
+        first_states, masked_states = self.albert(batch, rows=rows).split([len(first), len(positions)])
+        mlm_loss, mlm_accuracy = self.mlm_head.loss(masked_states, ids, weights, self.albert.embeddings)
         labels, weights = sentence_order
-        logits = self.sop_head(self.albert.pool(hidden, batch.cu_seqlens))
+        logits = self.sop_head(self.albert.pool(first_states))
         weights = weights / torch.where(weights.sum() > 0, weights.sum(), 1.0)
         log_probabilities = wide(logits).log_softmax(-1).gather(1, labels.long()[:, None])[:, 0]
         sop_loss = -(log_probabilities * weights).sum()
@@ -122,7 +126,7 @@ class AlbertForPreTraining(Pretrained):
         packed, unpack = pack(input_ids, attention_mask, token_type_ids)
         states: list[Tensor] | None = [] if output_hidden_states else None
         last = unpack(self.albert(packed, states))  # [B, S, H]
-        pooled = self.albert.pool_first(last[:, 0])  # [B, H]
+        pooled = self.albert.pool(last[:, 0])  # [B, H]
         rows = (
             last
             if masked_lm_positions is None
@@ -143,17 +147,16 @@ class Albert(nn.Module):
         self.encoder = Encoder(config, ops)
         self.pooler = Linear(config.hidden_size, config.hidden_size, ops)
 
-    def forward(self, batch: Packed, states: list[Tensor] | None = None) -> Tensor:
-        """Hidden states [T, H]; `states`, where given, takes the L+1 of them, the embeddings first."""
-        hidden = self.embeddings(batch)  # [T, H]
-        return self.encoder(hidden, batch, states)
+    def forward(self, batch: Packed, states: list[Tensor] | None = None, rows: Tensor | None = None) -> Tensor:
+        """Hidden states [T, H], or [R, H] of the tokens `rows` [R] alone, for which the last layer does less.
 
-    def pool(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """[B, H] of the first token of each packed sequence (empty ones give some token's, to be weighted 0)."""
-        return self.pool_first(self.ops.embedding(cu_seqlens[:-1].clamp(max=hidden.shape[0] - 1), hidden))
+        `states`, where given, takes the L+1 hidden states, the embeddings first.
+        """
+        return self.encoder(self.embeddings(batch), batch, states, rows)
 
-    def pool_first(self, first: Tensor) -> Tensor:
-        return torch.tanh(self.pooler(first))
+    def pool(self, vectors: Tensor) -> Tensor:
+        """The pooler over one vector a sequence, the first token's as a rule: [B, H] -> [B, H]."""
+        return torch.tanh(self.pooler(vectors))
 
 
 class Embeddings(nn.Module):
@@ -204,7 +207,9 @@ class Encoder(nn.Module):
             for inner in range(c.inner_group_num)
         ]
 
-    def forward(self, hidden: Tensor, batch: Packed, states: list[Tensor] | None = None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, batch: Packed, states: list[Tensor] | None = None, rows: Tensor | None = None
+    ) -> Tensor:
         run = self.post_layer if self.config.ln_type == "postln" else self.pre_layer
         layers = self.layers()
         if states is not None:
@@ -212,8 +217,9 @@ class Encoder(nn.Module):
         # In pre-LN a layer ends in the sum that the next layer's LayerNorm reads, so the join of two layers is one op.
         normed = None if self.config.ln_type == "postln" else layers[0][0].layer_norm(hidden)
         for depth, (attention, feed_forward) in enumerate(layers):
-            following = layers[depth + 1][0].layer_norm if depth + 1 < len(layers) else self.layer_norm
-            arguments = (attention, feed_forward, following, depth, batch, hidden, normed)
+            last = depth + 1 == len(layers)
+            following = self.layer_norm if last else layers[depth + 1][0].layer_norm
+            arguments = (attention, feed_forward, following, depth, batch, hidden, normed, rows if last else None)
             if self.recompute == "layer" and torch.is_grad_enabled():
                 hidden, normed = checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -222,23 +228,30 @@ class Encoder(nn.Module):
                 states.append(hidden)
         return hidden if normed is None else normed
 
-    def post_layer(self, attention, feed_forward, following, depth, batch, x, _):
+    def post_layer(self, attention, feed_forward, following, depth, batch, x, _, rows=None):
         """a = LN(x + attention(x)); LN(a + ffn(a))."""
-        a = attention.layer_norm.add(attention(x, batch), attention.output.bias, x, batch, 2 * depth + 1)
+        attended, x = self.attend(attention, x, x, batch, rows)
+        a = attention.layer_norm.add(attended, attention.output.bias, x, batch, 2 * depth + 1)
         f = self.feed(feed_forward, a)
         return feed_forward.layer_norm.add(f, feed_forward.output.bias, a, batch, 2 * depth + 2), None
 
-    def pre_layer(self, attention, feed_forward, following, depth, batch, x, normed):
+    def pre_layer(self, attention, feed_forward, following, depth, batch, x, normed, rows=None):
         """a = x + attention(LN(x)); y = a + ffn(LN(a)), returned with the next layer's LN(y) (None after the last)."""
-        normed, a = feed_forward.layer_norm.add_pre(
-            attention(normed, batch), attention.output.bias, x, batch, 2 * depth + 1
-        )
+        attended, x = self.attend(attention, normed, x, batch, rows)
+        normed, a = feed_forward.layer_norm.add_pre(attended, attention.output.bias, x, batch, 2 * depth + 1)
         f, bias, site = self.feed(feed_forward, normed), feed_forward.output.bias, 2 * depth + 2
         if following is None:
             dropout = batch.dropout(feed_forward.layer_norm.dropout)
             return self.ops.add_residual(f, bias, a, dropout, batch.dropout_key, site), None
         normed, y = following.add_pre(f, bias, a, batch, site)
         return y, normed
+
+    def attend(self, attention, x, residual, batch, rows):
+        """(attention(x), residual), of the tokens `rows` alone where given: past attention no token needs another."""
+        context = attention(x, batch)
+        if rows is not None:
+            context, residual = self.ops.embedding(rows, context), self.ops.embedding(rows, residual)
+        return self.ops.linear(context, attention.output.weight), residual
 
     def feed(self, feed_forward: FeedForward, x: Tensor) -> Tensor:
         if self.recompute == "ffn" and torch.is_grad_enabled():
@@ -247,7 +260,7 @@ class Encoder(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention without the last bias, which the LayerNorm that follows adds; its LayerNorm lives with it."""
+    """Self-attention up to its output product, whose weights, and the LayerNorm that follows, live with it."""
 
     def __init__(self, config: AlbertConfig, ops: Ops):
         super().__init__()
@@ -258,8 +271,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, batch: Packed) -> Tensor:
         qkv = self.query_key_value(x).unflatten(-1, (3, self.heads, -1))  # [T, 3, N, D]
-        context = self.ops.varlen_attention(qkv, batch.cu_seqlens, batch.max_seqlen)  # [T, N, D]
-        return self.ops.linear(context.flatten(-2), self.output.weight)  # [T, H]
+        return self.ops.varlen_attention(qkv, batch.cu_seqlens, batch.max_seqlen).flatten(-2)  # [T, H]
 
 
 class FeedForward(nn.Module):

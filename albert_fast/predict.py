@@ -107,10 +107,9 @@ def fill_masks(
 @torch.no_grad()
 def vectors_of(model: Pretrained, batch: Packed, pooling: str = "mean") -> Tensor:
     """float32 [B, H] of a packed batch: the mean over every token, [CLS] and [SEP] included, or the pooler's."""
-    hidden = model.albert(batch)
     if pooling == "pooled":
-        return model.albert.pool(hidden, batch.cu_seqlens).float()
-    return mean_vectors(hidden.float(), batch.cu_seqlens)
+        return model.albert.pool(model.albert(batch, rows=batch.first_tokens())).float()
+    return mean_vectors(model.albert(batch).float(), batch.cu_seqlens)
 
 
 def _ids_with_masks(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:

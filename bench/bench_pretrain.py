@@ -76,7 +76,8 @@ def compare(
             if peer:
                 others.append(_timed_theirs(peer_step, padded))
     rate = [r["tokens"] / r["seconds"] for r in ours]
-    products = measured_products(step_products(config, tokens, length, len(first.masked_lm_ids)), device, bf16)
+    capacities = (tokens, length, len(first.sentence_order_labels), len(first.masked_lm_ids))
+    products = measured_products(step_products(config, *capacities), device, bf16)
     matrix_seconds = sum(p["seconds"] for p in products)
     step_seconds = statistics.median(r["seconds"] for r in ours)
     flops = sum(p["flops"] for p in products)

@@ -48,7 +48,7 @@ def test_step(benchmark, preset, length, tokens, implementation):
 
     benchmark.group = f"step {preset} S={length} T={tokens}"
     benchmark.pedantic(timed, rounds=10 if harness.KIND == "cuda" else 5, warmup_rounds=2)
-    done = step_flops(config, tokens, length, len(batch.masked_lm_ids))
+    done = step_flops(config, tokens, length, len(batch.sentence_order_labels), len(batch.masked_lm_ids))
     benchmark.extra_info.update(
         op=f"step S={length}", direction="whole", implementation=implementation, preset=preset, tokens=tokens,
         flops=done, bytes=0, dtype=str(harness.DTYPE).removeprefix("torch."),

@@ -24,16 +24,29 @@ class Product:
         return 2 * self.rows * self.columns * self.inner * self.count * self.batch
 
 
-def step_products(config: AlbertConfig, tokens: int, length: int, predictions: int) -> list[Product]:
-    """Every matrix product of forward and backward of a micro-batch of full sequences, the decoder at P slots."""
+def step_products(
+    config: AlbertConfig, tokens: int, length: int, max_sequences: int, predictions: int
+) -> list[Product]:
+    """Every matrix product of forward and backward of a micro-batch of full sequences.
+
+    Past its attention the last layer works for the tokens that are read alone: the first of each of the N sequences
+    that a batch has room for, and the P masked ones.
+    """
     hidden, feed, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     embedding, vocabulary = config.embedding_size, config.vocab_size
     heads, size, sequences = config.num_attention_heads, hidden // config.num_attention_heads, tokens // length
+    read = max_sequences + predictions
     linear = [  # name, rows, in, out, count
         ("query_key_value", tokens, hidden, 3 * hidden, layers),
-        ("attention output", tokens, hidden, hidden, layers),
-        ("intermediate", tokens, hidden, feed, layers),
-        ("feed-forward output", tokens, feed, hidden, layers),
+        *(
+            (name + where, rows, inside, outside, count)
+            for where, rows, count in (("", tokens, layers - 1), (", last layer", read, 1))
+            for name, inside, outside in (
+                ("attention output", hidden, hidden),
+                ("intermediate", hidden, feed),
+                ("feed-forward output", feed, hidden),
+            )
+        ),
         ("embedding projection", tokens, embedding, hidden, 1),
         ("mlm transform", predictions, hidden, embedding if config.layout == "google" else hidden, 1),
         ("decoder", predictions, embedding, vocabulary, 1),
@@ -54,6 +67,6 @@ def step_products(config: AlbertConfig, tokens: int, length: int, predictions: i
     return products
 
 
-def step_flops(config: AlbertConfig, tokens: int, length: int, predictions: int) -> int:
+def step_flops(config: AlbertConfig, tokens: int, length: int, max_sequences: int, predictions: int) -> int:
     """FLOPs of forward and backward, attention included."""
-    return sum(p.flops for p in step_products(config, tokens, length, predictions))
+    return sum(p.flops for p in step_products(config, tokens, length, max_sequences, predictions))
