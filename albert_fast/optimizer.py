@@ -16,6 +16,7 @@ from albert_fast.config import TrainConfig
 
 # 64 elements are 128 bytes of bf16: TMA and 128-bit loads want every tensor to start there.
 ALIGNMENT = 64
+CPU_PART = 1 << 20  # elements, 4 MiB
 
 
 class FlatParameters:
@@ -78,6 +79,10 @@ class Optimizer:
         self.flat, self.config = flat, config
         device = flat.master.device
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(flat.master), torch.zeros_like(flat.master)
+        # On CPU a part of all four buffers stays in cache through every pass; on CUDA each pass is one launch.
+        length = len(flat.master)
+        size = CPU_PART if device.type == "cpu" else length
+        self.parts = [slice(start, min(start + size, length)) for start in range(0, length, size)]
         self.steps, self.updates = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
         self.gradient_norm, self.last_learning_rate = (torch.zeros((), device=device) for _ in range(2))
 
@@ -94,7 +99,7 @@ class Optimizer:
 
         A non-finite gradient leaves weights and moments as they are. Afterwards the gradient buffer is zero.
         """
-        flat, (beta1, beta2) = self.flat, self.betas
+        flat = self.flat
         if world_size > 1:
             dist.all_reduce(flat.grad)
         share = 1.0 / (micro_batches * world_size)
@@ -103,31 +108,38 @@ class Optimizer:
         scale = torch.full_like(self.gradient_norm, share)
         if self.config.max_grad_norm > 0:
             scale = scale * (self.config.max_grad_norm / (self.gradient_norm + 1e-6)).clamp(max=1.0)
-        grad = flat.grad.mul_(scale).masked_fill_(~finite, 0.0)
-
         self.updates += finite
-        self.exp_avg.lerp_(grad, (1 - beta1) * finite)
-        self.exp_avg_sq.lerp_(grad.square_(), (1 - beta2) * finite)
-        debias1, debias2 = self._debias()
-        change = torch.sqrt(self.exp_avg_sq, out=flat.grad).div_(debias2.sqrt()).add_(self.epsilon)
-        change.reciprocal_().mul_(self.exp_avg).div_(debias1)
-        decayed = slice(0, flat.decayed)
-        change[decayed].add_(flat.master[decayed], alpha=self.config.weight_decay)
+        for part in self.parts:
+            self._change(part, scale, finite)
         if self.config.optimizer == "lamb":
-            self._trust(change)
+            self._trust(flat.grad)
         self.last_learning_rate.copy_(self.learning_rate())
-        flat.master.sub_(change.mul_(self.last_learning_rate * finite))
+        rate = self.last_learning_rate * finite
+        for part in self.parts:
+            flat.master[part].sub_(flat.grad[part].mul_(rate))
+            flat.grad[part].zero_()
         self.steps += 1
-        flat.grad.zero_()
         flat.cast()
 
-    def _debias(self) -> tuple[Tensor, Tensor]:
-        """AdamW's corrections of both moments; 1 for LAMB, and before any update."""
-        count, one = self.updates.float(), torch.ones_like(self.gradient_norm)
+    def _change(self, part: slice, scale: Tensor, finite: Tensor) -> None:
+        """Turn a part of the gradient buffer into the change of the weights before trust and learning rate."""
+        grad, exp_avg, exp_avg_sq = self.flat.grad[part], self.exp_avg[part], self.exp_avg_sq[part]
+        beta1, beta2 = self.betas
+        # Where the scale is 0 this leaves 0, NaN and infinity included; a masked fill takes ten times as long on CPU.
+        grad.mul_(scale * finite).nan_to_num_(0.0, 0.0, 0.0)
+        exp_avg.lerp_(grad, (1 - beta1) * finite)
+        exp_avg_sq.lerp_(grad.square_(), (1 - beta2) * finite)
+        torch.sqrt(exp_avg_sq, out=grad)
         if self.config.optimizer == "lamb":
-            return one, one
-        first, second = (torch.where(count > 0, 1 - beta**count, one) for beta in self.betas)
-        return first, second
+            torch.div(exp_avg, grad.add_(self.epsilon), out=grad)
+        else:
+            # Both corrections as two numbers, outside the passes over memory (Kingma and Ba 2015, end of section 2).
+            count = self.updates.float()
+            first, second = (torch.where(count > 0, 1 - beta**count, 1.0) for beta in self.betas)
+            torch.div(exp_avg, grad.add_(self.epsilon * second.sqrt()), out=grad).mul_(second.sqrt() / first)
+        decayed = slice(part.start, min(part.stop, self.flat.decayed))
+        if decayed.start < decayed.stop:
+            grad[: decayed.stop - part.start].add_(self.flat.master[decayed], alpha=self.config.weight_decay)
 
     def _trust(self, change: Tensor) -> None:
         """Scale each matrix's change by ||weight|| / ||change||, by 1 where either is 0."""
