@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <type_traits>
 
 #include "random.h"
 
@@ -20,8 +21,10 @@ MaskingRules::MaskingRules(const Corpus& corpus, const LoaderConfig& loader_conf
       pad_id(static_cast<int32_t>(corpus.header().pad_id)),
       token_bytes(corpus.header().token_bytes),
       ordinary(corpus.ordinary()),
+      ordinary_is_range(false),
       ngram_end{} {
   if (ordinary.empty()) throw std::invalid_argument("the vocabulary has special ids only; prepare with a larger one");
+  ordinary_is_range = ordinary.back() - ordinary.front() + 1 == ordinary.size();
   for (uint32_t length = 0; length <= config.max_chunk(); ++length) {
     budget.push_back(albert_fast::budget(config, length + config.num_specials()));
   }
@@ -45,6 +48,7 @@ MaskingScratch::MaskingScratch(uint32_t max_seq_length) {
 namespace portable {
 #define ALBERT_FAST_BITS 0
 #include "bits.inc"
+#include "example.inc"
 #include "masking.inc"
 #undef ALBERT_FAST_BITS
 }  // namespace portable
@@ -60,21 +64,24 @@ namespace portable {
 namespace avx2 {
 #define ALBERT_FAST_BITS 1
 #include "bits.inc"
+#include "example.inc"
 #include "masking.inc"
 #undef ALBERT_FAST_BITS
 }  // namespace avx2
 #if defined(__clang__)
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl"))), \
-                             apply_to = function)
+#pragma clang attribute push(                                                                             \
+    __attribute__((target("avx2,bmi,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2"))), \
+    apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
-#pragma GCC target("avx2,bmi,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl")
+#pragma GCC target("avx2,bmi,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2")
 #endif
 namespace avx512 {
 #define ALBERT_FAST_BITS 2
 #include "bits.inc"
+#include "example.inc"
 #include "masking.inc"
 #undef ALBERT_FAST_BITS
 }  // namespace avx512
@@ -92,7 +99,8 @@ InstructionSet best_instruction_set() {
   if (!slow_pdep && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") &&
       __builtin_cpu_supports("popcnt")) {
     const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512vbmi2");
     return wide ? InstructionSet::kAvx512 : InstructionSet::kAvx2;
   }
 #endif

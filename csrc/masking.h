@@ -18,7 +18,8 @@ struct MaskingRules {
   LoaderConfig config;
   int32_t cls_id, sep_id, mask_id, pad_id;
   uint32_t token_bytes;
-  std::vector<uint32_t> ordinary;      // ids drawn as random replacement
+  std::vector<uint32_t> ordinary;      // ids drawn as random replacement, ascending
+  bool ordinary_is_range;              // every id from the first to the last
   std::vector<uint32_t> budget;        // by chunk length
   std::array<uint32_t, 10> ngram_end;  // n is the first with draw < ngram_end[n - 1]: p(n) ~ 1 / n, in integers
 };

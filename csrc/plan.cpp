@@ -15,19 +15,21 @@ namespace {
 
 std::string number(uint64_t value) { return std::to_string(value); }
 
-// The first longest chunk of at most `limit` tokens in [head, end), or `end`.
-size_t longest_that_fits(const Chunk* chunks, size_t head, size_t end, uint32_t limit) {
-  size_t best = end;
-  uint32_t best_length = 0;
-  for (size_t i = head; i < end; ++i) {
-    const uint32_t length = chunks[i].length;
-    if (length > best_length && length <= limit) {
-      best = i;
-      best_length = length;
-      if (length == limit) break;
-    }
+// The first longest of the kPackingWindow chunk lengths at `window`, if at most `limit`, or kPackingWindow. Eight at a
+// time: with short documents a long sequence is filled up by dozens of such searches.
+uint32_t longest_that_fits(const uint16_t* window, uint32_t limit) {
+  typedef uint16_t Lengths __attribute__((vector_size(16), aligned(2), may_alias));
+  const Lengths limits = Lengths{} + static_cast<uint16_t>(limit);
+  Lengths longest = {};
+  for (uint32_t i = 0; i < kPackingWindow; i += 8) {
+    Lengths lengths = *reinterpret_cast<const Lengths*>(window + i);
+    lengths &= static_cast<Lengths>(lengths <= limits);
+    longest = lengths > longest ? lengths : longest;
   }
-  return best;
+  uint16_t best = 0;
+  for (uint32_t i = 0; i < 8; ++i) best = std::max<uint16_t>(best, longest[i]);
+  if (best == 0) return kPackingWindow;
+  return static_cast<uint32_t>(std::find(window, window + kPackingWindow, best) - window);
 }
 
 }  // namespace
@@ -144,11 +146,13 @@ void Planner::add_document(uint32_t slot, uint32_t page, uint32_t begin, uint32_
   }
 }
 
-void Planner::pack(Plan& plan) const {
+void Planner::pack(Plan& plan) {
   plan.first_chunk.clear();
   plan.closed_by.clear();
   Chunk* const chunks = plan.chunks.data();
   const size_t count = plan.chunks.size();
+  lengths_.assign(count + kPackingWindow, 0);  // of the chunks, then of none
+  for (size_t i = 0; i < count; ++i) lengths_[i] = chunks[i].length;
   const uint32_t specials = config_.num_specials();
   const auto most_slots = static_cast<uint32_t>(most_tokens_.size() - 1);
   for (size_t head = 0; head < count;) {
@@ -162,20 +166,21 @@ void Planner::pack(Plan& plan) const {
         break;
       }
       const bool in_order = tokens >= 2 * config_.max_seq_length || head == first;
-      if (!in_order || budget_[chunks[head].length] > slots) {
+      if (!in_order || budget_[lengths_[head]] > slots) {
         const uint32_t by_tokens = tokens > specials ? std::min(tokens - specials, config_.max_chunk()) : 0;
         const uint32_t by_slots = most_tokens_[std::min(slots, most_slots)];
-        const size_t end = std::min<size_t>(count, head + kPackingWindow);
-        const size_t pick = longest_that_fits(chunks, head, end, std::min(by_tokens, by_slots));
-        if (pick == end) {
-          const bool tokens_fit = longest_that_fits(chunks, head, end, by_tokens) != end;
+        const uint16_t* const window = lengths_.data() + head;
+        const size_t pick = longest_that_fits(window, std::min(by_tokens, by_slots));
+        if (pick == kPackingWindow) {
+          const bool tokens_fit = longest_that_fits(window, by_tokens) != kPackingWindow;
           closed_by = tokens_fit ? ClosedBy::kPredictions : ClosedBy::kTokens;
           break;
         }
-        std::swap(chunks[pick], chunks[head]);
+        std::swap(chunks[head + pick], chunks[head]);
+        std::swap(lengths_[head + pick], lengths_[head]);
       }
-      tokens -= chunks[head].length + specials;
-      slots -= budget_[chunks[head].length];
+      tokens -= lengths_[head] + specials;
+      slots -= budget_[lengths_[head]];
     }
     plan.first_chunk.push_back(static_cast<uint32_t>(first));
     plan.closed_by.push_back(closed_by);

@@ -75,7 +75,7 @@ class Planner {
   void order_pages(uint64_t epoch);
   void add_page(uint32_t slot, uint32_t page, const uint16_t* lengths, uint32_t count, Plan& plan) const;
   void add_document(uint32_t slot, uint32_t page, uint32_t begin, uint32_t end, Plan& plan) const;
-  void pack(Plan& plan) const;
+  void pack(Plan& plan);
 
   const Corpus& corpus_;
   const LoaderConfig config_;
@@ -83,7 +83,7 @@ class Planner {
   std::vector<uint32_t> order_;  // of the pages in epoch order_epoch_
   uint64_t order_epoch_ = 0;
   uint64_t documents_start_ = 0;
-  std::vector<uint16_t> lengths_;
+  std::vector<uint16_t> lengths_;      // of a page's sentences, then of the group's chunks
   std::vector<uint32_t> budget_;       // by chunk length
   std::vector<uint32_t> most_tokens_;  // the longest chunk whose budget fits a number of slots
 };

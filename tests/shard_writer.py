@@ -57,7 +57,9 @@ def write_shard(
     vocab_size: int,
     page_tokens: int = 65_536,
     token_bytes: int | None = None,
+    unused: Sequence[int] = (),
 ) -> None:
+    """`unused` are further ids that never replace a token."""
     width = token_bytes or (2 if vocab_size <= 65_536 else 4)
     body, lengths, table = bytearray(), [], bytearray()
     num_tokens = num_documents = 0
@@ -73,7 +75,8 @@ def write_shard(
         lengths += own
         num_tokens += len(ids)
         num_documents += sum(s[2] for s in page)
-    ordinary = np.packbits(np.arange(vocab_size) >= NUM_NOT_ORDINARY, bitorder="little").tobytes()
+    is_ordinary = (np.arange(vocab_size) >= NUM_NOT_ORDINARY) & ~np.isin(np.arange(vocab_size), unused)
+    ordinary = np.packbits(is_ordinary, bitorder="little").tobytes()
     ordinary_section = pad(ordinary) + pad(struct.pack("<I", crc32c(ordinary)))
     lengths_section = pad(np.array(lengths, "<u2").tobytes())
     ordinary_offset = 256 + len(body)
@@ -85,7 +88,7 @@ def write_shard(
                           lengths_offset, table_offset)  # fmt: skip
     header += struct.pack("<IIIIII", CLS, SEP, MASK, UNK, PAD, crc32c(bytes(table)))
     header += b"fingerprint of the tests' tokens"
-    header += struct.pack("<QQ", max(vocab_size - NUM_NOT_ORDINARY, 0), ordinary_offset)
+    header += struct.pack("<QQ", int(is_ordinary.sum()), ordinary_offset)
     header = header.ljust(252, b"\0")
     header += struct.pack("<I", crc32c(header))
     path.write_bytes(header + body + ordinary_section + lengths_section + pad(bytes(table)))

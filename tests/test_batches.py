@@ -18,7 +18,7 @@ from albert_fast.config import UserError
 pytestmark = pytest.mark.filterwarnings("ignore:max_seq_length:UserWarning", "ignore:tokens_per_batch:UserWarning")
 
 
-def rules_of(loader: PretrainingLoader, vocab_size: int, **settings) -> Rules:
+def rules_of(loader: PretrainingLoader, vocab_size: int, unused=(), **settings) -> Rules:
     return Rules(
         tokens_per_batch=loader.tokens_per_batch,
         max_seq_length=loader.max_seq_length,
@@ -29,7 +29,7 @@ def rules_of(loader: PretrainingLoader, vocab_size: int, **settings) -> Rules:
         mask_id=MASK,
         pad_id=PAD,
         unmaskable=frozenset((CLS, SEP, MASK, PAD, UNK)),
-        ordinary=list(range(NUM_NOT_ORDINARY, vocab_size)),
+        ordinary=[i for i in range(NUM_NOT_ORDINARY, vocab_size) if i not in unused],
         **settings,
     )
 
@@ -60,15 +60,15 @@ CORPORA = {
 }
 
 
-def check_against_reference(tmp_path, documents, vocab_size, page_tokens, epochs, options):
+def check_against_reference(tmp_path, documents, vocab_size, page_tokens, epochs, options, unused=()):
     options = {"tokens_per_batch": 512, "max_seq_length": 64, "seed": 7, **options}
-    write_shard(tmp_path / "a.bin", documents[::2], vocab_size, page_tokens)
-    write_shard(tmp_path / "b.bin", documents[1::2], vocab_size, page_tokens)
+    write_shard(tmp_path / "a.bin", documents[::2], vocab_size, page_tokens, unused=unused)
+    write_shard(tmp_path / "b.bin", documents[1::2], vocab_size, page_tokens, unused=unused)
     pages = pages_of(documents[::2], page_tokens) + pages_of(documents[1::2], page_tokens)
     rest = {k: v for k, v in options.items() if k in ("seed", "max_ngram", "sentence_order", "max_predictions")}
     rest |= {k: str(v) for k, v in options.items() if k in ("masked_lm_prob", "short_seq_prob")}
     with PretrainingLoader([tmp_path / "a.bin", tmp_path / "b.bin"], **options) as loader:
-        reference = Reference(pages, rules_of(loader, vocab_size, **rest))
+        reference = Reference(pages, rules_of(loader, vocab_size, unused, **rest))
         index = 0
         for epoch in range(epochs):
             for expected in reference.batches(epoch):
@@ -91,6 +91,10 @@ def test_equals_plain_reference_on_odd_corpora(tmp_path, corpus):
     made = CORPORA[corpus]
     documents = random_documents(5, 60, **made)
     check_against_reference(tmp_path, documents, made.get("vocab_size", 500), 1024, 2, {"max_seq_length": 48})
+
+
+def test_gaps_among_ordinary_ids_equal_plain_reference(tmp_path):
+    check_against_reference(tmp_path, random_documents(4, 60), 500, 2048, 1, {}, unused=range(100, 300))
 
 
 def test_many_groups_equal_plain_reference(tmp_path):
