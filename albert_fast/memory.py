@@ -22,6 +22,7 @@ from rich.console import Console
 from albert_fast import attention, ops
 from albert_fast.batches import Batch
 from albert_fast.config import AlbertConfig, ModelOptions, TrainConfig, UserError, note, option
+from albert_fast.kernels.main_grad import accumulate_product
 from albert_fast.memory_report import activation_table, markdown_table, plot
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.step import TrainStep
@@ -183,9 +184,9 @@ def _tracker(model: AlbertForPreTraining, target: str, cu_seqlens: torch.Tensor)
         torch.ops.albert_fast.varlen_attention_backward.default,
     )
     if target == "cuda":
-        # bf16 products accumulate into fp32 without copies of their operands there (ops.accumulate_product).
+        # bf16 products accumulate into fp32 without copies of their operands there.
         bodies: dict[Any, Any] = {forward: attention._cuda_attention, backward: attention._cuda_attention_backward}
-        return StorageTracker(model, _flash_scratch, bodies, frozenset({"accumulate_product"}), CUDA_BLOCK_BYTES)
+        return StorageTracker(model, _flash_scratch, bodies, (accumulate_product,), CUDA_BLOCK_BYTES)
     plain = {forward: attention._varlen_attention._init_fn, backward: attention._varlen_attention_backward._init_fn}
     # The CPU bodies look at cu_seqlens, which therefore is a real tensor.
     bodies = {op: lambda *args, body=body: body(*args[:-2], cu_seqlens, args[-1]) for op, body in plain.items()}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -16,8 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from albert_fast import model
-
-_PACKAGE = str(Path(model.__file__).parent)
 
 
 @dataclass
@@ -46,7 +44,7 @@ class StorageTracker(TorchDispatchMode):
         root: whose modules name what their code makes.
         scratch: bytes that an op takes inside and gives back before it returns, which its outputs do not show.
         bodies: for opaque ops, the Python to run in place of their fake, so that what happens inside is followed too.
-        skip: names of functions whose allocations do not happen on the device that is asked about.
+        skip: Python functions whose allocations do not happen on the device that is asked about.
     """
 
     def __init__(
@@ -54,13 +52,14 @@ class StorageTracker(TorchDispatchMode):
         root: nn.Module | None = None,
         scratch: Callable[[Any, tuple], int] | None = None,
         bodies: dict[Any, Callable] | None = None,
-        skip: frozenset[str] = frozenset(),
+        skip: tuple[Callable, ...] = (),
         granularity: int = 1,
     ):
         super().__init__()
         self.lifetimes: list[Lifetime] = []
         self.now = self.live_bytes = self.peak_bytes = self.peak_event = 0
-        self._scratch, self._bodies, self._skip, self._granularity = scratch, bodies or {}, skip, granularity
+        self._scratch, self._bodies, self._granularity = scratch, bodies or {}, granularity
+        self._skip = {inspect.unwrap(function).__code__ for function in skip}
         self._names = {} if root is None else {id(module): name for name, module in root.named_modules()}
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
         self.held: list[torch.Tensor] = []  # what the caller wants alive as long as the tracker
@@ -95,12 +94,12 @@ class StorageTracker(TorchDispatchMode):
         if func in self._bodies:
             with self:
                 return self._bodies[func](*args, **kwargs)
-        name, layer, in_model, caller = self._place(sys._getframe(1), func)
+        name, layer, in_model, skipped = self._place(sys._getframe(1), func)
         result = func(*args, **kwargs)
         made = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
         made = [x for x in made if x.untyped_storage() not in self._known]
         size = self._scratch(func, args) if self._scratch else 0
-        if caller not in self._skip:
+        if not skipped:
             for tensor in made:
                 self.note(tensor, name, layer, in_model)
             if size:
@@ -110,21 +109,19 @@ class StorageTracker(TorchDispatchMode):
                 self._free(inside)
         return result
 
-    def _place(self, frame: FrameType | None, func: Any) -> tuple[str, int | None, bool, str]:
-        """What code is running: a name for its output, the encoder layer, whether it is the model's, and its caller."""
-        name, layer, in_model, caller = "", None, False, ""
+    def _place(self, frame: FrameType | None, func: Any) -> tuple[str, int | None, bool, bool]:
+        """What code is running: a name for its output, the encoder layer, whether it is the model's, or skipped."""
+        name, layer, in_model, skipped = "", None, False, False
         while frame is not None:
-            path = frame.f_code.co_filename
-            if path.startswith(_PACKAGE):
-                caller = caller or frame.f_code.co_name
-                if path == model.__file__:
-                    # Reading f_locals keeps what they hold until they are read again, before the next op: here.
-                    variables = frame.f_locals
-                    in_model = True
-                    name = name or self._names.get(id(variables.get("self")), "")
-                    if layer is None and isinstance(variables.get("depth"), int):
-                        layer = variables["depth"]
+            skipped = skipped or frame.f_code in self._skip
+            if frame.f_code.co_filename == model.__file__:
+                # Reading f_locals keeps what they hold until they are read again, before the next op: here.
+                variables = frame.f_locals
+                in_model = True
+                name = name or self._names.get(id(variables.get("self")), "")
+                if layer is None and isinstance(variables.get("depth"), int):
+                    layer = variables["depth"]
             frame = frame.f_back
         operator = str(func).removeprefix("aten.").removesuffix(".default").partition(".")[0]
         place = ".".join(part for part in name.split(".") if not part.isdigit())
-        return f"{place.removeprefix('albert.')} {operator}".strip(), layer, in_model, caller
+        return f"{place.removeprefix('albert.')} {operator}".strip(), layer, in_model, skipped

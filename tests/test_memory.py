@@ -120,6 +120,15 @@ def test_flash_scratch_counts_sequence_slots():
     assert many.peak_bytes - few.peak_bytes > slots * 128 * 4 * 4 * 33  # heads x (head size rounded to 32, and a sum)
 
 
+def test_products_into_fp32_copy_no_bf16_operand_on_cuda():
+    """[P, V] in fp32 exists once at a time: the logits."""
+    config = small(vocab_size=50_000, num_hidden_layers=1)
+    batch = full_batch(config, 2048, 64)
+    predicted = predict(config, options(device="cuda", precision="bf16", tokens_per_batch=2048))
+    logits = len(batch.masked_lm_ids) * config.vocab_size
+    assert 6 * logits <= predicted.temporaries_bytes < 8 * logits  # and once in bf16
+
+
 def test_evaluation_makes_no_gradients_of_the_vocabulary():
     x, weight, bias = torch.randn(8, 16), torch.randn(500, 16, requires_grad=True), torch.randn(500)
     peaks = []
