@@ -39,7 +39,9 @@ def test_flat_views_are_aligned_and_shared():
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
 @pytest.mark.parametrize("optimizer", ["lamb", "adamw"])
-def test_fifty_steps_as_the_library(optimizer, max_grad_norm):
+@pytest.mark.parametrize("part", [1 << 20, 100])  # the whole at once; four parts, of which one is decayed in part
+def test_fifty_steps_as_the_library(optimizer, max_grad_norm, part, monkeypatch):
+    monkeypatch.setattr("albert_fast.optimizer.CPU_PART", part)
     config = TrainConfig(optimizer=optimizer, max_steps=50, warmup_steps=10, learning_rate=0.01, weight_decay=0.1,
                          max_grad_norm=max_grad_norm)  # fmt: skip
     ours, theirs = make_model(), make_model()
