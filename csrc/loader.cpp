@@ -289,12 +289,13 @@ void Loader::build(std::unique_lock<std::mutex>& lock, BuildBatch build_batch, M
   slot.batch = std::move(batch);
   slot.error = error;
   if (error) failed_ = true;
-  wake_consumer(2);
+  wake_consumer(ring_.size() / 2);
   if (error || passed) work_changed_.notify_all();
 }
 
-// Wakes who waits in next() once `count` batches, or an error, are there in order. Waking for two at a time halves the
-// context switches of a consumer that is faster than the threads; before a thread waits or plans it wakes for one.
+// Wakes who waits in next() once `count` batches, or an error, are there in order. Waking for half a ring at a time
+// saves most context switches of a consumer that is faster than the threads; before a thread waits or plans it wakes
+// for one.
 void Loader::wake_consumer(uint64_t count) {
   for (uint64_t i = 0; i < count; ++i) {
     const Slot& slot = ring_[(delivered_ + i) % ring_.size()];

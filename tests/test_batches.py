@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loader_reference import ARRAYS, Reference, Rules
+from loader_reference import ARRAYS, GROUP_PAGES, Reference, Rules
 from shard_writer import CLS, MASK, NUM_NOT_ORDINARY, PAD, SEP, UNK, pages_of, random_documents, write_shard
 
 from albert_fast.batches import Batch, PretrainingLoader
@@ -200,6 +202,30 @@ def test_short_documents_fill_their_batches(tmp_path):
             batches = [next(loader) for _ in range(150)]
         assert all(batch.num_sequences == 64 for batch in batches)
         assert loader.statistics()["closed_by"]["sequences"] == 150
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_only_the_last_batch_of_an_epoch_is_not_full(tmp_path, data):
+    """Of a small corpus whose documents differ in length, where T is a multiple of S and at least 32 of it and tokens
+    alone close batches: nothing is unused but the remainder, 0.2% and, of a very small one, a sequence."""
+    fewest, spread = data.draw(st.integers(1, 20)), data.draw(st.integers(4, 60))
+    shape = {"sentences": (1, data.draw(st.integers(1, 40))), "tokens": (fewest, fewest + spread)}
+    length = data.draw(st.sampled_from([32, 48, 64, 128]))
+    tokens = length * data.draw(st.integers(32, 64))
+    per_document = (1 + shape["sentences"][1]) * (2 * fewest + spread) / 4
+    count = math.ceil(data.draw(st.floats(1, 60)) * tokens / per_document)
+    seed = data.draw(st.integers(0, 2**32))
+    write_shard(tmp_path / "a.bin", random_documents(seed, count, **shape), 500)
+    options = {"tokens_per_batch": tokens, "max_seq_length": length, "max_sequences": tokens, "seed": seed}
+    with PretrainingLoader([tmp_path / "a.bin"], **options, predictions_per_batch=tokens // 2) as loader:
+        assert loader.corpus.num_pages <= GROUP_PAGES
+        epoch = list(itertools.takewhile(lambda batch: batch.epoch == 0, loader))
+        counts = loader.statistics()["closed_by"]
+    assert counts["sequences"] == counts["predictions"] == 0
+    used = sum(batch.num_tokens for batch in epoch)
+    assert len(epoch) <= math.ceil(1.002 * used / tokens), (len(epoch), used / tokens)
+    assert sum(tokens - batch.num_tokens for batch in epoch[:-1]) <= 0.002 * used + length
 
 
 def test_no_capacity_is_exceeded_and_the_counts_add_up(shard):
