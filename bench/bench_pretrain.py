@@ -201,7 +201,8 @@ def run(presets: list[str], kinds: list[str], rounds: int, vocab_size: int, scal
             for preset in presets:
                 config = AlbertConfig.from_preset(preset, layout="google", vocab_size=vocab_size)
                 tokens = int((16384 if device == "cuda" else TOKENS[preset]) * scale)
-                row = compare(config, prepared[kind], max(tokens, LENGTH[kind]), LENGTH[kind], rounds, device)
+                tokens = max(tokens, 4 * LENGTH[kind])  # fewer sequences make no batch
+                row = compare(config, prepared[kind], tokens, LENGTH[kind], rounds, device)
                 rows.append({"text": kind, "preset": preset, "target": TARGETS.get((kind, preset)), **row})
                 show(rows[-1])
     return {"bench": "pretrain", "machine": machine.describe(device), "rows": rows}
