@@ -186,7 +186,8 @@ def _tracker(model: AlbertForPreTraining, target: str, cu_seqlens: torch.Tensor)
     if target == "cuda":
         # bf16 products accumulate into fp32 without copies of their operands there.
         bodies: dict[Any, Any] = {forward: attention._cuda_attention, backward: attention._cuda_attention_backward}
-        return StorageTracker(model, _flash_scratch, bodies, (accumulate_product,), CUDA_BLOCK_BYTES)
+        skip = frozenset({accumulate_product.__code__})
+        return StorageTracker(model, _flash_scratch, bodies, skip, CUDA_BLOCK_BYTES)
     plain = {forward: attention._varlen_attention._init_fn, backward: attention._varlen_attention_backward._init_fn}
     # The CPU bodies look at cu_seqlens, which therefore is a real tensor.
     bodies = {op: lambda *args, body=body: body(*args[:-2], cu_seqlens, args[-1]) for op, body in plain.items()}

@@ -248,10 +248,8 @@ class Encoder(nn.Module):
 
     def attend(self, attention, x, residual, batch, rows):
         """(attention(x), residual), of the tokens `rows` alone where given: past attention no token needs another."""
-        context = attention(x, batch)
-        if rows is not None:
-            context, residual = self.ops.embedding(rows, context), self.ops.embedding(rows, residual)
-        return self.ops.linear(context, attention.output.weight), residual
+        attended = attention(x, batch, rows)
+        return attended, residual if rows is None else self.ops.embedding(rows, residual)
 
     def feed(self, feed_forward: FeedForward, x: Tensor) -> Tensor:
         if self.recompute == "ffn" and torch.is_grad_enabled():
@@ -260,7 +258,7 @@ class Encoder(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention up to its output product, whose weights, and the LayerNorm that follows, live with it."""
+    """Self-attention without the last bias, which the LayerNorm that follows adds; its LayerNorm lives with it."""
 
     def __init__(self, config: AlbertConfig, ops: Ops):
         super().__init__()
@@ -269,9 +267,12 @@ class Attention(nn.Module):
         self.output = Linear(config.hidden_size, config.hidden_size, ops)
         self.layer_norm = LayerNorm(config.hidden_size, config, ops)
 
-    def forward(self, x: Tensor, batch: Packed) -> Tensor:
+    def forward(self, x: Tensor, batch: Packed, rows: Tensor | None = None) -> Tensor:
         qkv = self.query_key_value(x).unflatten(-1, (3, self.heads, -1))  # [T, 3, N, D]
-        return self.ops.varlen_attention(qkv, batch.cu_seqlens, batch.max_seqlen).flatten(-2)  # [T, H]
+        context = self.ops.varlen_attention(qkv, batch.cu_seqlens, batch.max_seqlen).flatten(-2)  # [T, H]
+        if rows is not None:
+            context = self.ops.embedding(rows, context)  # [R, H]
+        return self.ops.linear(context, self.output.weight)
 
 
 class FeedForward(nn.Module):

@@ -109,8 +109,9 @@ class Optimizer:
         if self.config.max_grad_norm > 0:
             scale = scale * (self.config.max_grad_norm / (self.gradient_norm + 1e-6)).clamp(max=1.0)
         self.updates += finite
+        epsilon, correction = self._debias()
         for part in self.parts:
-            self._change(part, scale, finite)
+            self._change(part, scale * finite, finite, epsilon, correction)
         if self.config.optimizer == "lamb":
             self._trust(flat.grad)
         self.last_learning_rate.copy_(self.learning_rate())
@@ -121,25 +122,32 @@ class Optimizer:
         self.steps += 1
         flat.cast()
 
-    def _change(self, part: slice, scale: Tensor, finite: Tensor) -> None:
+    def _debias(self) -> tuple[float | Tensor, Tensor | None]:
+        """Epsilon, and a factor of the change: AdamW's corrections of both moments; LAMB has none.
+
+        Two numbers, outside the passes over memory (Kingma and Ba 2015, end of section 2); 1 before any update.
+        """
+        if self.config.optimizer == "lamb":
+            return self.epsilon, None
+        count = self.updates.float()
+        first, second = (torch.where(count > 0, 1 - beta**count, 1.0) for beta in self.betas)
+        return self.epsilon * second.sqrt(), second.sqrt() / first
+
+    def _change(
+        self, part: slice, scale: Tensor, finite: Tensor, epsilon: float | Tensor, correction: Tensor | None
+    ) -> None:
         """Turn a part of the gradient buffer into the change of the weights before trust and learning rate."""
         grad, exp_avg, exp_avg_sq = self.flat.grad[part], self.exp_avg[part], self.exp_avg_sq[part]
         beta1, beta2 = self.betas
         # Where the scale is 0 this leaves 0, NaN and infinity included; a masked fill takes ten times as long on CPU.
-        grad.mul_(scale * finite).nan_to_num_(0.0, 0.0, 0.0)
+        grad.mul_(scale).nan_to_num_(0.0, 0.0, 0.0)
         exp_avg.lerp_(grad, (1 - beta1) * finite)
         exp_avg_sq.lerp_(grad.square_(), (1 - beta2) * finite)
-        torch.sqrt(exp_avg_sq, out=grad)
-        if self.config.optimizer == "lamb":
-            torch.div(exp_avg, grad.add_(self.epsilon), out=grad)
-        else:
-            # Both corrections as two numbers, outside the passes over memory (Kingma and Ba 2015, end of section 2).
-            count = self.updates.float()
-            first, second = (torch.where(count > 0, 1 - beta**count, 1.0) for beta in self.betas)
-            torch.div(exp_avg, grad.add_(self.epsilon * second.sqrt()), out=grad).mul_(second.sqrt() / first)
-        decayed = slice(part.start, min(part.stop, self.flat.decayed))
-        if decayed.start < decayed.stop:
-            grad[: decayed.stop - part.start].add_(self.flat.master[decayed], alpha=self.config.weight_decay)
+        torch.div(exp_avg, torch.sqrt(exp_avg_sq, out=grad).add_(epsilon), out=grad)
+        if correction is not None:
+            grad.mul_(correction)
+        decayed = max(self.flat.decayed - part.start, 0)
+        grad[:decayed].add_(self.flat.master[part][:decayed], alpha=self.config.weight_decay)
 
     def _trust(self, change: Tensor) -> None:
         """Scale each matrix's change by ||weight|| / ||change||, by 1 where either is 0."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -44,7 +43,7 @@ class StorageTracker(TorchDispatchMode):
         root: whose modules name what their code makes.
         scratch: bytes that an op takes inside and gives back before it returns, which its outputs do not show.
         bodies: for opaque ops, the Python to run in place of their fake, so that what happens inside is followed too.
-        skip: Python functions whose allocations do not happen on the device that is asked about.
+        skip: code of the functions whose allocations do not happen on the device that is asked about.
     """
 
     def __init__(
@@ -52,14 +51,13 @@ class StorageTracker(TorchDispatchMode):
         root: nn.Module | None = None,
         scratch: Callable[[Any, tuple], int] | None = None,
         bodies: dict[Any, Callable] | None = None,
-        skip: tuple[Callable, ...] = (),
+        skip: frozenset[CodeType] = frozenset(),
         granularity: int = 1,
     ):
         super().__init__()
         self.lifetimes: list[Lifetime] = []
         self.now = self.live_bytes = self.peak_bytes = self.peak_event = 0
-        self._scratch, self._bodies, self._granularity = scratch, bodies or {}, granularity
-        self._skip = {inspect.unwrap(function).__code__ for function in skip}
+        self._scratch, self._bodies, self._skip, self._granularity = scratch, bodies or {}, skip, granularity
         self._names = {} if root is None else {id(module): name for name, module in root.named_modules()}
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
         self.held: list[torch.Tensor] = []  # what the caller wants alive as long as the tracker
