@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,12 @@ import torch
 from rich.console import Console
 
 from albert_fast import attention, ops
+from albert_fast.attention import Queries
 from albert_fast.batches import Batch
 from albert_fast.config import AlbertConfig, ModelOptions, TrainConfig, UserError, note, option
 from albert_fast.kernels.main_grad import accumulate_product
 from albert_fast.memory_report import activation_table, markdown_table, plot
-from albert_fast.model import AlbertForPreTraining
+from albert_fast.model import AlbertForPreTraining, Packed
 from albert_fast.step import TrainStep
 from albert_fast.storage_tracker import Lifetime, StorageTracker
 
@@ -106,9 +108,11 @@ def full_batch(config: AlbertConfig, tokens: int, length: int) -> Batch:
     share = max(0.15, round(0.15 * length) / length)
     predictions = min(-(-(math.ceil(tokens * share) + math.ceil(math.sqrt(tokens / length))) // 16) * 16, tokens)
     edges = np.minimum(np.arange(slots + 1), sequences) * length
-    used = min(predictions, sequences * length)
+    columns = 1 + random.random((sequences, length - 1)).argsort(1)[:, : round(0.15 * length)]
+    masked = (np.arange(sequences)[:, None] * length + np.sort(columns)).ravel()
+    used = len(masked)
     positions = np.zeros(predictions, np.int32)
-    positions[:used] = np.sort(random.permutation(sequences * length)[:used])
+    positions[:used] = masked
     return Batch(
         input_ids=random.integers(0, config.vocab_size, tokens, dtype=np.int32),
         token_type_ids=np.zeros(tokens, np.int32),
@@ -129,7 +133,7 @@ def predict(config: AlbertConfig, options: MemoryOptions, recompute: str = "none
     with torch.device("meta"):
         model = AlbertForPreTraining(config, _ops_for(target))
         step = TrainStep(model, batch, options.max_seq_length, options.train_config(recompute), options.dtype())
-        tracker = _tracker(model, target, torch.from_numpy(batch.cu_seqlens))
+        tracker = _tracker(model, target, batch)
         _note_static(tracker, step, target)
         static = tracker.live_bytes
         with tracker:
@@ -178,7 +182,7 @@ def _ops_for(target: str) -> ops.Ops:
     return replace(ops.Ops(), linear_cross_entropy=partial(ops.linear_cross_entropy, chunk=ops.logit_rows("cpu")))
 
 
-def _tracker(model: AlbertForPreTraining, target: str, cu_seqlens: torch.Tensor) -> StorageTracker:
+def _tracker(model: AlbertForPreTraining, target: str, batch: Batch) -> StorageTracker:
     forward, backward = (
         torch.ops.albert_fast.varlen_attention.default,
         torch.ops.albert_fast.varlen_attention_backward.default,
@@ -188,10 +192,22 @@ def _tracker(model: AlbertForPreTraining, target: str, cu_seqlens: torch.Tensor)
         bodies: dict[Any, Any] = {forward: attention._cuda_attention, backward: attention._cuda_attention_backward}
         skip = frozenset({accumulate_product.__code__})
         return StorageTracker(model, _flash_scratch, bodies, skip, CUDA_BLOCK_BYTES)
-    plain = {forward: attention._varlen_attention._init_fn, backward: attention._varlen_attention_backward._init_fn}
-    # The CPU bodies look at cu_seqlens, which therefore is a real tensor.
-    bodies = {op: lambda *args, body=body: body(*args[:-2], cu_seqlens, args[-1]) for op, body in plain.items()}
-    return StorageTracker(model, bodies=bodies)
+    # The CPU bodies look at the edges, which therefore are real tensors: attention of queries of their own is given q.
+    names = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens")
+    fields = {name: torch.from_numpy(getattr(batch, name)) for name in names}
+    packed = Packed(**fields, max_seqlen=len(batch.input_ids))
+    read = packed.read_tokens(*map(torch.from_numpy, (batch.masked_lm_positions, batch.masked_lm_weights)))
+    own = Queries.pack(read, packed.cu_seqlens, len(packed.input_ids)).cu_seqlens
+
+    def real(body: Callable, q: int) -> Callable:
+        def run(*args: Any) -> Any:
+            edges = packed.cu_seqlens if args[q] is None else own
+            return body(*args[:-3], edges, packed.cu_seqlens, args[-1])
+
+        return run
+
+    plain = {forward: (attention._varlen_attention, 1), backward: (attention._varlen_attention_backward, 2)}
+    return StorageTracker(model, bodies={op: real(body._init_fn, q) for op, (body, q) in plain.items()})
 
 
 def _note_static(tracker: StorageTracker, step: TrainStep, target: str) -> None:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from albert_fast.attention import Queries
 from albert_fast.config import AlbertConfig, UserError
 from albert_fast.folder import FolderModel
-from albert_fast.ops import Ops, get_ops, wide
+from albert_fast.ops import Ops, get_ops, rows_of, wide
 
 
 @dataclass
@@ -41,8 +42,13 @@ class Packed:
         return 0.0 if self.dropout_key is None else probability
 
     def first_tokens(self) -> Tensor:
-        """int32 [B]: where each sequence begins; an empty one gets some token, to be weighted 0."""
-        return self.cu_seqlens[:-1].clamp(max=len(self.input_ids) - 1)
+        """int32 [B]: where each sequence begins; T, which is no token, for an empty one."""
+        starts, ends = self.cu_seqlens[:-1], self.cu_seqlens[1:]
+        return torch.where(starts < ends, starts, len(self.input_ids))
+
+    def read_tokens(self, positions: Tensor, weights: Tensor) -> Tensor:
+        """int32 [B + P]: whose states the pretraining heads read, first_tokens() and the masked ones; T for none."""
+        return torch.cat((self.first_tokens(), torch.where(weights > 0, positions, len(self.input_ids))))
 
 
 @dataclass
@@ -99,9 +105,8 @@ class AlbertForPreTraining(Pretrained):
         masked_lm: positions [P] into T, ids [P], weights [P]; sentence_order: labels [B], weights [B].
         """
         positions, ids, weights = masked_lm
-        first = batch.first_tokens()
-        rows = torch.cat((first, positions))
-        first_states, masked_states = self.albert(batch, rows=rows).split([len(first), len(positions)])
+        states = self.albert(batch, rows=batch.read_tokens(positions, weights))
+        first_states, masked_states = states.tensor_split([len(states) - len(positions)])
         mlm_loss, mlm_accuracy = self.mlm_head.loss(masked_states, ids, weights, self.albert.embeddings)
         labels, weights = sentence_order
         logits = self.sop_head(self.albert.pool(first_states))
@@ -150,6 +155,7 @@ class Albert(nn.Module):
     def forward(self, batch: Packed, states: list[Tensor] | None = None, rows: Tensor | None = None) -> Tensor:
         """Hidden states [T, H], or [R, H] of the tokens `rows` [R] alone, for which the last layer does less.
 
+        No more than max_seqlen rows of a sequence; T among them stands for no token, whose state means nothing.
         `states`, where given, takes the L+1 hidden states, the embeddings first.
         """
         return self.encoder(self.embeddings(batch), batch, states, rows)
@@ -212,6 +218,7 @@ class Encoder(nn.Module):
     ) -> Tensor:
         run = self.post_layer if self.config.ln_type == "postln" else self.pre_layer
         layers = self.layers()
+        queries = None if rows is None else Queries.pack(rows, batch.cu_seqlens, len(hidden))
         if states is not None:
             states.append(hidden)
         # In pre-LN a layer ends in the sum that the next layer's LayerNorm reads, so the join of two layers is one op.
@@ -219,25 +226,26 @@ class Encoder(nn.Module):
         for depth, (attention, feed_forward) in enumerate(layers):
             last = depth + 1 == len(layers)
             following = self.layer_norm if last else layers[depth + 1][0].layer_norm
-            arguments = (attention, feed_forward, following, depth, batch, hidden, normed, rows if last else None)
+            arguments = (attention, feed_forward, following, depth, batch, hidden, normed, queries if last else None)
             if self.recompute == "layer" and torch.is_grad_enabled():
                 hidden, normed = checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
                 hidden, normed = run(*arguments)
             if states is not None and (depth + 1) % self.config.inner_group_num == 0:
                 states.append(hidden)
-        return hidden if normed is None else normed
+        hidden = hidden if normed is None else normed
+        return hidden if queries is None else self.ops.embedding(queries.places, hidden)
 
-    def post_layer(self, attention, feed_forward, following, depth, batch, x, _, rows=None):
+    def post_layer(self, attention, feed_forward, following, depth, batch, x, _, queries=None):
         """a = LN(x + attention(x)); LN(a + ffn(a))."""
-        attended, x = self.attend(attention, x, x, batch, rows)
+        attended, x = self.attend(attention, x, x, batch, queries)
         a = attention.layer_norm.add(attended, attention.output.bias, x, batch, 2 * depth + 1)
         f = self.feed(feed_forward, a)
         return feed_forward.layer_norm.add(f, feed_forward.output.bias, a, batch, 2 * depth + 2), None
 
-    def pre_layer(self, attention, feed_forward, following, depth, batch, x, normed, rows=None):
+    def pre_layer(self, attention, feed_forward, following, depth, batch, x, normed, queries=None):
         """a = x + attention(LN(x)); y = a + ffn(LN(a)), returned with the next layer's LN(y) (None after the last)."""
-        attended, x = self.attend(attention, normed, x, batch, rows)
+        attended, x = self.attend(attention, normed, x, batch, queries)
         normed, a = feed_forward.layer_norm.add_pre(attended, attention.output.bias, x, batch, 2 * depth + 1)
         f, bias, site = self.feed(feed_forward, normed), feed_forward.output.bias, 2 * depth + 2
         if following is None:
@@ -246,10 +254,10 @@ class Encoder(nn.Module):
         normed, y = following.add_pre(f, bias, a, batch, site)
         return y, normed
 
-    def attend(self, attention, x, residual, batch, rows):
-        """(attention(x), residual), of the tokens `rows` alone where given: past attention no token needs another."""
-        attended = attention(x, batch, rows)
-        return attended, residual if rows is None else self.ops.embedding(rows, residual)
+    def attend(self, attention, x, residual, batch, queries):
+        """(attention(x), residual), of the queries' tokens alone where given: no token needs another's from here on."""
+        attended = attention(x, batch, queries)
+        return attended, residual if queries is None else self.ops.embedding(queries.tokens, residual)
 
     def feed(self, feed_forward: FeedForward, x: Tensor) -> Tensor:
         if self.recompute == "ffn" and torch.is_grad_enabled():
@@ -267,12 +275,18 @@ class Attention(nn.Module):
         self.output = Linear(config.hidden_size, config.hidden_size, ops)
         self.layer_norm = LayerNorm(config.hidden_size, config, ops)
 
-    def forward(self, x: Tensor, batch: Packed, rows: Tensor | None = None) -> Tensor:
-        qkv = self.query_key_value(x).unflatten(-1, (3, self.heads, -1))  # [T, 3, N, D]
-        context = self.ops.varlen_attention(qkv, batch.cu_seqlens, batch.max_seqlen).flatten(-2)  # [T, H]
-        if rows is not None:
-            context = self.ops.embedding(rows, context)  # [R, H]
-        return self.ops.linear(context, self.output.weight)
+    def forward(self, x: Tensor, batch: Packed, queries: Queries | None = None) -> Tensor:
+        edges = (batch.cu_seqlens, batch.max_seqlen)
+        if queries is None:
+            qkv = self.query_key_value(x).unflatten(-1, (3, self.heads, -1))  # [T, 3, N, D]
+            context = self.ops.varlen_attention(qkv, *edges)  # [T, N, D]
+        else:
+            hidden = x.shape[-1]
+            asking = self.ops.embedding(queries.tokens, x)  # [R, H]
+            q = self.query_key_value(asking, slice(hidden)).unflatten(-1, (self.heads, -1))  # [R, N, D]
+            kv = self.query_key_value(x, slice(hidden, None)).unflatten(-1, (2, self.heads, -1))  # [T, 2, N, D]
+            context = self.ops.varlen_attention(kv, *edges, q, queries.cu_seqlens)  # [R, N, D]
+        return self.ops.linear(context.flatten(-2), self.output.weight)
 
 
 class FeedForward(nn.Module):
@@ -319,7 +333,7 @@ class MaskedLmHead(nn.Module):
 
 
 class Linear(nn.Module):
-    """x @ weight.T + bias, weight [out, in]."""
+    """x @ weight.T + bias, weight [out, in]; `outputs`, where given, are the rows of both to take."""
 
     def __init__(self, in_features: int, out_features: int, ops: Ops, bias: bool = True):
         super().__init__()
@@ -327,8 +341,10 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.ops.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, outputs: slice | None = None) -> Tensor:
+        if outputs is None:
+            return self.ops.linear(x, self.weight, self.bias)
+        return self.ops.linear(x, rows_of(self.weight, outputs), rows_of(self.bias, outputs))
 
 
 class Embedding(nn.Module):

@@ -54,6 +54,16 @@ def wide_parameter(parameter: Tensor) -> Tensor:
     return _WideParameter.apply(parameter)
 
 
+def rows_of(parameter: Tensor | None, rows: slice) -> Tensor | None:
+    """Some rows of a parameter, differentiable under the main_grad rule."""
+    if parameter is None:
+        return None
+    part = parameter[rows]
+    if (main_grad := getattr(parameter, "main_grad", None)) is not None:
+        part.main_grad = main_grad[rows]  # type: ignore[attr-defined]
+    return part
+
+
 # Asked at import: torch.compile cannot trace the question.
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -265,18 +275,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
             target, scale = targets[rows].long()[:, None], row_scale[rows].to(dtype)[:, None]
             logits = wide(product(x[rows], weight, bias))
             largest, likeliest = logits.max(1, keepdim=True)
+            of_target = logits.gather(1, target)
+            # [P, V] is all that this op moves, so each pass over it counts. In place: the softmax kernels read an
+            # element last where they write it.
+            softmax = torch.softmax(logits, 1, out=logits)
+            log_sum_exp = largest - softmax.gather(1, likeliest).log()
+            loss += ((log_sum_exp - of_target) * scale).sum()
             accuracy += ((likeliest == target) * scale).sum()
-            # The softmax by hand, in place: [P, V] is all that this op moves, so each copy of it counts.
-            of_target = logits.gather(1, target) - largest
-            exponentials = logits.sub_(largest).exp_()
-            total = exponentials.sum(1, keepdim=True)
-            loss += ((total.log() - of_target) * scale).sum()
             if needs_grad:
-                grad = exponentials.mul_(scale / total).scatter_add_(1, target, -scale)
-                grad_bias += grad.sum(0)
+                grad = softmax.scatter_add_(1, target, torch.full_like(scale, -1))
+                grad_bias += scale[:, 0] @ grad
                 grad = grad.to(x.dtype)
-                grad_x[rows] = product(grad, weight.t())
-                accumulate_product(grad_weight, grad, x[rows])
+                grad_x[rows] = product(grad, weight.t()) * scale
+                accumulate_product(grad_weight, grad, (x[rows] * scale).to(x.dtype))
         if needs_grad:
             ctx.save_for_backward(grad_x, grad_weight, grad_bias)
         ctx.mark_non_differentiable(accuracy)

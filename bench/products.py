@@ -29,15 +29,17 @@ def step_products(
 ) -> list[Product]:
     """Every matrix product of forward and backward of a micro-batch of full sequences.
 
-    Past its attention the last layer works for the tokens that are read alone: the first of each of the N sequences
-    that a batch has room for, and the P masked ones.
+    The last layer works for the tokens that are read alone, but for their keys and values: the first of each of the
+    sequences that a batch has room for, and the P masked ones.
     """
     hidden, feed, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     embedding, vocabulary = config.embedding_size, config.vocab_size
     heads, size, sequences = config.num_attention_heads, hidden // config.num_attention_heads, tokens // length
     read = max_sequences + predictions
     linear = [  # name, rows, in, out, count
-        ("query_key_value", tokens, hidden, 3 * hidden, layers),
+        ("query_key_value", tokens, hidden, 3 * hidden, layers - 1),
+        ("query, last layer", read, hidden, hidden, 1),
+        ("key_value, last layer", tokens, hidden, 2 * hidden, 1),
         *(
             (name + where, rows, inside, outside, count)
             for where, rows, count in (("", tokens, layers - 1), (", last layer", read, 1))
@@ -58,12 +60,13 @@ def step_products(
             Product(name, "data", rows, inside, outside, count),
             Product(name, "weight", outside, inside, rows, count),
         ]
-    batch = sequences * heads
+    batch, asking = sequences * heads, 1 - (-predictions // sequences)
     # q k.T and p v forward; dv, dp, dq, dk backward (flash recomputes q k.T besides, which is its own affair).
-    products += [
-        Product("attention", "forward", length, length, size, 2 * layers, batch),
-        Product("attention", "data", length, size, length, 4 * layers, batch),
-    ]
+    for name, queries, count in (("attention", length, layers - 1), ("attention, last layer", asking, 1)):
+        products += [
+            Product(name, "forward", queries, length, size, 2 * count, batch),
+            Product(name, "data", queries, size, length, 4 * count, batch),
+        ]
     return products
 
 

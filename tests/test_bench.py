@@ -98,9 +98,11 @@ def test_flops_of_a_step_are_six_a_weight_and_token():
     """6 FLOPs a weight use and token, 12 S H a token and layer for attention (Chinchilla's appendix F counts so)."""
     config = AlbertConfig.from_preset("base")
     tokens, length, sequences, predictions = 1024, 128, 32, 160
-    every, read = 3 * 768 * 768, 768 * 768 + 2 * 768 * 3072  # weights that see all tokens, or in the last layer few
-    expected = 6 * tokens * (12 * every + 11 * read + 128 * 768) + 12 * 12 * tokens * length * 768
-    expected += 6 * (sequences + predictions) * read + 6 * predictions * (768 * 768 + 128 * config.vocab_size)
+    every, read = 2 * 768 * 768, 2 * 768 * 768 + 2 * 768 * 3072  # weights that see all tokens, or in the last layer few
+    expected = 6 * tokens * (12 * every + 11 * read + 128 * 768) + 6 * (sequences + predictions) * read
+    asking = 1 + predictions // (tokens // length)  # of each sequence, in the last layer
+    expected += 12 * (tokens // length) * length * (11 * length + asking) * 768
+    expected += 6 * predictions * (768 * 768 + 128 * config.vocab_size)
     assert step_flops(config, tokens, length, sequences, predictions) == expected
 
 

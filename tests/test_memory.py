@@ -8,7 +8,16 @@ import torch
 
 from albert_fast.cli import main
 from albert_fast.config import AlbertConfig, UserError
-from albert_fast.memory import LN_TYPES, SHARE_TYPES, MemoryOptions, fit, full_batch, parse_bytes, predict
+from albert_fast.memory import (
+    CUBLAS_WORKSPACE_BYTES,
+    LN_TYPES,
+    SHARE_TYPES,
+    MemoryOptions,
+    fit,
+    full_batch,
+    parse_bytes,
+    predict,
+)
 from albert_fast.memory_measure import measure
 from albert_fast.ops import linear_cross_entropy
 from albert_fast.storage_tracker import StorageTracker
@@ -126,7 +135,7 @@ def test_products_into_fp32_copy_no_bf16_operand_on_cuda():
     batch = full_batch(config, 2048, 64)
     predicted = predict(config, options(device="cuda", precision="bf16", tokens_per_batch=2048))
     logits = len(batch.masked_lm_ids) * config.vocab_size
-    assert 6 * logits <= predicted.temporaries_bytes < 8 * logits  # and once in bf16
+    assert 6 * logits <= predicted.temporaries_bytes - CUBLAS_WORKSPACE_BYTES < 6.1 * logits  # and once in bf16
 
 
 def test_evaluation_makes_no_gradients_of_the_vocabulary():

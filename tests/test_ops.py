@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from albert_fast import ops
+from albert_fast.attention import Queries
 
 EDGES = {"mixed": [0, 7, 20, 20, 27, 40, 40], "equal": [0, 8, 16, 24], "one": [0, 13], "none": [0, 0, 0]}
 
@@ -33,9 +34,31 @@ def test_varlen_attention(edges):
     assert torch.autograd.gradcheck(lambda x: ops.varlen_attention(x, cu_seqlens, 32), qkv)
 
 
+@pytest.mark.parametrize("edges", EDGES.values(), ids=EDGES.keys())
+def test_varlen_attention_of_some_tokens_is_that_of_all_at_these(edges):
+    torch.manual_seed(0)
+    qkv = torch.randn(45, 3, 2, 6, dtype=torch.float64, requires_grad=True)
+    cu_seqlens = torch.tensor(edges, dtype=torch.int32)
+    rows = torch.cat((torch.randperm(45)[:14], torch.tensor([45, 45])))  # 45 is no token
+    queries = Queries.pack(rows, cu_seqlens, 45)
+
+    def asked(qkv):
+        q = qkv[queries.tokens, 0]
+        return ops.varlen_attention(qkv[:, 1:], cu_seqlens, 32, q, queries.cu_seqlens)[queries.places]
+
+    of_tokens = asked(qkv)[:14]
+    expected = ops.varlen_attention(qkv, cu_seqlens, 32)[rows[:14]]
+    torch.testing.assert_close(of_tokens, expected)
+    scale = torch.randn_like(expected)
+    gradients = [torch.autograd.grad((out * scale).sum(), qkv)[0] for out in (of_tokens, expected)]
+    torch.testing.assert_close(*gradients)
+
+
 def test_varlen_attention_is_a_sound_custom_op():
-    qkv = torch.randn(20, 3, 2, 8, requires_grad=True)
-    torch.library.opcheck(torch.ops.albert_fast.varlen_attention, (qkv, torch.tensor([0, 9, 14], dtype=torch.int32), 9))
+    attention, edges = torch.ops.albert_fast.varlen_attention, torch.tensor([0, 9, 14], dtype=torch.int32)
+    torch.library.opcheck(attention, (torch.randn(20, 3, 2, 8, requires_grad=True), None, edges, edges, 9))
+    q, kv = torch.randn(6, 2, 8, requires_grad=True), torch.randn(20, 2, 2, 8, requires_grad=True)
+    torch.library.opcheck(attention, (kv, q, torch.tensor([0, 2, 5], dtype=torch.int32), edges, 9))
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 100])
@@ -52,6 +75,14 @@ def test_linear_cross_entropy(chunk):
     assert torch.autograd.gradcheck(
         lambda *p: 3 * ops.linear_cross_entropy(*p, targets, weights, chunk)[0], (x, weight, bias)
     )
+
+
+def test_linear_cross_entropy_of_a_target_whose_probability_underflows_is_finite():
+    x, weight = torch.tensor([[1.0]], requires_grad=True), torch.linspace(-300, 300, 2000)[:, None]
+    loss, _ = ops.linear_cross_entropy(x, weight, torch.zeros(2000), torch.tensor([0]), torch.ones(1))
+    expected = F.cross_entropy(F.linear(x, weight), torch.tensor([0]))
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(y, x) for y in (loss, expected)))
 
 
 def test_linear_cross_entropy_of_no_weight_is_zero_with_zero_gradients():
