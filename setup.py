@@ -19,6 +19,7 @@ class CMakeBuild(build_ext):
         build.mkdir(parents=True, exist_ok=True)
         configure = [
             "cmake",
+            "--fresh",  # a cache from an isolated build names a ninja that is gone
             "-S", str(ROOT / "csrc"),
             "-B", str(build),
             "-G", "Ninja",
@@ -32,6 +33,7 @@ class CMakeBuild(build_ext):
 
 
 setup(
+    license="MIT",
     packages=["albert_fast", "albert_fast.kernels"],
     # kernels/ on disk, but never `import kernels`: that name belongs to a package of HuggingFace's.
     package_dir={"albert_fast": "albert_fast", "albert_fast.kernels": "kernels"},
