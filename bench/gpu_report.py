@@ -1,9 +1,9 @@
 """Everything worth knowing about this code on a GPU, in one command: `python -m bench.gpu_report [--parts ...]`.
 
-Needs one GPU and no network. Each part is a process of its own with a time limit; what it found goes into
-OUTPUT/report.json at once, so a part that fails or is cut off loses nothing else, and a second run goes on with the
-parts that are not done. At the end (and after every part) OUTPUT/report.md and plots are written. --dry-run does all of
-it that a CPU can, in small.
+Needs one GPU and no network. Each part is a process of its own with a time limit; what it found, row by row, goes into
+OUTPUT/report.json, so a part that fails or is cut off loses nothing that was measured, and a second run goes on with
+the parts that are not done. At the end (and after every part) OUTPUT/report.md and plots are written. --dry-run does
+all of it that a CPU can, in small.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ import argparse
 import importlib
 import itertools
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +61,10 @@ class Timer:
         return {**self.extra_info, **times}
 
 
-def part_build(dry: bool) -> dict[str, Any]:
+Keep = Callable[[dict[str, Any]], None]  # what takes a part's result so far
+
+
+def part_build(dry: bool, keep: Keep) -> dict[str, Any]:
     """The extension, in the environment that is here."""
     command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-q", "-e", "."]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -68,7 +75,7 @@ def part_build(dry: bool) -> dict[str, Any]:
     return {"pip": run.returncode, "import": checked.returncode, "output": (run.stderr + checked.stderr)[-2000:]}
 
 
-def part_tests(dry: bool) -> dict[str, Any]:
+def part_tests(dry: bool, keep: Keep) -> dict[str, Any]:
     """`pytest -m gpu`; addopts emptied, since they name plugins that may be missing."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-o", "addopts=", "--continue-on-collection-errors"]
     run = subprocess.run(
@@ -77,13 +84,13 @@ def part_tests(dry: bool) -> dict[str, Any]:
     return {"code": run.returncode, "output": run.stdout[-8000:]}
 
 
-def part_rates(dry: bool) -> dict[str, Any]:
+def part_rates(dry: bool, keep: Keep) -> dict[str, Any]:
     from bench import harness
 
     return harness.rates()
 
 
-def part_op(name: str, dry: bool) -> dict[str, Any]:
+def part_op(name: str, dry: bool, keep: Keep) -> dict[str, Any]:
     """Every shape, implementation and direction of a bench file; one that fails leaves its reason in place of a row."""
     from bench import harness
 
@@ -111,11 +118,12 @@ def part_op(name: str, dry: bool) -> dict[str, Any]:
             raise
         except BaseException as error:  # pytest.skip's is no Exception
             failed.append({"run": [str(a) for a in arguments], "reason": f"{type(error).__name__}: {error}"[:600]})
+        keep({"rows": rows, "failed": failed})
         print(f"{name} {' '.join(map(str, arguments))}: {len(rows)} rows, {len(failed)} failed", flush=True)
     return {"rows": rows, "failed": failed}
 
 
-def part_memory(dry: bool) -> dict[str, Any]:
+def part_memory(dry: bool, keep: Keep) -> dict[str, Any]:
     """Predicted against measured, eager and captured, for some of the table's rows."""
     from albert_fast.config import AlbertConfig
     from albert_fast.memory import MemoryOptions, predict
@@ -123,53 +131,62 @@ def part_memory(dry: bool) -> dict[str, Any]:
 
     sizes = [("tiny", 128, 256)] if dry else [("base", 128, 16384), ("base", 512, 16384), ("xlarge", 512, 8192)]
     kinds = [("all", "postln")] if dry else [("all", "postln"), ("None", "postln"), ("all", "preln")]
-    rows = []
+    rows: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
     for (preset, length, tokens), (share, ln) in itertools.product(sizes, kinds):
         for recompute in ("none",) if dry or share == "None" else ("none", "ffn", "layer"):
             config = AlbertConfig.from_preset(preset, share_type=share, ln_type=ln)
             options = MemoryOptions(tokens_per_batch=tokens, max_seq_length=length, measure=True)
-            predicted, measured = predict(config, options, recompute), measure(config, options, recompute)
-            difference = 100 * (predicted.peak_bytes / measured["peak_bytes"] - 1)
             row = dict(preset=preset, max_seq_length=length, tokens=tokens, share_type=share, ln_type=ln)
-            rows.append({**row, "recompute": recompute, **predicted.parts(), **{f"measured_{k}": v for k, v in
-                         measured.items()}, "difference_percent": difference})  # fmt: skip
-    return {"rows": rows}
+            row["recompute"] = recompute
+            try:
+                predicted, measured = predict(config, options, recompute), measure(config, options, recompute)
+            except Exception as error:
+                failed.append({"run": list(map(str, row.values())), "reason": f"{type(error).__name__}: {error}"[:600]})
+            else:
+                difference = 100 * (predicted.peak_bytes / measured["peak_bytes"] - 1)
+                rows.append({**row, **predicted.parts(), **{f"measured_{k}": v for k, v in measured.items()},
+                             "difference_percent": difference})  # fmt: skip
+            keep({"rows": rows, "failed": failed})
+    return {"rows": rows, "failed": failed}
 
 
-def part_pretrain(dry: bool) -> dict[str, Any]:
+def part_pretrain(dry: bool, keep: Keep) -> dict[str, Any]:
     from bench import bench_pretrain
 
     return bench_pretrain.run(["tiny"] if dry else ["base"], ["full"] if dry else ["full", "short"], 1 if dry else 10,
                               500 if dry else 21128, 0.05 if dry else 1.0)  # fmt: skip
 
 
-def do(part: str, dry: bool) -> dict[str, Any]:
+def do(part: str, dry: bool, keep: Keep) -> dict[str, Any]:
     if dry and part in ("build", "tests"):
         return {"left_out": DRY_PARTS_LEFT_OUT}
     own = globals().get(f"part_{part}")
-    return own(dry) if own else part_op(part, dry)
+    return own(dry, keep) if own else part_op(part, dry, keep)
 
 
 def run_part(part: str, dry: bool, limit: float) -> dict[str, Any]:
-    """`part` in a process of its own; what goes wrong is its result."""
+    """`part` in a process group of its own; what goes wrong is noted beside what it found before."""
     result = ROOT / f".gpu-report-{part}.json"
+    result.unlink(missing_ok=True)
     command = [sys.executable, "-m", "bench.gpu_report", "--one", part, "--output", str(result)]
     begun = time.perf_counter()
+    run = subprocess.Popen(
+        [*command, *(["--dry-run"] if dry else [])],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
     try:
-        run = subprocess.run(
-            [*command, *(["--dry-run"] if dry else [])],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=limit,
-            check=False,
-        )
-        found = json.loads(result.read_text()) if run.returncode == 0 else {"error": (run.stderr or run.stdout)[-3000:]}
+        out, err = run.communicate(timeout=limit)
+        error = (err or out)[-3000:] if run.returncode else None
     except subprocess.TimeoutExpired:
-        found = {"error": f"took more than {limit:.0f} s"}
+        error = f"took more than {limit:.0f} s"
     finally:
-        result.unlink(missing_ok=True)
-    return {**found, "seconds": round(time.perf_counter() - begun, 1)}
+        with suppress(ProcessLookupError):  # what the part started would go on using the GPU
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    found = json.loads(result.read_text()) if result.exists() else {}
+    result.unlink(missing_ok=True)
+    return {**found, **({"error": error} if error else {}), "seconds": round(time.perf_counter() - begun, 1)}
 
 
 def write(output: Path, report: dict[str, Any]) -> None:
@@ -233,7 +250,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--one", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
-        options.output.write_text(json.dumps(do(options.one, options.dry_run)))
+        # Written aside and renamed: this process may be killed at any time.
+        part = options.output.with_suffix(".partial")
+
+        def keep(found: dict[str, Any]) -> None:
+            part.write_text(json.dumps(found))
+            part.replace(options.output)
+
+        keep(do(options.one, options.dry_run, keep))
         return
     from bench import machine
 

@@ -104,6 +104,11 @@ class Case:
         return [out.detach(), *grads]
 
 
+# One function is compiled for many shapes here; past its limit dynamo would time eager torch under another name.
+torch._dynamo.config.recompile_limit = 64
+torch._dynamo.config.fail_on_recompile_limit_hit = True
+
+
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """torch.compile of `function`, compiled anew for each shape as its users would have it."""
     return torch.compile(function, dynamic=False, mode="max-autotune-no-cudagraphs" if KIND == "cuda" else None)
