@@ -19,7 +19,7 @@ import numpy as np
 
 from albert_fast import _loader
 from albert_fast.config import UserError
-from albert_fast.shards import open_folder
+from albert_fast.manifest import open_folder
 
 _MILLION = 1_000_000
 _BATCHES_BEFORE_REPORT = 100
@@ -72,7 +72,7 @@ class PretrainingLoader(Iterator[Batch]):
             sentences and epoch).
         cursor: of `cursor()`, to go on there at the cost of one group; instead of start_batch.
         max_ngram: longest span, in words.
-        masked_lm_prob: share of an example's tokens to mask, in millionths.
+        masked_lm_prob: share of an example's tokens to mask, rounded to a millionth.
         max_predictions: most masked tokens of an example; None: no cap.
         predictions_per_batch: P; None: ceil(T * max(masked_lm_prob, b(S) / S)) + ceil(sqrt(T / S)), rounded up to 16,
             with b(S) the budget of a full example.

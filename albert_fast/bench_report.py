@@ -19,7 +19,9 @@ class BenchOptions:
     """What to report, and where."""
 
     action: Literal["report"] = option(help="report", positional=True)
-    files: tuple[str, ...] = option(help="JSON files of bench/results; two of one kind are compared", positional=True)
+    files: tuple[str, ...] = option(
+        help="files that `make bench` or bench_pretrain wrote; two of one kind are compared", positional=True
+    )
     output: str | None = option(
         None, "folder for report.md and PNG plots (standard output, and no plots)", metavar="DIR"
     )
@@ -31,7 +33,15 @@ def bench(options: BenchOptions) -> None:
     Two files with rows in common are shown side by side: the ratio of their medians, marked where it lies outside both
     files' quartiles.
     """
-    documents = [(Path(name), read_results(Path(name))) for name in options.files]
+    documents = []
+    for file in map(Path, options.files):
+        document = read_results(file)
+        if document.get("bench") in ("ops", "pretrain") and {"machine", "rows"} <= document.keys():
+            documents.append((file, document))
+        else:
+            note(f"{file} holds no results of `make bench` or bench_pretrain; passed over")
+    if not documents:
+        raise UserError("no file holds results of `make bench` or bench_pretrain; give one that does")
     ops = [(file, document) for file, document in documents if document["bench"] == "ops"]
     parts = [op_table(file, document) for file, document in ops]
     parts += [pretrain_table(file, document) for file, document in documents if document["bench"] == "pretrain"]
@@ -53,15 +63,15 @@ def bench(options: BenchOptions) -> None:
 
 
 def read_results(file: Path) -> dict[str, Any]:
-    """A result file, whose kind is known; raises UserError for anything else."""
+    """A result file; raises UserError for anything else."""
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{file}: {error.strerror or error}; give JSON files of bench/results") from None
     except ValueError as error:
         raise UserError(f"{file} is not JSON ({error}); give files that a bench wrote") from None
-    if not isinstance(document, dict) or document.get("bench") not in ("ops", "pretrain"):
-        raise UserError(f"{file} holds no results of `make bench` or bench_pretrain; give files that those wrote")
+    if not isinstance(document, dict):
+        raise UserError(f"{file} holds {type(document).__name__}, not an object; give files that a bench wrote")
     return document
 
 

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from albert_fast._loader import crc32c
 from albert_fast.config import AlbertConfig, UserError, note
-from albert_fast.folder import TOKENIZER_FILES, WEIGHTS, save_config
+from albert_fast.folder import INDEX, TOKENIZER_FILES, WEIGHTS, save_config
+from albert_fast.manifest import file_crc, write_file
 from albert_fast.sharing import unshare
 from albert_fast.step import TrainStep
 
-OPTIMIZER, INDEX = "optimizer.safetensors", "checkpoint.json"
+OPTIMIZER = "optimizer.safetensors"
 
 
 @dataclass
@@ -70,7 +71,7 @@ def save(run: Path, step: int, train_step: TrainStep, data: dict[str, Any], toke
         for name in TOKENIZER_FILES:
             if (tokenizer_from / name).exists():
                 shutil.copyfile(tokenizer_from / name, partial / name)
-        index = {"step": step, "data": data, "files": {f.name: _checksum(f) for f in sorted(partial.iterdir())}}
+        index = {"step": step, "data": data, "files": {f.name: file_crc(f) for f in sorted(partial.iterdir())}}
         index["crc32c"] = crc32c(_canonical(index))
         (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n")
         for file in [*partial.iterdir(), partial]:
@@ -81,7 +82,7 @@ def save(run: Path, step: int, train_step: TrainStep, data: dict[str, Any], toke
         shutil.rmtree(partial, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{final} could not be written: {reason}; free some space, then go on with --resume") from error
-    _replace_text(run / "last", final.name + "\n")
+    write_file(run / "last", f"{final.name}\n".encode())
     for old in sorted(_checkpoints(run))[:-keep]:
         shutil.rmtree(run / f"checkpoint-{old}")
     return final
@@ -99,11 +100,11 @@ def find(run: Path) -> Checkpoint | None:
 
 
 def _verify(directory: Path) -> dict[str, Any]:
-    index = json.loads((directory / INDEX).read_text())
+    index = dict(json.loads((directory / INDEX).read_text()))
     if index.pop("crc32c") != crc32c(_canonical(index)):
         raise ValueError(f"{INDEX} fails its checksum")
     for name, checksum in index["files"].items():
-        if _checksum(directory / name) != checksum:
+        if file_crc(directory / name) != checksum:
             raise ValueError(f"{name} fails its checksum")
     return index
 
@@ -133,21 +134,7 @@ def _canonical(index: dict[str, Any]) -> bytes:
     return json.dumps(index, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _checksum(file: Path) -> int:
-    crc = 0
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 24):
-            crc = crc32c(block, crc)
-    return crc
-
-
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
-
-
-def _replace_text(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.partial")
-    temporary.write_text(text)
-    temporary.replace(file)

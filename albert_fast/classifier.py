@@ -59,9 +59,8 @@ class AlbertForSequenceClassification(Pretrained):
         """The classifier saved in `directory`, with its tokenizer, so that `predict` takes text."""
         model = super().from_pretrained(directory, ops, **overrides)
         model.tokenizer = load_tokenizer(directory)
-        settings = Path(directory) / SETTINGS
-        if settings.is_file():
-            model.max_seq_length = json.loads(settings.read_text(encoding="utf-8"))["max_seq_length"]
+        if (Path(directory) / SETTINGS).is_file():
+            model.max_seq_length = read_settings(Path(directory))["max_seq_length"]
         return model
 
     def forward(self, batch: Packed) -> Tensor:
@@ -105,6 +104,18 @@ class AlbertForSequenceClassification(Pretrained):
             Prediction(self.class_names[int(row.argmax())], dict(zip(self.class_names, row.tolist(), strict=True)))
             for row in probabilities
         ]
+
+
+def read_settings(directory: Path) -> dict[str, Any]:
+    """The flags of the run that made the classifier in `directory`."""
+    file = directory / SETTINGS
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        if not settings["max_seq_length"] >= 1:
+            raise ValueError("max_seq_length is not 1 or more")
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file} is damaged ({error}); fine-tune again, or remove it") from None
+    return settings
 
 
 def mean_vectors(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:

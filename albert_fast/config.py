@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,8 +25,6 @@ def option(default: Any = MISSING, help: str = "", **metadata: Any) -> Any:
 
 def note(message: str) -> None:
     """One line for the user on standard error, which keeps standard output free for results."""
-    import sys
-
     print(f"note: {message}", file=sys.stderr)
 
 
@@ -97,6 +96,8 @@ class AlbertConfig:
             value = getattr(self, f.name)
             if f.type == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise UserError(f"{f.name}={value!r} must be a whole number of 1 or more")
+            if f.type == "bool" and not isinstance(value, bool):
+                raise UserError(f"{f.name}={value!r} must be true or false")
             if f.type == "float" and (not isinstance(value, int | float) or not 0 <= value < 1):
                 raise UserError(f"{f.name}={value!r} must be a number from 0 to below 1")
         if self.hidden_size % self.num_attention_heads:
@@ -126,15 +127,15 @@ class AlbertConfig:
         """
         file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
         try:
-            raw = json.loads(file.read_text(encoding="utf-8"))
+            raw = json.loads(file.read_text(encoding="utf-8-sig"))
         except OSError as error:
             presets = ", ".join(PRESETS)
             reason = error.strerror or error
             raise UserError(f"config {file}: {reason}; give a JSON file, its folder, or one of {presets}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"config {file} is not JSON ({error}); it has no comments: remove what follows #") from None
-        if not isinstance(raw, dict):
-            raise UserError(f"config {file} holds {type(raw).__name__}, not an object of keys and values")
+        if not isinstance(raw, dict) or not isinstance(raw.get("extra", {}), dict):
+            raise UserError(f"config {file}: it, and `extra` in it, must be objects of keys and values")
         if raw.get("model_type") == "albert" and "layout" not in raw:
             raw["layout"] = "google"
         known = {f.name for f in fields(cls)}
@@ -193,11 +194,13 @@ class ModelOptions:
     layout: str | None = option(None, "embeddings as in albert_zh (zh) or Google's ALBERT (google) (config's, or zh)")
     hidden_act: str | None = option(None, "gelu (erf) or gelu_new (tanh) (config's, or gelu)")
     hidden_dropout_prob: float | None = option(None, "probability of dropping a hidden unit (config's, or 0)")
-    final_layer_norm: bool = option(False, "with preln, a LayerNorm after the last layer (the references have none)")
+    final_layer_norm: bool | None = option(
+        None, "with preln, a LayerNorm after the last layer, which the references have not (config's, or none)"
+    )
 
     def build(self, **overrides: Any) -> AlbertConfig:
         """The AlbertConfig these options name, with `overrides` laid over it."""
-        given = {name: value for name, value in asdict(self).items() if value not in (None, False) and name != "config"}
+        given = {name: value for name, value in asdict(self).items() if value is not None and name != "config"}
         make = AlbertConfig.from_preset if self.config in PRESETS else AlbertConfig.from_pretrained
         return make(self.config, **given, **overrides)
 
@@ -215,6 +218,13 @@ class DataConfig:
     sentence_order: bool = option(True, "draw pairs of segments for the sentence-order loss")
     loader_threads: int = option(2, "threads of the data loader")
 
+    def __post_init__(self) -> None:
+        check_positive(self, "tokens_per_batch", "max_seq_length", "loader_threads")
+        if self.tokens_per_batch < self.max_seq_length:
+            raise UserError(
+                f"tokens_per_batch={self.tokens_per_batch} must be max_seq_length={self.max_seq_length} or more"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -222,7 +232,9 @@ class TrainConfig:
 
     optimizer: Literal["lamb", "adamw"] = option("lamb", "update rule")
     max_steps: int = option(125_000, "optimizer steps in all")
-    learning_rate: float = option(0.00176, "peak learning rate")
+    learning_rate: float = option(
+        0.00176, "peak learning rate; the default is ALBERT's, of LAMB and 4,096 sequences a step: fewer want less"
+    )
     warmup_steps: int = option(3125, "steps of linear warm-up to the peak")
     decay_power: float = option(1.0, "power of the polynomial decay to 0 at max_steps; 1 is linear")
     weight_decay: float = option(0.01, "decoupled weight decay; biases and LayerNorms are exempt")
@@ -237,9 +249,7 @@ class TrainConfig:
     deterministic: bool = option(False, "same bits on every run, at some cost in speed (CPU runs always are)")
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be 1 or more")
+        check_positive(self, "max_steps", "gradient_accumulation_steps")
         if not 0 <= self.warmup_steps <= self.max_steps:
             raise UserError(
                 f"warmup_steps={self.warmup_steps} must lie between 0 and max_steps={self.max_steps}; "
@@ -253,6 +263,14 @@ class TrainConfig:
                 raise UserError(f"{name}={getattr(self, name)} must be 0 or more")
         if self.seed >= 2**63:  # it is half of the dropout key, an int64 on the device
             raise UserError(f"seed={self.seed} must be below 2^63={2**63}")
+
+
+def check_positive(options: Any, *names: str) -> None:
+    """UserError where one of the fields `names`, whole numbers or None, is below 1."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"{name}={value} must be 1 or more")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ filled: nothing is left out or made up in silence.
 from __future__ import annotations
 
 import os
-import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from albert_fast.config import AlbertConfig, UserError, check_choice, note, option
+from albert_fast.folder import checkpoint_folder
 from albert_fast.foreign import Source, read_checkpoint
 from albert_fast.huggingface import export_huggingface
 from albert_fast.model import AlbertForPreTraining
@@ -51,7 +52,7 @@ def convert(options: ConvertOptions) -> None:
     output = Path(options.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"output {output} exists and is not an empty folder; give a new one")
-    source = read_checkpoint(Path(options.checkpoint), options.config)
+    source = read_checkpoint(checkpoint_folder(options.checkpoint), options.config)
     share_type = options.share_type or source.wanted_share_type
     check_choice("share_type", share_type, ("all", "ffn", "attention", "None"))
     target = source.config.replace(share_type=share_type)
@@ -67,16 +68,18 @@ def convert(options: ConvertOptions) -> None:
         check_recorded(model, Path(options.check), options.tolerance)
 
     tokenizer = _tokenizer(options.vocab, source.path.parent, target)
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    if tokenizer is not None:
-        tokenizer.save(partial)
-    if options.to == "huggingface":
-        export_huggingface(model, partial, tokenizer)
-    else:
-        model.save_pretrained(partial)
-    os.replace(partial, output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Made beside the output and renamed; what fails on the way takes it away with it.
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+        partial = Path(folder) / output.name
+        partial.mkdir()
+        if tokenizer is not None:
+            tokenizer.save(partial)
+        if options.to == "huggingface":
+            export_huggingface(model, partial, tokenizer)
+        else:
+            model.save_pretrained(partial)
+        os.replace(partial, output)
     count = sum(parameter.numel() for parameter in model.parameters())
     print(f"{output}: {count:,} parameters, {target.ln_type}, share_type={share_type}, for {options.to}")
 

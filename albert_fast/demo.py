@@ -27,6 +27,9 @@ SENTENCES = (
     "The [MASK] statement is used to define a function.",
 )
 
+# The file that says that a folder is a demo's, which the next may replace.
+MARK, PLOT = ".albert_fast_demo", "loss.png"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
@@ -40,30 +43,32 @@ class DemoOptions:
 
 def demo(options: DemoOptions) -> None:
     """Pretrain an ALBERT-tiny on the Python documentation that ships with CPython, and look at what it learned."""
-    console, root = Console(), Path(options.output)
-    if root.exists() and not (root / "text.txt").exists() and any(root.iterdir()):
-        raise UserError(f"output={root} holds files that no demo wrote; give another folder")
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-
-    console.rule("1. text: the topics of Python's own help, a sentence a line")
-    text = root / "text.txt"
-    text.write_text(python_topics(), encoding="utf-8")
-    console.print(f"{text}: {text.stat().st_size / 1e6:.1f} MB")
-
-    console.rule("2. prepare: train a vocabulary, write token shards")
-    shards = root / "data"
-    prepare(PrepareOptions(input=(str(text),), output=str(shards), train_vocab=options.vocab_size))
-
-    console.rule("3. pretrain")
-    run, steps = root / "run", options.steps
-    begun = time.perf_counter()
-    pretrain(
+    console, root, steps = Console(), Path(options.output), options.steps
+    run, shards, text = root / "run", root / "data", root / "text.txt"
+    whole = (  # made first: what they refuse is refused before anything is removed
         RunOptions(data=str(shards), output=str(run), save_steps=steps, logging_steps=max(steps // 40, 1)),
         ModelOptions(config=options.config),
         DataConfig(tokens_per_batch=2048, max_seq_length=128),
         TrainConfig(max_steps=steps, warmup_steps=steps // 10, optimizer="adamw", learning_rate=1e-3),
     )
+    whole[1].build()
+    found = {path.name for path in root.iterdir()} if root.exists() else set()
+    if found and not (MARK in found and found <= {MARK, text.name, shards.name, run.name, PLOT}):
+        raise UserError(f"output={root} holds files that no demo wrote; give another folder")
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    (root / MARK).touch()
+
+    console.rule("1. text: the topics of Python's own help, a sentence a line")
+    text.write_text(python_topics(), encoding="utf-8")
+    console.print(f"{text}: {text.stat().st_size / 1e6:.1f} MB")
+
+    console.rule("2. prepare: train a vocabulary, write token shards")
+    prepare(PrepareOptions(input=(str(text),), output=str(shards), train_vocab=options.vocab_size))
+
+    console.rule("3. pretrain")
+    begun = time.perf_counter()
+    pretrain(*whole)
     seconds = time.perf_counter() - begun
 
     console.rule("4. what it learned: masked words filled in")
@@ -73,7 +78,7 @@ def demo(options: DemoOptions) -> None:
         guesses = fill_masks(model, tokenizer, sentence, top=4)[0]
         best = ", ".join(f"{token} {probability:.0%}" for token, probability in guesses)
         console.print(f"  {sentence.replace('[MASK]', '____')}  [bold]{best}[/bold]", highlight=False)
-    plot_losses(run, root / "loss.png")
+    plot_losses(run, root / PLOT)
 
     lines = read_metrics(run)
     tokens = sum(line["tokens_per_second"] for line in lines) / len(lines)
@@ -84,7 +89,7 @@ def demo(options: DemoOptions) -> None:
         ("tokens/s", f"{tokens:,.0f}"),
         ("first MLM loss", f"{lines[0]['mlm_loss']:.2f} nats"),
         ("last MLM loss", f"{lines[-1]['mlm_loss']:.2f} nats"),
-        ("loss curve", str(root / "loss.png")),
+        ("loss curve", str(root / PLOT)),
         ("checkpoint", str(checkpoint)),
     ):
         table.add_row(name, value)

@@ -5,36 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
 from albert_fast.classifier import AlbertForSequenceClassification, encode_texts
-from albert_fast.config import UserError, note, option
+from albert_fast.config import UserError, check_positive, note, option
+from albert_fast.devices import DeviceOptions
 from albert_fast.examples import ColumnOptions, Example, read_examples
 from albert_fast.scores import classification_scores
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceOptions:
-    """Where to compute, and in what."""
-
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute; auto: CUDA where there is one")
-    precision: Literal["auto", "fp32", "bf16"] = option("auto", "compute precision; auto: bf16 on CUDA, fp32 on CPU")
-    ops: Literal["auto", "torch", "triton"] = option("auto", "op implementations; auto: triton on CUDA, torch on CPU")
-
-    def resolve(self) -> tuple[torch.device, torch.dtype]:
-        """The device and dtype these mean here."""
-        kind = self.device if self.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        if kind == "cuda" and not torch.cuda.is_available():
-            raise UserError("device=cuda, but torch sees no CUDA device here; use --device cpu")
-        half = self.precision == "bf16" or (self.precision == "auto" and kind == "cuda")
-        return torch.device(kind), torch.bfloat16 if half else torch.float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +31,9 @@ class EvaluateOptions:
     batch_size: int = option(64, "sentences or pairs computed at once")
     max_seq_length: int | None = option(None, "tokens of the longest sequence; longer ones are cut (as in fine-tuning)")
     json: bool = option(False, "print the scores as one JSON document")
+
+    def __post_init__(self) -> None:
+        check_positive(self, "batch_size", "max_seq_length")
 
 
 def evaluate(options: EvaluateOptions, columns: ColumnOptions, where: DeviceOptions) -> None:
@@ -68,7 +55,7 @@ def evaluate(options: EvaluateOptions, columns: ColumnOptions, where: DeviceOpti
     if options.json:
         print(json.dumps(scores))
         return
-    table = Table(*scores, title=f"{options.model} on {options.test}")
+    table = Table(*scores, title=escape(f"{options.model} on {options.test}"))
     table.add_row(*(f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for value in scores.values()))
     Console().print(table)
 

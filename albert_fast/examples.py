@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ def class_names(examples: list[Example]) -> list[str]:
         if example.label is None:
             raise UserError(f"{example.place}: no label; training and development files need one in every row")
     names = {str(example.label) for example in examples}
-    numeric = all(name.lstrip("-").isdigit() for name in names)
+    numeric = all(re.fullmatch(r"-?[0-9]+", name) for name in names)
     return sorted(names, key=(lambda name: (int(name), name)) if numeric else None)
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from albert_fast._loader import crc32c
 from albert_fast.classifier import AlbertForSequenceClassification, EncodedTexts, encode_texts
-from albert_fast.config import AlbertConfig, TrainConfig, UserError, note, option
-from albert_fast.evaluate import DeviceOptions, class_indices, labelled_scores, write_predictions
+from albert_fast.config import AlbertConfig, TrainConfig, UserError, check_positive, note, option
+from albert_fast.devices import DeviceOptions
+from albert_fast.evaluate import class_indices, labelled_scores, write_predictions
 from albert_fast.examples import ColumnOptions, class_names, read_examples
 from albert_fast.finetune_run import FinetuneRun
 from albert_fast.folder import checkpoint_folder, read_weights
@@ -53,14 +54,14 @@ class FinetuneOptions:
     json: bool = option(False, "print the best scores as one JSON document")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "save_steps", "logging_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be 1 or more")
+        check_positive(self, "epochs", "batch_size", "max_seq_length", "save_steps", "logging_steps")
         for name in ("warmup_ratio", "classifier_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be from 0 to below 1")
-        if self.patience < 0 or self.seed < 0:
-            raise UserError(f"patience={self.patience} and seed={self.seed} must be 0 or more")
+        if self.patience < 0:
+            raise UserError(f"patience={self.patience} must be 0 or more")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed={self.seed} must be from 0 to 2^63 - 1")
 
 
 def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOptions) -> None:
@@ -84,10 +85,12 @@ def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOpti
     max_steps = options.epochs * steps_per_epoch
     flat = FlatParameters(model, dtype)
     optimizer = Optimizer(flat, _train_config(options, max_steps))
-    settings = asdict(options) | asdict(columns) | {"data_crc32c": _checksum(train_texts, dev_texts)}
+    precision = str(dtype).removeprefix("torch.")
+    settings = asdict(options) | asdict(columns) | {"device": device.type, "precision": precision, "ops": where.ops}
+    settings["data_crc32c"] = _checksum((train_texts, train_labels.cpu().numpy()), (dev_texts, dev_labels))
     run = FinetuneRun(Path(options.output), model, optimizer, settings, options.metric, options.patience)
     with run.started(max_steps, resume=options.resume):
-        length, precision = train_texts.edges[-1] / len(train), str(dtype).removeprefix("torch.")
+        length = train_texts.edges[-1] / len(train)
         note(f"{len(train):,} examples of {len(names)} classes, {length:.0f} tokens each; {device.type}, {precision}")
         while run.step < max_steps and not run.stopped:
             epoch, place = divmod(run.step, steps_per_epoch)
@@ -162,9 +165,9 @@ def _train_config(options: FinetuneOptions, max_steps: int) -> TrainConfig:
     )
 
 
-def _checksum(*texts: EncodedTexts) -> int:
+def _checksum(*examples: tuple[EncodedTexts, np.ndarray]) -> int:
     crc = 0
-    for encoded in texts:
-        for array in (encoded.input_ids, encoded.token_type_ids, encoded.edges):
+    for texts, labels in examples:
+        for array in (texts.input_ids, texts.token_type_ids, texts.edges, labels):
             crc = crc32c(array, crc)
     return crc

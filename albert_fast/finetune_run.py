@@ -17,11 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from albert_fast.classifier import SETTINGS, AlbertForSequenceClassification
+from albert_fast.classifier import SETTINGS, AlbertForSequenceClassification, read_settings
 from albert_fast.config import UserError, note
 from albert_fast.folder import WEIGHTS, save_config
 from albert_fast.metrics import METRICS, read_metrics
 from albert_fast.optimizer import Optimizer
+from albert_fast.progress import locked
 
 STATE = "training_state.safetensors"
 # Flags that may differ when a run goes on: none changes a bit of what it computes.
@@ -60,14 +61,23 @@ class FinetuneRun:
     @contextmanager
     def started(self, max_steps: int, resume: bool) -> Iterator[None]:
         """Opens or resumes the run around its loop; the state goes when that ends, and stays if it fails."""
-        self._open(resume)
+        if resume and not (self.output / SETTINGS).is_file():
+            raise UserError(f"output={self.output} holds no run to resume; leave --resume out to start one")
+        if not resume and self.output.exists() and any(self.output.iterdir()):
+            raise UserError(f"output={self.output} holds files already; give --resume to go on, or another folder")
+        self.output.mkdir(parents=True, exist_ok=True)
+        with locked(self.output, "checkpoints"):
+            self._resume() if resume else self._create()
+            with self._bar(max_steps):
+                yield
+            (self.output / STATE).unlink(missing_ok=True)
+
+    def _bar(self, max_steps: int) -> Progress:
         columns = (TextColumn("fine-tuning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.progress = Progress(*columns, TextColumn("{task.fields[shown]}"), console=Console(stderr=True))
         self.task = self.progress.add_task("", total=max_steps, completed=self.step, shown="")
         self.clock = time.perf_counter()
-        with self.progress:
-            yield
-        (self.output / STATE).unlink(missing_ok=True)
+        return self.progress
 
     def report(self, as_json: bool) -> None:
         """Print the best epoch's scores."""
@@ -117,21 +127,16 @@ class FinetuneRun:
         _save_whole(self._tensors(), self.output / STATE, {"progress": json.dumps(where)})
         self._restart_clock()
 
-    def _open(self, resume: bool) -> None:
-        held, options = self.output / STATE, self.output / SETTINGS
-        if not resume:
-            if self.output.exists() and any(self.output.iterdir()):
-                raise UserError(f"output={self.output} holds files already; give --resume to go on, or another folder")
-            self.output.mkdir(parents=True, exist_ok=True)
-            options.write_text(json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            save_config(self.model.config, self.output)
-            if self.model.tokenizer is not None:
-                self.model.tokenizer.save(self.output)
-            self.save()
-            return
-        if not options.is_file():
-            raise UserError(f"output={self.output} holds no run to resume; leave --resume out to start one")
-        before = json.loads(options.read_text(encoding="utf-8"))
+    def _create(self) -> None:
+        settings = json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
+        (self.output / SETTINGS).write_text(settings, encoding="utf-8")
+        save_config(self.model.config, self.output)
+        if self.model.tokenizer is not None:
+            self.model.tokenizer.save(self.output)
+        self.save()
+
+    def _resume(self) -> None:
+        held, before = self.output / STATE, read_settings(self.output)
         for name, value in self.settings.items():
             if name not in _FREE and before.get(name) != value:
                 raise UserError(f"{name}={value} differs from the run's {before.get(name)}; start in another folder")
@@ -145,12 +150,15 @@ class FinetuneRun:
 
     def _load(self, held: Path) -> None:
         own = self._tensors()
-        with safe_open(held, "pt") as file:
-            where = json.loads(file.metadata()["progress"])
-            if set(file.keys()) != set(own):
-                raise UserError(f"{held} is not of this model; start in another folder")
-            for name, tensor in own.items():
-                tensor.copy_(file.get_tensor(name))
+        try:
+            with safe_open(held, "pt") as file:
+                where, tensors = json.loads(file.metadata()["progress"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        except Exception as error:  # safetensors raises its own kinds for a file that is cut or foreign
+            raise UserError(f"{held} is damaged ({error}); start in another folder") from None
+        if tensors.keys() != own.keys():
+            raise UserError(f"{held} is not of this model; start in another folder")
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
         self.optimizer.flat.cast()
         self.step, self.best, self.epochs_since_best = where["step"], where["best"], where["epochs_since_best"]
 

@@ -10,9 +10,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from albert_fast.config import AlbertConfig, UserError
+from albert_fast.manifest import file_crc
 from albert_fast.ops import Ops
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+INDEX = "checkpoint.json"  # of a pretraining checkpoint: the CRC32C of every file beside it
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
 
 
@@ -64,11 +66,13 @@ def checkpoint_folder(directory: str | Path) -> Path:
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """The tensors of `directory`'s model.safetensors by name."""
+    """The tensors of `directory`'s model.safetensors by name, checked where a checkpoint.json knows its CRC32C."""
+    file, index = directory / WEIGHTS, directory / INDEX
     try:
-        return load_file(directory / WEIGHTS)
+        if index.exists() and json.loads(index.read_text())["files"][WEIGHTS] != file_crc(file):
+            raise ValueError(f"damaged: its checksum is not that of {INDEX}")
+        return load_file(file)
     except Exception as error:  # safetensors raises its own kinds for a file that is missing, cut or foreign
-        file = directory / WEIGHTS
         raise UserError(f"{file}: {error}; give a folder that save_pretrained or `albert-fast convert` wrote") from None
 
 

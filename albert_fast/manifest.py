@@ -27,15 +27,6 @@ class Manifest:
         return [self.directory / shard["file"] for shard in self.data["shards"]]
 
     @property
-    def vocab_size(self) -> int:
-        return self.data["vocab_size"]
-
-    @property
-    def fingerprint(self) -> bytes:
-        """The vocabulary's (see Tokenizer.fingerprint)."""
-        return bytes.fromhex(self.data["vocabulary_fingerprint"])
-
-    @property
     def tokens(self) -> int:
         return self.data["tokens"]
 

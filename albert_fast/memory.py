@@ -24,6 +24,7 @@ from albert_fast import attention, ops
 from albert_fast.attention import Queries
 from albert_fast.batches import Batch
 from albert_fast.config import AlbertConfig, ModelOptions, TrainConfig, UserError, note, option
+from albert_fast.devices import compute_dtype
 from albert_fast.kernels.main_grad import accumulate_product
 from albert_fast.memory_report import activation_table, markdown_table, plot
 from albert_fast.model import AlbertForPreTraining, Packed
@@ -71,8 +72,7 @@ class MemoryOptions:
         return self.device if self.device != "auto" else here if self.measure else "cuda"
 
     def dtype(self) -> torch.dtype:
-        bf16 = self.precision == "bf16" or (self.precision == "auto" and self.target() == "cuda")
-        return torch.bfloat16 if bf16 else torch.float32
+        return compute_dtype(self.precision, self.target())
 
     def train_config(self, recompute: str) -> Any:
         return TrainConfig(optimizer=self.optimizer, recompute=recompute, capture="off")  # type: ignore[arg-type]

@@ -126,12 +126,14 @@ class AlbertForPreTraining(Pretrained):
     ) -> PretrainingOutput:
         """Padded input for those who have it: input_ids, attention_mask (1 real), token_type_ids int [B, S].
 
-        masked_lm_positions [B, P] are columns of S. Padding is taken out first: it costs and changes nothing.
+        masked_lm_positions [B, P] are columns of S. Padding, on either side, is taken out first: it costs nothing. A
+        token's position is its column; the pooler reads the first real token.
         """
         packed, unpack = pack(input_ids, attention_mask, token_type_ids)
         states: list[Tensor] | None = [] if output_hidden_states else None
         last = unpack(self.albert(packed, states))  # [B, S, H]
-        pooled = self.albert.pool(last[:, 0])  # [B, H]
+        first = 0 if attention_mask is None else (attention_mask > 0).int().argmax(1)
+        pooled = self.albert.pool(last[torch.arange(len(last), device=last.device), first])  # [B, H]
         rows = (
             last
             if masked_lm_positions is None
@@ -147,7 +149,6 @@ class Albert(nn.Module):
 
     def __init__(self, config: AlbertConfig, ops: Ops):
         super().__init__()
-        self.ops = ops
         self.embeddings = Embeddings(config, ops)
         self.encoder = Encoder(config, ops)
         self.pooler = Linear(config.hidden_size, config.hidden_size, ops)

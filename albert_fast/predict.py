@@ -11,13 +11,14 @@ from typing import Literal
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
 from albert_fast.classifier import encode_texts, mean_vectors
-from albert_fast.config import AlbertConfig, UserError, option
-from albert_fast.evaluate import DeviceOptions
+from albert_fast.config import AlbertConfig, UserError, check_positive, option
+from albert_fast.devices import DeviceOptions
 from albert_fast.folder import checkpoint_folder, read_weights
 from albert_fast.model import AlbertForPreTraining, Packed, Pretrained
 from albert_fast.tokenizer import Tokenizer, load_tokenizer
@@ -32,6 +33,9 @@ class FillMaskOptions:
     top: int = option(5, "likeliest words to show for each gap")
     json: bool = option(False, "print one JSON document")
 
+    def __post_init__(self) -> None:
+        check_positive(self, "top")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedOptions:
@@ -43,6 +47,9 @@ class EmbedOptions:
     pooling: Literal["mean", "pooled"] = option("mean", "mean of all tokens' vectors, or the pooler's vector of [CLS]")
     max_seq_length: int | None = option(None, "tokens of the longest text; longer ones are cut (the model's positions)")
     batch_size: int = option(64, "texts computed at once")
+
+    def __post_init__(self) -> None:
+        check_positive(self, "batch_size", "max_seq_length")
 
 
 def fill_mask(options: FillMaskOptions, where: DeviceOptions) -> None:
@@ -58,9 +65,9 @@ def fill_mask(options: FillMaskOptions, where: DeviceOptions) -> None:
         print(json.dumps(rows, ensure_ascii=False))
         return
     for text, gaps in zip(texts, filled, strict=True):
-        table = Table(*(f"[MASK] {i}" for i in range(1, len(gaps) + 1)), title=text, title_justify="left")
+        table = Table(*(f"[MASK] {i}" for i in range(1, len(gaps) + 1)), title=escape(text), title_justify="left")
         for row in zip(*gaps, strict=True):
-            table.add_row(*(f"{token}  {probability:.3f}" for token, probability in row))
+            table.add_row(*(f"{escape(token)}  {probability:.3f}" for token, probability in row))
         Console().print(table)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -17,16 +18,32 @@ import torch.distributed as dist
 
 from albert_fast import checkpoint
 from albert_fast.batches import Batch, PretrainingLoader
-from albert_fast.config import PRESETS, AlbertConfig, DataConfig, ModelOptions, TrainConfig, UserError, note, option
+from albert_fast.config import (
+    PRESETS,
+    AlbertConfig,
+    DataConfig,
+    ModelOptions,
+    TrainConfig,
+    UserError,
+    check_positive,
+    note,
+    option,
+)
+from albert_fast.devices import compute_dtype, device_kind
+from albert_fast.folder import checkpoint_folder, read_weights
 from albert_fast.metrics import MetricsLog
 from albert_fast.model import AlbertForPreTraining
+from albert_fast.progress import locked
+from albert_fast.sharing import unshare
 from albert_fast.step import TrainStep
+from albert_fast.tokenizer import load_tokenizer
 
 OPTIONS, EVAL_SEED = "options.json", 20190926
 # What makes a run the run it is: the micro-batches it sees, and the model (whose sharing may be loosened).
 FIXED = (
     "data", "seed", "tokens_per_batch", "max_seq_length", "max_ngram", "masked_lm_prob", "max_predictions",
-    "short_seq_prob", "sentence_order", "config", "ln_type", "layout", "hidden_act", "optimizer",
+    "short_seq_prob", "sentence_order", "config", "init_from", "ln_type", "layout", "hidden_act",
+    "hidden_dropout_prob", "final_layer_norm", "optimizer",
 )  # fmt: skip
 
 
@@ -48,9 +65,7 @@ class RunOptions:
     eval_batches: int = option(20, "micro-batches of --eval_data in an evaluation, at most one epoch; masks are fixed")
 
     def __post_init__(self) -> None:
-        for name in ("save_steps", "keep_checkpoints", "logging_steps", "eval_steps", "eval_batches"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be 1 or more")
+        check_positive(self, "save_steps", "keep_checkpoints", "logging_steps", "eval_steps", "eval_batches")
 
 
 def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: TrainConfig) -> None:
@@ -64,9 +79,12 @@ def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: Trai
     options = asdict(run) | asdict(model) | asdict(data) | asdict(train)
     found = _open_run(output, run, options)
     start = found.data["cursor"] if found else None
-    with _loader(run.data, data, train.seed, rank, world_size, start) as loader:
-        config = _model_config(model, data, found, run, loader)
-        _check_trainable(config, data)
+    with open_loader(run.data, data, train.seed, rank, world_size, cursor=start) as loader:
+        config = _model_config(model, found, run, loader)
+        check_trainable(config, data)
+        if run.eval_data:  # asked now, not at the first evaluation
+            with held_out_loader(run, data, loader) as held_out:
+                _check_vocabulary(held_out.corpus.vocabulary_fingerprint, run.eval_data, loader, run)
         torch.manual_seed(train.seed)
         if train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
@@ -75,7 +93,7 @@ def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: Trai
         first = next(loader)
         train_step = TrainStep(
             _build(config, run, train, found).to(device), first, data.max_seq_length, train,
-            _precision(train, device), rank, world_size,
+            compute_dtype(train.precision, device.type), rank, world_size,
         )  # fmt: skip
         if found:
             found.load_into(train_step)
@@ -83,21 +101,27 @@ def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: Trai
         if world_size > 1:
             dist.barrier()  # every rank has looked at the folder before one writes into it
         if rank == 0:
-            _note_options(output, options)
-            _describe(config, data, train, world_size, train_step, found)
+            output.mkdir(parents=True, exist_ok=True)
         batches, last = chain([first], loader), step >= train.max_steps
-        with MetricsLog(output, train.max_steps, step, visible=rank == 0) as log, _StopSignal(world_size == 1) as stop:
+        with (
+            locked(output, "checkpoints") if rank == 0 else nullcontext(),
+            MetricsLog(output, train.max_steps, step, visible=rank == 0) as log,
+            _StopSignal(world_size == 1) as stop,
+        ):
+            if rank == 0:
+                _note_options(output, options)
+                _describe(config, data, train, world_size, train_step, found, loader)
             while not last:
                 train_step(islice(batches, train.gradient_accumulation_steps))
                 step += 1
                 last = step == train.max_steps or bool(stop.received)
                 evaluating = run.eval_data and (last or step % run.eval_steps == 0)
                 if last or evaluating or step % run.logging_steps == 0:
-                    metrics = log.timed(train_step.read_metrics())
+                    metrics = {"epoch": loader.cursor()["epoch"], **log.timed(train_step.read_metrics())}
                     if evaluating:
                         with log.paused():
-                            held_out = train_step.evaluate(_held_out(run, data, rank, world_size))
-                        metrics |= {f"eval_{name}": value for name, value in held_out.items()}
+                            scores = train_step.evaluate(_held_out(run, data, loader, rank, world_size))
+                        metrics |= {f"eval_{name}": value for name, value in scores.items()}
                     log.write(step, metrics)
                 if rank == 0 and (last or step % run.save_steps == 0):
                     with log.paused():
@@ -114,14 +138,22 @@ def saved_options(given: dict[str, Any]) -> dict[str, Any]:
     file = Path(given.get("output", "")) / OPTIONS
     if not given.get("resume") or not file.exists():
         return {}
-    return json.loads(file.read_text())
+    return _read_options(file)
+
+
+def _read_options(file: Path) -> dict[str, Any]:
+    try:
+        options = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); start in another folder, with --init_from") from None
+    if not isinstance(options, dict):
+        raise UserError(f"{file} is damaged (it holds no object); start in another folder, with --init_from")
+    return options
 
 
 def _ranks(train: TrainConfig) -> tuple[int, int, torch.device]:
     """This process's rank, how many there are, and its device; joins the group that torchrun has set up."""
-    kind = train.device if train.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda, but torch sees no CUDA device here; use --device cpu")
+    kind = device_kind(train.device)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
     if kind == "cuda":
@@ -130,11 +162,6 @@ def _ranks(train: TrainConfig) -> tuple[int, int, torch.device]:
         dist.init_process_group("nccl" if kind == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)
     return int(os.environ.get("RANK", "0")), world_size, device
-
-
-def _precision(train: TrainConfig, device: torch.device) -> torch.dtype:
-    bf16 = train.precision == "bf16" or (train.precision == "auto" and device.type == "cuda")
-    return torch.bfloat16 if bf16 else torch.float32
 
 
 def _open_run(output: Path, run: RunOptions, options: dict[str, Any]) -> checkpoint.Checkpoint | None:
@@ -147,7 +174,7 @@ def _open_run(output: Path, run: RunOptions, options: dict[str, Any]) -> checkpo
         raise UserError(f"output={output} holds no run to resume; leave --resume out to start one")
     found = checkpoint.find(output) if run.resume else None
     if run.resume:
-        before = json.loads(file.read_text())
+        before = _read_options(file)
         for name in FIXED:
             if before.get(name) != options[name]:
                 raise UserError(
@@ -161,14 +188,14 @@ def _open_run(output: Path, run: RunOptions, options: dict[str, Any]) -> checkpo
 
 def _note_options(output: Path, options: dict[str, Any]) -> None:
     """Write what the run was given, once nothing can be refused any more: a refused run leaves no trace."""
-    output.mkdir(parents=True, exist_ok=True)
     saved = {name: value for name, value in options.items() if name not in ("resume", "output")}
     (output / OPTIONS).write_text(json.dumps(saved, indent=2) + "\n")
 
 
-def _loader(
-    folder: str, data: DataConfig, seed: int, rank: int, world_size: int, cursor: dict[str, int] | None = None
+def open_loader(
+    folder: str, data: DataConfig, seed: int, rank: int = 0, world_size: int = 1, **more: Any
 ) -> PretrainingLoader:
+    """The loader that these options mean; `more` are further arguments of PretrainingLoader."""
     return PretrainingLoader(
         folder,
         tokens_per_batch=data.tokens_per_batch,
@@ -177,18 +204,28 @@ def _loader(
         rank=rank,
         world_size=world_size,
         threads=data.loader_threads,
-        cursor=cursor,
         max_ngram=data.max_ngram,
         masked_lm_prob=data.masked_lm_prob,
         max_predictions=data.max_predictions,
         short_seq_prob=data.short_seq_prob,
         sentence_order=data.sentence_order,
+        **more,
     )
 
 
-def _held_out(run: RunOptions, data: DataConfig, rank: int, world_size: int) -> Iterator[Batch]:
+def held_out_loader(
+    run: RunOptions, data: DataConfig, training: PretrainingLoader, rank: int = 0, world_size: int = 1
+) -> PretrainingLoader:
+    """The loader of --eval_data, its batches of the shapes of the training loader's."""
+    room = dict(max_sequences=training.max_sequences, predictions_per_batch=training.predictions_per_batch)
+    return open_loader(str(run.eval_data), data, EVAL_SEED, rank, world_size, **room)
+
+
+def _held_out(
+    run: RunOptions, data: DataConfig, training: PretrainingLoader, rank: int, world_size: int
+) -> Iterator[Batch]:
     """This rank's share of the first eval_batches micro-batches of --eval_data, the same every time."""
-    with _loader(str(run.eval_data), data, EVAL_SEED, rank, world_size) as loader:
+    with held_out_loader(run, data, training, rank, world_size) as loader:
         for batch in loader:
             if batch.index >= run.eval_batches or batch.epoch > 0:
                 return
@@ -197,7 +234,6 @@ def _held_out(run: RunOptions, data: DataConfig, rank: int, world_size: int) -> 
 
 def _model_config(
     model: ModelOptions,
-    data: DataConfig,
     found: checkpoint.Checkpoint | None,
     run: RunOptions,
     loader: PretrainingLoader,
@@ -208,7 +244,9 @@ def _model_config(
         saved = AlbertConfig.from_pretrained(found.directory)
         return saved.replace(share_type=model.share_type or saved.share_type)
     if run.init_from:
-        model = replace(model, config=run.init_from)
+        source = checkpoint_folder(run.init_from)
+        model = replace(model, config=str(source))
+        _check_vocabulary(load_tokenizer(source).fingerprint, run.init_from, loader, run)
     config = model.build(**({"vocab_size": vocab_size} if model.config in PRESETS else {}))
     if config.vocab_size != vocab_size:
         raise UserError(
@@ -218,7 +256,15 @@ def _model_config(
     return config
 
 
-def _check_trainable(config: AlbertConfig, data: DataConfig) -> None:
+def _check_vocabulary(fingerprint: bytes, folder: str, loader: PretrainingLoader, run: RunOptions) -> None:
+    if fingerprint != loader.corpus.vocabulary_fingerprint:
+        raise UserError(
+            f"the vocabulary of {folder} is not the one that {run.data} was prepared with: the same ids would mean "
+            f"other words; prepare with the vocabulary of {folder}"
+        )
+
+
+def check_trainable(config: AlbertConfig, data: DataConfig) -> None:
     if data.max_seq_length > config.max_position_embeddings:
         raise UserError(
             f"max_seq_length={data.max_seq_length} is over the config's max_position_embeddings="
@@ -236,18 +282,22 @@ def _check_trainable(config: AlbertConfig, data: DataConfig) -> None:
 def _build(
     config: AlbertConfig, run: RunOptions, train: TrainConfig, found: checkpoint.Checkpoint | None
 ) -> AlbertForPreTraining:
+    model = AlbertForPreTraining(config, ops=train.ops)
     if run.init_from and not found:
-        return AlbertForPreTraining.from_pretrained(run.init_from, ops=train.ops, share_type=config.share_type)
-    return AlbertForPreTraining(config, ops=train.ops)
+        source = checkpoint_folder(run.init_from)
+        weights = unshare(read_weights(source), AlbertConfig.from_pretrained(source), config)
+        model.load_weights(weights, str(source))
+    return model
 
 
-def _describe(config, data, train, world_size, train_step, found) -> None:
+def _describe(config, data, train, world_size, train_step, found, loader) -> None:
     parameters = sum(p.numel() for p in train_step.model.parameters())
     micro_batches = train.gradient_accumulation_steps * world_size
     where = f"{world_size} x {train_step.key.device.type}, {str(train_step.flat.compute.dtype).removeprefix('torch.')}"
     shape = f"{parameters:,} parameters ({config.layout}, {config.ln_type}, share_type {config.share_type})"
-    size = f"{micro_batches} micro-batches of {data.tokens_per_batch:,} = {micro_batches * data.tokens_per_batch:,}"
-    note(f"{shape} on {where}; a step is {size} tokens")
+    tokens = micro_batches * data.tokens_per_batch
+    size = f"{micro_batches} x {data.tokens_per_batch:,} = {tokens:,} tokens"
+    note(f"{shape} on {where}; a step is {size}, an epoch about {loader.corpus.num_tokens / tokens:,.1f} steps")
     if found:
         note(f"resumed from {found.directory} at micro-batch {found.data['cursor']['index']:,}")
 

@@ -17,10 +17,11 @@ from rich.console import Console
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from albert_fast.batches import Batch
-from albert_fast.config import PRESETS, DataConfig, ModelOptions, TrainConfig, UserError, note, option
+from albert_fast.config import PRESETS, DataConfig, ModelOptions, TrainConfig, UserError, check_positive, note, option
+from albert_fast.devices import compute_dtype, device_kind
 from albert_fast.memory import full_batch
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.pretrain import _loader, _precision, _ranks
+from albert_fast.pretrain import check_trainable, open_loader
 from albert_fast.step import TrainStep
 
 # What makes the host wait for a device, or look at a value; runtime calls carry CUDA's names.
@@ -41,9 +42,7 @@ class ProfileOptions:
     json: bool = option(False, "print one JSON document instead of Markdown tables")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rows"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be 1 or more")
+        check_positive(self, "steps", "rows")
         if self.warm_up < 0:
             raise UserError(f"warm_up={self.warm_up} must be 0 or more")
 
@@ -141,19 +140,16 @@ def profile_step(step: TrainStep, batches: Iterator[Batch], options: ProfileOpti
 
 def profile_command(options: ProfileOptions, model: ModelOptions, data: DataConfig, train: TrainConfig) -> None:
     """Time a few training steps by stage, trace as many, and list ops, launches and synchronisations per step."""
-    _, _, device = _ranks(train)
+    device = torch.device(device_kind(train.device))
     torch.manual_seed(train.seed)
-    if options.data and data.tokens_per_batch < data.max_seq_length:
-        raise UserError(
-            f"tokens_per_batch={data.tokens_per_batch} must be max_seq_length={data.max_seq_length} or more"
-        )
-    with _loader(options.data, data, train.seed, 0, 1) if options.data else nullcontext() as loader:
+    with open_loader(options.data, data, train.seed) if options.data else nullcontext() as loader:
         vocabulary = {"vocab_size": loader.corpus.vocab_size} if loader and model.config in PRESETS else {}
         config = model.build(**vocabulary)
+        check_trainable(config, data)
         batches: Iterator[Batch] = loader or repeat(full_batch(config, data.tokens_per_batch, data.max_seq_length))
         first = next(batches)
         built = AlbertForPreTraining(config, train.ops).to(device)
-        step = TrainStep(built, first, data.max_seq_length, train, _precision(train, device))
+        step = TrainStep(built, first, data.max_seq_length, train, compute_dtype(train.precision, device.type))
         result = profile_step(step, batches, options)
     if options.json:
         Console().print_json(data={**result, "ops": result["ops"][: options.rows]})

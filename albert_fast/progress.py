@@ -16,6 +16,8 @@ from albert_fast.config import UserError, note
 from albert_fast.manifest import write_file
 from albert_fast.text import CHUNK_BYTES, Position, Span, open_text
 
+SAVED = ("settings", "position", "shards", "span_crcs", "counts", "complete")
+
 
 @dataclass
 class Counts:
@@ -81,8 +83,7 @@ class Progress:
                 raise UserError(f"output {path}: is missing or not whole; delete the folder and prepare it again")
 
     def save(self) -> None:
-        keys = ("settings", "position", "shards", "span_crcs", "counts", "complete")
-        content = json.dumps({key: value for key, value in asdict(self).items() if key in keys}, indent=1)
+        content = json.dumps({key: value for key, value in asdict(self).items() if key in SAVED}, indent=1)
         with writing(self.directory):
             write_file(self.file(self.part), content.encode())
 
@@ -121,10 +122,14 @@ def _text_crc(span: Span) -> int:
 def read_progress(path: Path) -> dict[str, Any]:
     """What a part's progress file holds; nothing where there is none, perhaps no more since the parts were joined."""
     try:
-        return json.loads(path.read_bytes())
+        saved = json.loads(path.read_bytes())
+        missing = [key for key in SAVED if key not in saved]
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        return saved
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"output {path}: {error}; delete the folder and prepare it again") from None
 
 

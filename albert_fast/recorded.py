@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -22,17 +23,23 @@ def check_recorded(model: AlbertForPreTraining, file: Path, tolerance: float | N
     """
     recorded = _load(file)
     tolerance = tolerance if tolerance is not None else {"postln": 1e-5, "preln": 5e-5}[model.config.ln_type]
-    computed = compute(model, recorded)
+    try:
+        computed = compute(model, recorded)
+    except (IndexError, TypeError, RuntimeError) as error:  # ids past the vocabulary, texts for ids, other shapes
+        raise UserError(f"{file}: the model cannot read what it records ({error})") from None
     rows: list[tuple[str, float]] = []
     for name, actual in computed.items():
         key, _, layer = name.partition(" layer ")
         if key in recorded:
+            if layer and len(recorded[key]) != model.config.num_hidden_layers:
+                layers = f"{len(recorded[key])} layers, the model has {model.config.num_hidden_layers}"
+                raise UserError(f"{file}: {key} records {layers}")
             expected = torch.from_numpy(recorded[key][int(layer) - 1] if layer else recorded[key])
             real = torch.from_numpy(_mask(recorded)) if actual.dim() == 3 else None  # only states are [B, S, ...]
             rows.append((name, _difference(file, name, actual, expected, real)))
     if not rows:
         raise UserError(f"{file} records none of {', '.join(dict.fromkeys(n.partition(' ')[0] for n in computed))}")
-    table = Table("output", "largest difference", f"within {tolerance:g}", title=f"against {file}")
+    table = Table("output", "largest difference", f"within {tolerance:g}", title=escape(f"against {file}"))
     for name, difference in rows:
         table.add_row(name, f"{difference:.2e}", "yes" if difference <= tolerance else "[red]NO")
     Console(width=None).print(table)

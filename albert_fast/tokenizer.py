@@ -246,7 +246,7 @@ def load_tokenizer(path: str | Path, lowercase: bool | None = None) -> Tokenizer
         path = file
     try:
         content = path.read_bytes()
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"vocabulary {path}: {error.strerror}; give a vocab.txt or a tokenizer.json") from None
     except UnicodeDecodeError as error:

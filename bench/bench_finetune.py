@@ -24,7 +24,8 @@ from rich.table import Table
 
 from albert_fast.classifier import AlbertForSequenceClassification, encode_texts
 from albert_fast.config import AlbertConfig, DataConfig, ModelOptions, TrainConfig
-from albert_fast.evaluate import DeviceOptions, class_indices, labelled_scores
+from albert_fast.devices import DeviceOptions
+from albert_fast.evaluate import class_indices, labelled_scores
 from albert_fast.examples import ColumnOptions, read_examples
 from albert_fast.finetune import FinetuneOptions, finetune
 from albert_fast.model import AlbertForPreTraining
@@ -145,7 +146,7 @@ def finetuned(folder: Path, model: Path, epochs: int, seed: int) -> dict[str, An
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6000, help="pretraining steps of 2,048 tokens (default: 6000)")
+    parser.add_argument("--steps", type=int, default=3000, help="pretraining steps of 2,048 tokens (default: 3000)")
     parser.add_argument("--epochs", type=int, default=2, help="epochs of fine-tuning (default: 2)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="seeds of fine-tuning (default: 1)")
     parser.add_argument("--folder", type=Path, help="folder for everything made on the way (default: a temporary one)")

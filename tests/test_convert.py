@@ -596,6 +596,31 @@ def test_the_output_is_never_overwritten(tmp_path: Path) -> None:
     run(tmp_path / "hf", tmp_path / "ours")
 
 
+def test_what_fails_on_the_way_leaves_nothing_and_takes_nothing(tmp_path: Path) -> None:
+    model = AlbertForPreTraining(AlbertConfig(**SIZES, num_hidden_layers=2, layout="zh"))
+    model.save_pretrained(tmp_path / "ours")
+    mine = tmp_path / "hf.partial" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(UserError):
+        convert(ConvertOptions(checkpoint=str(tmp_path / "ours"), output=str(tmp_path / "hf"), to="huggingface"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf.partial", "ours"]
+    assert mine.exists()
+
+
+def test_recorded_outputs_that_cannot_be_of_the_model(tmp_path: Path) -> None:
+    AlbertForPreTraining(AlbertConfig(**SIZES, num_hidden_layers=2)).save_pretrained(tmp_path / "ours")
+    ids = np.array([[1, 2, 3]])
+    for name, arrays, message in (
+        ("ids", {"input_ids": ids + 9999}, "cannot read what it records"),
+        ("text", {"input_ids": np.array([["a", "b"]])}, "cannot read what it records"),
+        ("layers", {"input_ids": ids, "all_encoder_layers": np.zeros((1, 1, 3, 16))}, "records 1 layers, the model"),
+    ):
+        np.savez(tmp_path / name, **arrays)
+        with pytest.raises(UserError, match=message):
+            run(tmp_path / "ours", tmp_path / "again", check=str(tmp_path / f"{name}.npz"))
+
+
 def test_a_vocabulary_comes_along(tmp_path: Path) -> None:
     huggingface(tmp_path / "hf")
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(45))]

@@ -1,12 +1,11 @@
 """The demo in short: the whole path runs, the loss falls, and a word is filled in."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from albert_fast.config import UserError
-from albert_fast.demo import DemoOptions, demo
+from albert_fast.demo import MARK, DemoOptions, demo
 from albert_fast.metrics import read_metrics
 
 
@@ -25,9 +24,19 @@ def test_a_short_demo(tmp_path, capsys):
     assert "albert-fast fill-mask" in shown
 
 
-def test_a_folder_that_is_no_demo_is_kept(tmp_path):
-    file = Path(tmp_path) / "mine.txt"
-    file.write_text("mine")
+@pytest.mark.parametrize("names", [["mine.txt"], ["text.txt"], [MARK, "mine.txt"]])
+def test_a_folder_that_is_no_demo_is_kept(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_text("mine")
     with pytest.raises(UserError, match="holds files that no demo wrote"):
         demo(DemoOptions(output=str(tmp_path)))
-    assert file.exists()
+    assert [(tmp_path / name).read_text() for name in names] == ["mine"] * len(names)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"config": "none"}])
+def test_a_demo_that_cannot_be_made_leaves_the_last_one(tmp_path, wrong):
+    (tmp_path / MARK).touch()
+    (tmp_path / "text.txt").write_text("of the last demo")
+    with pytest.raises(UserError):
+        demo(DemoOptions(output=str(tmp_path), **wrong))
+    assert (tmp_path / "text.txt").exists()

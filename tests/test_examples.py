@@ -102,3 +102,7 @@ def test_class_names_are_in_a_stable_order(tmp_path: Path) -> None:
     assert names(["b", "a", "10"]) == ["10", "a", "b"]
     with pytest.raises(UserError, match="line 9: no label"):
         class_names([Example("a", None, None, "f, line 9")])
+
+
+def test_digits_that_are_no_numbers_are_words(tmp_path: Path) -> None:
+    assert class_names(read_examples(write(tmp_path, "a\t②\nb\t①\nc\t--1\n"))) == ["--1", "①", "②"]

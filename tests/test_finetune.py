@@ -22,12 +22,14 @@ from safetensors.torch import load_file
 from albert_fast.classifier import AlbertForSequenceClassification, encode_texts
 from albert_fast.config import AlbertConfig, UserError
 from albert_fast.convert import ConvertOptions, convert
-from albert_fast.evaluate import DeviceOptions, EvaluateOptions, evaluate
+from albert_fast.devices import DeviceOptions
+from albert_fast.evaluate import EvaluateOptions, evaluate
 from albert_fast.examples import ColumnOptions
 from albert_fast.finetune import FinetuneOptions, finetune
 from albert_fast.finetune_run import FinetuneRun
 from albert_fast.metrics import read_metrics
 from albert_fast.model import AlbertForPreTraining
+from albert_fast.progress import locked
 from albert_fast.scores import classification_scores
 from albert_fast.tokenizer import wordpiece_tokenizer
 
@@ -203,7 +205,7 @@ def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(
 
 
 def test_the_mean_of_all_tokens(pretrained: Path) -> None:
-    output = run(options(pretrained, pooling="mean", epochs=2))
+    output = run(options(pretrained, pooling="mean"))
     assert max(line.get("dev_accuracy", 0) for line in read_metrics(output)) >= 0.97
     model = AlbertForSequenceClassification.from_pretrained(output)
     backbone = AlbertForPreTraining(model.config)
@@ -217,6 +219,32 @@ def test_the_mean_of_all_tokens(pretrained: Path) -> None:
     assert list(model.predict(["w1 yes w3"])[0].probabilities.values()) == pytest.approx(expected.tolist(), abs=1e-5)
     with pytest.raises(UserError, match="mean vector cannot be written for HuggingFace"):
         convert(ConvertOptions(checkpoint=str(output), output=str(output.parent / "hf"), to="huggingface"))
+
+
+def test_a_run_goes_on_with_its_own_labels_and_precision_only(
+    pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = options(pretrained)
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneRun, "evaluated", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(given)
+    again = options(pretrained, resume=True)
+    with pytest.raises(UserError, match="precision=bfloat16 differs from the run's float32"):
+        finetune(again, ColumnOptions(), DeviceOptions(device="cpu", precision="bf16"))
+    with locked(Path(given.output), "checkpoints"), pytest.raises(UserError, match="another run is writing"):
+        run(again)
+    train = Path(given.train)
+    text = train.read_text()
+    train.write_text(text.replace("is yes", "is x").replace("is no", "is yes").replace("is x", "is no"))
+    with pytest.raises(UserError, match="data_crc32c"):
+        run(again)
+    train.write_text(text)
+    run(again)
+
+
+def stop(*_: Any) -> bool:
+    raise KeyboardInterrupt
 
 
 def test_seeds(pretrained: Path) -> None:

@@ -1,5 +1,6 @@
 """The model against HuggingFace's, against numerical derivatives, and against the seed's size table."""
 
+import json
 from itertools import product
 
 import pytest
@@ -223,3 +224,28 @@ def test_save_and_load(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     with pytest.raises(UserError, match=r"feed_forward\.1\.intermediate\.weight is missing"):
         AlbertForPreTraining.from_pretrained(tmp_path, share_type="None")
+
+
+def test_padding_on_the_left_moves_positions_alone():
+    """A token's position is its column; the pooler reads the first real token, not padding."""
+    torch.manual_seed(0)
+    model = AlbertForPreTraining(tiny_config()).eval()
+    ids = torch.randint(5, 40, (2, 9))
+    mask = torch.ones(2, 9).long()
+    mask[1, :3] = 0
+    output = model(ids, mask)
+    torch.testing.assert_close(output.pooler_output[1], model.albert.pool(output.last_hidden_state[1, 3]))
+    torch.testing.assert_close(output.pooler_output[0], model(ids[:1]).pooler_output[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"extra": 5}, "must be objects"), ({"final_layer_norm": "false"}, "final_layer_norm='false' must be true")],
+)
+def test_configs_are_checked_when_read(tmp_path, change, message):
+    file = tmp_path / "config.json"
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(tiny_config().to_dict()).encode())  # editors leave byte-order marks
+    assert AlbertConfig.from_pretrained(file) == tiny_config()
+    file.write_text(json.dumps(tiny_config().to_dict() | change))
+    with pytest.raises(UserError, match=message):
+        AlbertConfig.from_pretrained(file)

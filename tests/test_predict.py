@@ -90,3 +90,20 @@ def test_one_line_and_exit_code_2(folder: Path, capsys: pytest.CaptureFixture[st
             main(arguments)
         assert stop.value.code == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_text_is_no_markup(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fill-mask", "--model", str(folder), "--text", "see [link] and [/b] [MASK]"])
+    assert "see [link] and [/b] [MASK]" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["fill-mask", "--text=[MASK]", "--top=0"], ["embed", "--input=x", "--output=y", "--batch_size=-1"],
+     ["evaluate", "--test=x", "--max_seq_length=0"]],
+)  # fmt: skip
+def test_sizes_below_1_are_refused(folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main([*words, "--model", str(folder)])
+    assert error.value.code == 2
+    assert "must be 1 or more" in capsys.readouterr().err

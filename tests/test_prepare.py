@@ -280,7 +280,7 @@ def test_ids_of_four_bytes(tmp_path):
 def test_trained_vocabulary(tmp_path, small_chunks):
     source = write(tmp_path / "t.txt", corpus(6))
     manifest = run([source], tmp_path / "out", None, train_vocab=60)
-    assert manifest.vocab_size == 60
+    assert manifest.data["vocab_size"] == 60
     assert run([source], tmp_path / "out", None, train_vocab=60) == manifest
     with pytest.raises(UserError, match="train_vocab"):
         run([source], tmp_path / "out", None, train_vocab=61)

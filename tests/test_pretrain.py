@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from albert_fast.demo import python_topics
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.prepare import PrepareOptions, prepare
+from albert_fast.progress import locked
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -293,8 +294,86 @@ def test_another_number_of_ranks_goes_on_with_the_same_stream(folder):
         for file in (parts / late).iterdir():
             file.unlink()
     resumed = succeed(*arguments(folder, parts, **options), "--resume")
-    assert "2 micro-batches of 512 = 1,024 tokens" in resumed.stderr
+    assert "2 x 512 = 1,024 tokens" in resumed.stderr
     assert "at micro-batch 4" in resumed.stderr
     for name, tensor in tensors(whole).items():
         atol = 0.1 if name.endswith("query_key_value.bias") else 2e-5
         torch.testing.assert_close(tensors(parts)[name], tensor, atol=atol, rtol=1e-3)
+
+
+SHORT = dict(max_steps=4, warmup_steps=0, save_steps=2)
+
+
+def config_of(output: Path) -> dict:
+    return json.loads((output / (output / "last").read_text().strip() / "config.json").read_text())
+
+
+def test_held_out_documents_may_be_shorter_than_those_of_training(folder):
+    text = folder / "short.txt"
+    text.write_text("\n\n".join(python_topics().replace("\n\n", "\n").split("\n")[:400]))
+    vocab = str(folder / "data" / "vocab.txt")
+    prepare(PrepareOptions(input=(str(text),), output=str(folder / "short"), vocab=vocab, workers=1))
+    succeed(*arguments(folder, folder / "shorter", **SHORT, eval_data=folder / "short", eval_steps=2))
+    assert ["eval_loss" in line for line in metrics(folder / "shorter")] == [False, True, False, True]
+
+
+def test_held_out_data_is_looked_at_before_the_first_step(folder, tmp_path):
+    given = arguments(folder, tmp_path / "run", eval_data=folder / "none", eval_steps=3)
+    assert "there is no such folder" in refuse(*given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_vocabulary_of_the_same_size_is_refused(folder, forty_steps, tmp_path):
+    words = (folder / "data" / "vocab.txt").read_text().split("\n")
+    words[100], words[200] = words[200], words[100]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    given = dict(input=(str(folder / "held_out.txt"),), output=str(tmp_path / "other"), workers=1)
+    prepare(PrepareOptions(**given, vocab=str(tmp_path / "vocab.txt")))
+    told = refuse(*arguments(folder, tmp_path / "run", eval_data=tmp_path / "other"))
+    assert "the same ids would mean other words" in told
+    told = refuse(*arguments(folder, tmp_path / "run", data=tmp_path / "other", init_from=forty_steps))
+    assert "the same ids would mean other words" in told
+
+
+def test_options_of_the_model_hold_whatever_their_value(folder, tmp_path):
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "ln_type": "preln", "final_layer_norm": True}))
+    given = arguments(folder, tmp_path / "run", **SHORT, config=tmp_path / "config.json", hidden_dropout_prob=0)
+    succeed(*given, "--no-final_layer_norm")
+    assert config_of(tmp_path / "run")["hidden_dropout_prob"] == 0
+    assert config_of(tmp_path / "run")["final_layer_norm"] is False
+    told = refuse("pretrain", f"--output={tmp_path / 'run'}", "--resume", "--hidden_dropout_prob=0.4")
+    assert "hidden_dropout_prob=0.4 differs from the run's 0" in told
+
+
+def test_a_run_from_a_run_takes_its_weights_and_the_flags(folder, forty_steps, tmp_path):
+    changes = dict(init_from=forty_steps, ln_type="preln", hidden_act="gelu_new", share_type="None")
+    succeed(*arguments(folder, tmp_path / "run", **{**SHORT, "max_steps": 1, "learning_rate": 1e-9}, **changes))
+    config = config_of(tmp_path / "run")
+    assert (config["ln_type"], config["hidden_act"], config["share_type"]) == ("preln", "gelu_new", "None")
+    before, after = tensors(forty_steps), tensors(tmp_path / "run")
+    name = "albert.encoder.feed_forward.{}.intermediate.weight"
+    for layer in range(3):
+        torch.testing.assert_close(after[name.format(layer)], before[name.format(0)], atol=1e-6, rtol=0)
+
+
+def test_a_run_is_written_by_one_process_at_a_time(folder, forty_steps):
+    with locked(forty_steps, "checkpoints"):
+        told = refuse(*arguments(folder, forty_steps), "--resume")
+    assert "another run is writing checkpoints" in told
+
+
+def test_damaged_options_are_named(folder, tmp_path):
+    for text in ("{bad", "[1]"):
+        (tmp_path / "options.json").write_text(text)
+        assert f"{tmp_path / 'options.json'} is damaged" in refuse("pretrain", f"--output={tmp_path}", "--resume")
+
+
+def test_weights_are_checked_wherever_they_are_read(folder, tmp_path):
+    succeed(*arguments(folder, tmp_path / "run", **SHORT))
+    file = tmp_path / "run" / "checkpoint-4" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    told = refuse("fill-mask", f"--model={tmp_path / 'run'}", "--text=the [MASK]")
+    assert "its checksum is not that of checkpoint.json" in told
