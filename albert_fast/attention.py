@@ -125,7 +125,7 @@ def _varlen_attention_backward(
     grads = _input_gradients(grad, qkv, q, out, log_sum_exp, cu_queries, cu_seqlens, max_seqlen)
     query, key, value = _parts(qkv, q)
     asked, edges = cu_queries.tolist(), cu_seqlens.tolist()
-    for made in grads:  # the rest is written below; of q's own, all that belongs to sequences of which a token asks
+    for made in grads:  # what the loop does not write: tokens of no sequence; with q, sequences without a query too
         made[edges[-1] if q is None else 0 :] = 0
     for asking, seen in _equal_lengths(asked, edges):
         inputs = asking.take(query), seen.take(key), seen.take(value)

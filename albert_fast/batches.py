@@ -273,7 +273,7 @@ def _default_max_sequences(config: Any, corpus: Any) -> int:
     most = config.max_seq_length - specials
     short = Fraction(config.short_seq_millionths, _MILLION)
     mean_inverse = (1 - short) / most + short * Fraction(sum(1 / n for n in range(2, most + 1))) / (most - 1)
-    examples = corpus.num_documents + corpus.num_tokens * mean_inverse  # no document has more than its quotient and one
+    examples = corpus.num_documents + corpus.num_tokens * mean_inverse  # a document: its share, rounded up
     mean_length = corpus.num_tokens / examples + specials
     return min(
         max(config.tokens_per_batch // 32, math.ceil(config.tokens_per_batch * 5 / 4 / mean_length)),

@@ -9,6 +9,7 @@ import re
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any, Literal
@@ -52,6 +53,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `albert-fast ARGUMENTS`; exits with 2 and one line on standard error where the input is at fault."""
+    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"  # users have no use for our source lines
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         return _overview()

@@ -216,7 +216,7 @@ class DataConfig:
     max_predictions: int | None = option(None, "most predictions in one sequence (the share above alone)")
     short_seq_prob: float = option(0.1, "probability that a document is cut into shorter sequences")
     sentence_order: bool = option(True, "draw pairs of segments for the sentence-order loss")
-    loader_threads: int = option(2, "threads of the data loader")
+    loader_threads: int = option(2, "threads of the data loader, at most 256")
 
     def __post_init__(self) -> None:
         check_positive(self, "tokens_per_batch", "max_seq_length", "loader_threads")

@@ -192,7 +192,7 @@ def _tracker(model: AlbertForPreTraining, target: str, batch: Batch) -> StorageT
         bodies: dict[Any, Any] = {forward: attention._cuda_attention, backward: attention._cuda_attention_backward}
         skip = frozenset({accumulate_product.__code__})
         return StorageTracker(model, _flash_scratch, bodies, skip, CUDA_BLOCK_BYTES)
-    # The CPU bodies look at the edges, which therefore are real tensors: attention of queries of their own is given q.
+    # The CPU bodies read cu_seqlens and cu_queries, so these are real tensors. Where q is given, its edges are its own.
     names = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens")
     fields = {name: torch.from_numpy(getattr(batch, name)) for name in names}
     packed = Packed(**fields, max_seqlen=len(batch.input_ids))

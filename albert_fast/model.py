@@ -156,7 +156,7 @@ class Albert(nn.Module):
     def forward(self, batch: Packed, states: list[Tensor] | None = None, rows: Tensor | None = None) -> Tensor:
         """Hidden states [T, H], or [R, H] of the tokens `rows` [R] alone, for which the last layer does less.
 
-        No more than max_seqlen rows of a sequence; T among them stands for no token, whose state means nothing.
+        T in `rows` stands for no token: its state means nothing. At most max_seqlen rows are of one sequence.
         `states`, where given, takes the L+1 hidden states, the embeddings first.
         """
         return self.encoder(self.embeddings(batch), batch, states, rows)
