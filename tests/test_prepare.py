@@ -448,7 +448,7 @@ def test_warnings_of_the_summary(tmp_path, vocab, capsys):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_text(tmp_path, vocab):
-    """One line, one document and many documents of 64 MB each cost what 1 MB costs."""
+    """One line, one document and many documents of 128 MB cost what 64 MB cost: buffers are full well before."""
     code = (
         "import sys; from albert_fast.prepare import *;"
         "prepare(PrepareOptions(input=(sys.argv[1],), output=sys.argv[2], vocab=sys.argv[3], workers=1));"
@@ -456,9 +456,9 @@ def test_memory_does_not_grow_with_the_text(tmp_path, vocab):
     )
     for name, unit in {"line": b"abcd ab ", "document": b"abcd ab\n", "documents": b"abcd ab\n\n"}.items():
         peaks = []
-        for megabytes in (1, 64):
+        for megabytes in (64, 128):
             path = write(tmp_path / f"{name}{megabytes}.txt", unit * (megabytes * 1_000_000 // len(unit)))
             command = [sys.executable, "-c", code, str(path), str(tmp_path / f"{name}{megabytes}"), vocab]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             peaks.append(int(output.split()[-2]) / 1024)
-        assert peaks[1] - peaks[0] < 50, (name, peaks)
+        assert peaks[1] - peaks[0] < 20, (name, peaks)
