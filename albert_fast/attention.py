@@ -167,15 +167,15 @@ def _zero_outside(x: Tensor, cu_seqlens: Tensor) -> Tensor:
     return torch.where(inside.view(-1, *[1] * (x.dim() - 1)), x, 0.0)
 
 
-def _edges(query: Tensor, key: Tensor, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple:
-    """As both kernels take them; the memory-efficient one refuses a bound above the number of tokens."""
-    return cu_queries, cu_seqlens, min(max_seqlen, len(query)), min(max_seqlen, len(key))
+def _cuda_inputs(qkv, q, cu_queries, cu_seqlens, max_seqlen):
+    """Queries, keys and values; edges and bounds; D; scale. The memory-efficient kernel wants no bound above T or R."""
+    query, key, value = (_pad_heads(x) for x in _parts(qkv, q))
+    edges, size = (cu_queries, cu_seqlens, min(max_seqlen, len(query)), min(max_seqlen, len(key))), qkv.shape[-1]
+    return query, key, value, edges, size, size**-0.5
 
 
 def _cuda_attention(qkv, q, cu_queries, cu_seqlens, max_seqlen):
-    query, key, value = (_pad_heads(x) for x in _parts(qkv, q))
-    edges, size = _edges(query, key, cu_queries, cu_seqlens, max_seqlen), qkv.shape[-1]
-    scale = size**-0.5
+    query, key, value, edges, size, scale = _cuda_inputs(qkv, q, cu_queries, cu_seqlens, max_seqlen)
     if qkv.dtype == torch.float32:  # flash has no fp32; the memory-efficient kernel has
         out, lse, *_ = torch.ops.aten._efficient_attention_forward(
             query[None], key[None], value[None], None, *edges, 0.0, 0, True, scale=scale
@@ -189,10 +189,8 @@ def _cuda_attention(qkv, q, cu_queries, cu_seqlens, max_seqlen):
 
 
 def _cuda_attention_backward(grad, qkv, q, out, lse, cu_queries, cu_seqlens, max_seqlen):
-    query, key, value = (_pad_heads(x) for x in _parts(qkv, q))
+    query, key, value, edges, size, scale = _cuda_inputs(qkv, q, cu_queries, cu_seqlens, max_seqlen)
     grad, out = _pad_heads(grad), _pad_heads(out)
-    edges, size = _edges(query, key, cu_queries, cu_seqlens, max_seqlen), qkv.shape[-1]
-    scale = size**-0.5
     none = torch.zeros(2, dtype=torch.uint64 if qkv.dtype != torch.float32 else torch.int64, device=qkv.device)
     if qkv.dtype == torch.float32:
         parts = torch.ops.aten._efficient_attention_backward(

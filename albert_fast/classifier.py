@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from albert_fast.config import AlbertConfig, UserError, check_choice
-from albert_fast.model import Linear, Packed, Pretrained, initialize
+from albert_fast.model import Linear, Pretrained, initialize
 from albert_fast.ops import Ops
+from albert_fast.packed import Packed
 from albert_fast.tokenizer import Tokenizer, load_tokenizer
 
 SETTINGS = "finetune.json"  # the flags of the run that made a classifier, beside it

@@ -220,10 +220,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "tokens_per_batch", "max_seq_length", "loader_threads")
-        if self.tokens_per_batch < self.max_seq_length:
-            raise UserError(
-                f"tokens_per_batch={self.tokens_per_batch} must be max_seq_length={self.max_seq_length} or more"
-            )
+        check_room(self.tokens_per_batch, self.max_seq_length)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,6 +268,12 @@ def check_positive(options: Any, *names: str) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"{name}={value} must be 1 or more")
+
+
+def check_room(tokens_per_batch: int, max_seq_length: int) -> None:
+    """UserError where a micro-batch has no room for one sequence."""
+    if tokens_per_batch < max_seq_length:
+        raise UserError(f"tokens_per_batch={tokens_per_batch} must be max_seq_length={max_seq_length} or more")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -23,11 +23,12 @@ from rich.console import Console
 from albert_fast import attention, ops
 from albert_fast.attention import Queries
 from albert_fast.batches import Batch
-from albert_fast.config import AlbertConfig, ModelOptions, TrainConfig, UserError, note, option
-from albert_fast.devices import compute_dtype
+from albert_fast.config import AlbertConfig, ModelOptions, TrainConfig, UserError, check_room, note, option
+from albert_fast.devices import compute_dtype, device_kind
 from albert_fast.kernels.main_grad import accumulate_product
 from albert_fast.memory_report import activation_table, markdown_table, plot
-from albert_fast.model import AlbertForPreTraining, Packed
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.packed import Packed
 from albert_fast.step import TrainStep
 from albert_fast.storage_tracker import Lifetime, StorageTracker
 
@@ -58,18 +59,14 @@ class MemoryOptions:
     def __post_init__(self) -> None:
         if self.max_seq_length < 8:
             raise UserError(f"max_seq_length={self.max_seq_length} must be 8 or more")
-        if self.tokens_per_batch < self.max_seq_length:
-            raise UserError(
-                f"tokens_per_batch={self.tokens_per_batch} must be max_seq_length={self.max_seq_length} or more"
-            )
+        check_room(self.tokens_per_batch, self.max_seq_length)
         for name in self.recompute:
             if name not in RECOMPUTE:
                 raise UserError(f"recompute={name!r} is unknown; use one or more of {', '.join(RECOMPUTE)}")
 
     def target(self) -> str:
         """The device predicted for."""
-        here = "cuda" if torch.cuda.is_available() else "cpu"
-        return self.device if self.device != "auto" else here if self.measure else "cuda"
+        return self.device if self.device != "auto" else device_kind("auto") if self.measure else "cuda"
 
     def dtype(self) -> torch.dtype:
         return compute_dtype(self.precision, self.target())

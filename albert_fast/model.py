@@ -17,38 +17,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from albert_fast.attention import Queries
-from albert_fast.config import AlbertConfig, UserError
+from albert_fast.config import AlbertConfig
 from albert_fast.folder import FolderModel
 from albert_fast.ops import Ops, get_ops, rows_of, wide
-
-
-@dataclass
-class Packed:
-    """Tokens of several sequences end to end; tokens past cu_seqlens[-1] belong to none.
-
-    input_ids, token_type_ids, position_ids: int [T]; cu_seqlens: int32 [B+1], first 0; max_seqlen: a bound on every
-    sequence's length; dropout_key: int64 [2], the seed and the global micro-batch, where the batch is trained on.
-    """
-
-    input_ids: Tensor
-    token_type_ids: Tensor
-    position_ids: Tensor
-    cu_seqlens: Tensor
-    max_seqlen: int
-    dropout_key: Tensor | None = None
-
-    def dropout(self, probability: float) -> float:
-        """The probability of dropping a hidden unit: none without a key, that is in evaluation."""
-        return 0.0 if self.dropout_key is None else probability
-
-    def first_tokens(self) -> Tensor:
-        """int32 [B]: where each sequence begins; T, which is no token, for an empty one."""
-        starts, ends = self.cu_seqlens[:-1], self.cu_seqlens[1:]
-        return torch.where(starts < ends, starts, len(self.input_ids))
-
-    def read_tokens(self, positions: Tensor, weights: Tensor) -> Tensor:
-        """int32 [B + P]: whose states the pretraining heads read, first_tokens() and the masked ones; T for none."""
-        return torch.cat((self.first_tokens(), torch.where(weights > 0, positions, len(self.input_ids))))
+from albert_fast.packed import Packed, pack
 
 
 @dataclass
@@ -388,21 +360,3 @@ def initialize(model: nn.Module, std: float) -> None:
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)
-
-
-def pack(input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None):
-    """(Packed, unpack) of padded input [B, S]; unpack lays [T, ...] back to [B, S, ...], zeros at padding."""
-    if input_ids.dim() != 2:
-        raise UserError(f"input_ids {list(input_ids.shape)} must be [sequences, length]; unsqueeze a single sequence")
-    keep = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    if keep.shape != input_ids.shape:
-        raise UserError(f"attention_mask {list(keep.shape)} must have input_ids' shape {list(input_ids.shape)}")
-    rows, columns = (keep > 0).nonzero(as_tuple=True)
-    types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-    edges = nn.functional.pad((keep > 0).sum(1).cumsum(0), (1, 0)).int()
-    packed = Packed(input_ids[rows, columns], types[rows, columns], columns, edges, input_ids.shape[1])
-
-    def unpack(x: Tensor) -> Tensor:
-        return x.new_zeros(*input_ids.shape, *x.shape[1:]).index_put((rows, columns), x)
-
-    return packed, unpack

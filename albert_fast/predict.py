@@ -20,7 +20,8 @@ from albert_fast.classifier import encode_texts, mean_vectors
 from albert_fast.config import AlbertConfig, UserError, check_positive, option
 from albert_fast.devices import DeviceOptions
 from albert_fast.folder import checkpoint_folder, read_weights
-from albert_fast.model import AlbertForPreTraining, Packed, Pretrained
+from albert_fast.model import AlbertForPreTraining, Pretrained
+from albert_fast.packed import Packed
 from albert_fast.tokenizer import Tokenizer, load_tokenizer
 
 

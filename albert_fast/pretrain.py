@@ -83,7 +83,7 @@ def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: Trai
         config = _model_config(model, found, run, loader)
         check_trainable(config, data)
         if run.eval_data:  # asked now, not at the first evaluation
-            with held_out_loader(run, data, loader) as held_out:
+            with _held_out_loader(run, data, loader) as held_out:
                 _check_vocabulary(held_out.corpus.vocabulary_fingerprint, run.eval_data, loader, run)
         torch.manual_seed(train.seed)
         if train.deterministic:
@@ -213,7 +213,7 @@ def open_loader(
     )
 
 
-def held_out_loader(
+def _held_out_loader(
     run: RunOptions, data: DataConfig, training: PretrainingLoader, rank: int = 0, world_size: int = 1
 ) -> PretrainingLoader:
     """The loader of --eval_data, its batches of the shapes of the training loader's."""
@@ -225,7 +225,7 @@ def _held_out(
     run: RunOptions, data: DataConfig, training: PretrainingLoader, rank: int, world_size: int
 ) -> Iterator[Batch]:
     """This rank's share of the first eval_batches micro-batches of --eval_data, the same every time."""
-    with held_out_loader(run, data, training, rank, world_size) as loader:
+    with _held_out_loader(run, data, training, rank, world_size) as loader:
         for batch in loader:
             if batch.index >= run.eval_batches or batch.epoch > 0:
                 return

@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from albert_fast.batches import Batch
 from albert_fast.config import TrainConfig, UserError
-from albert_fast.model import AlbertForPreTraining, Packed
+from albert_fast.model import AlbertForPreTraining
 from albert_fast.optimizer import FlatParameters, Optimizer
+from albert_fast.packed import Packed
 
 FIELDS = (
     "input_ids", "token_type_ids", "position_ids", "cu_seqlens", "masked_lm_positions", "masked_lm_ids",

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from albert_fast.config import PRESETS, AlbertConfig, TrainConfig
-from albert_fast.model import AlbertForPreTraining, Packed
+from albert_fast.model import AlbertForPreTraining
 from albert_fast.optimizer import FlatParameters, Optimizer
+from albert_fast.packed import Packed
 from bench.counting import OpBytes
 
 TOKENS, PREDICTIONS, BYTES_PER_MILLISECOND = 16384, 2560, 3.35e9

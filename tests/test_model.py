@@ -9,7 +9,8 @@ import torch.nn.functional as F
 import transformers
 
 from albert_fast.config import AlbertConfig, UserError
-from albert_fast.model import AlbertForPreTraining, pack
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.packed import pack
 
 COMBINATIONS = list(product(("all", "ffn", "attention", "None"), ("postln", "preln"), ("zh", "google")))
 

@@ -9,8 +9,9 @@ from recording import Recording
 from test_step import LENGTH, VOCABULARY, make_batch
 
 from albert_fast.config import AlbertConfig, TrainConfig
-from albert_fast.model import AlbertForPreTraining, Packed
+from albert_fast.model import AlbertForPreTraining
 from albert_fast.ops import get_ops
+from albert_fast.packed import Packed
 from albert_fast.step import TrainStep
 
 
