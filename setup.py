@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pybind11
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -34,7 +34,7 @@ class CMakeBuild(build_ext):
 
 setup(
     license="MIT",
-    packages=["albert_fast", "albert_fast.kernels"],
+    packages=[*find_packages(include=["albert_fast", "albert_fast.*"]), "albert_fast.kernels"],
     # kernels/ on disk, but never `import kernels`: that name belongs to a package of HuggingFace's.
     package_dir={"albert_fast": "albert_fast", "albert_fast.kernels": "kernels"},
     ext_modules=[Extension("albert_fast._loader", sources=[])],

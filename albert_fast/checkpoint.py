@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from albert_fast._loader import crc32c
-from albert_fast.config import AlbertConfig, UserError, note
-from albert_fast.folder import INDEX, TOKENIZER_FILES, WEIGHTS, save_config
-from albert_fast.manifest import file_crc, write_file
+from albert_fast.config import AlbertConfig
+from albert_fast.files import file_crc, write_file
+from albert_fast.options import UserError, note
+from albert_fast.pretrained import INDEX, TOKENIZER_FILES, WEIGHTS, save_config
 from albert_fast.sharing import unshare
 from albert_fast.step import TrainStep
 

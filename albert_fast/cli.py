@@ -15,24 +15,23 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, Literal
 
 from albert_fast import __version__
-from albert_fast.config import UserError
+from albert_fast.options import UserError
 
-# name: (function, one line for the overview). A function takes option dataclasses alone; their fields are its flags.
+# name: (function in albert_fast, one line for the overview). Its parameters are option dataclasses, their fields flags.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "prepare": ("albert_fast.prepare:prepare", "text -> folder of token shards, once"),
-    "verify": ("albert_fast.verify:verify", "check every byte of a prepared folder"),
-    "inspect": ("albert_fast.inspection:inspect", "examples and statistics of the batches of a prepared folder"),
-    "pretrain": ("albert_fast.pretrain:pretrain", "prepared folder -> checkpoints: the main job"),
-    "demo": ("albert_fast.demo:demo", "the whole path on text that ships with Python, in about two minutes"),
-    "convert": ("albert_fast.convert:convert", "other projects' weights in, HuggingFace's format out"),
-    "finetune": ("albert_fast.finetune:finetune", "train a classifier of sentences or pairs on labelled examples"),
-    "evaluate": ("albert_fast.evaluate:evaluate", "score a classifier, write its predictions"),
-    "fill-mask": ("albert_fast.predict:fill_mask", "the words a model puts into gaps"),
-    "embed": ("albert_fast.predict:embed", "vectors of texts, to a .npy file"),
-    "profile": ("albert_fast.profiling:profile_command", "time of a training step by stage and op, with a trace"),
-    "bench": ("albert_fast.bench_report:bench", "`bench report FILES`: tables and plots of bench results"),
-    "memory": ("albert_fast.memory:memory", "memory of a step per share_type: predicted, measured, fitted"),
-    "sizes": ("albert_fast.sizes:sizes", "the seed's model-size table, and every preset's"),
+    "prepare": ("data.prepare:prepare", "text -> folder of token shards, once"),
+    "verify": ("data.verify:verify", "check every byte of a prepared folder"),
+    "inspect": ("data.inspection:inspect", "examples and statistics of the batches of a prepared folder"),
+    "pretrain": ("pretrain:pretrain", "prepared folder -> checkpoints: the main job"),
+    "demo": ("demo:demo", "the whole path on text that ships with Python, in about two minutes"),
+    "convert": ("convert.command:convert", "other projects' weights in, HuggingFace's format out"),
+    "finetune": ("downstream.finetune:finetune", "train a classifier of sentences or pairs on labelled examples"),
+    "evaluate": ("downstream.evaluate:evaluate", "score a classifier, write its predictions"),
+    "fill-mask": ("downstream.predict:fill_mask", "the words a model puts into gaps"),
+    "embed": ("downstream.predict:embed", "vectors of texts, to a .npy file"),
+    "profile": ("measure.profiling:profile_command", "time of a training step by stage and op, with a trace"),
+    "memory": ("measure.memory:memory", "memory of a step per share_type: predicted, measured, fitted"),
+    "sizes": ("measure.sizes:sizes", "the seed's model-size table, and every preset's"),
 }
 
 
@@ -56,20 +55,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"  # users have no use for our source lines
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        return _overview()
-    if arguments[0] == "--version":
-        return print(f"albert-fast {__version__}")
-    name, *rest = arguments
+        _overview()
+    elif arguments[0] == "--version":
+        print(f"albert-fast {__version__}")
+    else:
+        name, *rest = arguments
+        run(f"albert-fast {name}", lambda: _find(name), rest)
+
+
+def run(program: str, find: Callable[[], Callable[..., None]], arguments: Sequence[str]) -> None:
+    """Parse `arguments` for the function that `find` gives and call it; the user's errors are one line and exit code 2.
+
+    `find` is called here so that what goes wrong in it (an unknown command) is told in the same way.
+    """
     try:
-        if name not in COMMANDS:
-            raise UserError(f"{name!r} is no command; use one of {', '.join(COMMANDS)}")
-        _run(name, rest)
+        _call(program, find(), arguments)
     except UserError as error:
-        _fail(name, str(error))
+        _fail(program, str(error))
     except BrokenPipeError:  # the reader of our output, `head` perhaps, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        _fail(name, f"{error.filename or 'input or output'}: {error.strerror or error}")
+        _fail(program, f"{error.filename or 'input or output'}: {error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -81,21 +87,25 @@ def _overview() -> None:
     print("\n`albert-fast COMMAND --help` lists a command's flags; --a_flag and --a-flag are the same.")
 
 
-def _fail(name: str, message: str) -> typing.NoReturn:
-    sys.stderr.write(f"albert-fast {name}: error: {' '.join(message.split())}\n")
+def _fail(program: str, message: str) -> typing.NoReturn:
+    sys.stderr.write(f"{program}: error: {' '.join(message.split())}\n")
     sys.exit(2)
 
 
-def _run(name: str, arguments: list[str]) -> None:
-    module_name, function_name = COMMANDS[name][0].split(":")
-    module = importlib.import_module(module_name)
-    function: Callable[..., None] = getattr(module, function_name)
+def _find(name: str) -> Callable[..., None]:
+    if name not in COMMANDS:
+        raise UserError(f"{name!r} is no command; use one of {', '.join(COMMANDS)}")
+    module, function = COMMANDS[name][0].split(":")
+    return getattr(importlib.import_module(f"albert_fast.{module}"), function)
+
+
+def _call(program: str, function: Callable[..., None], arguments: Sequence[str]) -> None:
     hints = {k: t for k, t in typing.get_type_hints(function).items() if k != "return"}
-    parser = _parser(name, function, hints)
+    parser = _parser(program, function, hints)
     given = vars(parser.parse_args([_underscored(argument) for argument in arguments]))
     # A command that can go on with an earlier run knows what that run was given.
-    saved = module.saved_options(given) if hasattr(module, "saved_options") else {}
-    values = {**saved, **given}
+    saved_options = getattr(sys.modules[function.__module__], "saved_options", None)
+    values = {**(saved_options(given) if saved_options else {}), **given}
     options = {}
     for parameter, kind in hints.items():
         missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
@@ -114,9 +124,9 @@ def _underscored(argument: str) -> str:
     return "=".join(["--" + ("no-" + flag[3:] if flag.startswith("no_") else flag), *value])
 
 
-def _parser(name: str, function: Callable[..., None], hints: dict[str, type]) -> argparse.ArgumentParser:
+def _parser(program: str, function: Callable[..., None], hints: dict[str, type]) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog=f"albert-fast {name}",
+        prog=program,
         description=re.split(r"\n\s*(?:Args|Returns|Raises):", function.__doc__ or "")[0],
         formatter_class=_Help,
         argument_default=argparse.SUPPRESS,

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from albert_fast.options import UserError, check_choice, check_positive, note, option
 
 ShareType = Literal["all", "ffn", "attention", "None"]
 LnType = Literal["postln", "preln"]
 Layout = Literal["zh", "google"]
 HiddenAct = Literal["gelu", "gelu_new"]
-
-
-class UserError(ValueError):
-    """Bad input from outside; the message is one line: the value, the rule, the remedy."""
-
-
-def option(default: Any = MISSING, help: str = "", **metadata: Any) -> Any:
-    """A dataclass field that is also a command-line flag: its default (none: the flag is required) and help line."""
-    return field(default=default, metadata={"help": help, **metadata})
-
-
-def note(message: str) -> None:
-    """One line for the user on standard error, which keeps standard output free for results."""
-    print(f"note: {message}", file=sys.stderr)
 
 
 # Shapes: google-research/albert (large, xlarge, xxlarge as in Lan et al. 2019, table 1) and albert_zh (tiny, small).
@@ -262,23 +249,10 @@ class TrainConfig:
             raise UserError(f"seed={self.seed} must be below 2^63={2**63}")
 
 
-def check_positive(options: Any, *names: str) -> None:
-    """UserError where one of the fields `names`, whole numbers or None, is below 1."""
-    for name in names:
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name}={value} must be 1 or more")
-
-
 def check_room(tokens_per_batch: int, max_seq_length: int) -> None:
     """UserError where a micro-batch has no room for one sequence."""
     if tokens_per_batch < max_seq_length:
         raise UserError(f"tokens_per_batch={tokens_per_batch} must be max_seq_length={max_seq_length} or more")
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"{name}={value!r} is unknown; use one of {', '.join(choices)}")
 
 
 def _distance(a: str, b: str) -> int:

@@ -11,14 +11,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from albert_fast.config import DataConfig, ModelOptions, TrainConfig, UserError, option
-from albert_fast.folder import checkpoint_folder
+from albert_fast.config import DataConfig, ModelOptions, TrainConfig
+from albert_fast.data.prepare import PrepareOptions, prepare
+from albert_fast.data.tokenizer import load_tokenizer
+from albert_fast.downstream.predict import fill_masks
 from albert_fast.metrics import plot_losses, read_metrics
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.predict import fill_masks
-from albert_fast.prepare import PrepareOptions, prepare
+from albert_fast.options import UserError, option
 from albert_fast.pretrain import RunOptions, pretrain
-from albert_fast.tokenizer import load_tokenizer
+from albert_fast.pretrained import checkpoint_folder
 
 SENTENCES = (
     "The function returns a new [MASK] object.",

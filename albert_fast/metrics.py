@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from albert_fast.config import note
+from albert_fast.options import note
 
 METRICS = "metrics.jsonl"
 

@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from albert_fast.attention import Queries
 from albert_fast.config import AlbertConfig
-from albert_fast.folder import FolderModel
 from albert_fast.ops import Ops, get_ops, rows_of, wide
 from albert_fast.packed import Packed, pack
+from albert_fast.pretrained import FolderModel
 
 
 @dataclass

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from albert_fast.attention import varlen_attention
-from albert_fast.config import UserError
 from albert_fast.kernels.main_grad import accumulate_product
+from albert_fast.options import UserError
 
 # ---------------------------------------------------------------------------------------------- gradients of parameters
 

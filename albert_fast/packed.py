@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from albert_fast.config import UserError
+from albert_fast.options import UserError
 
 
 @dataclass

@@ -17,26 +17,16 @@ import torch
 import torch.distributed as dist
 
 from albert_fast import checkpoint
-from albert_fast.batches import Batch, PretrainingLoader
-from albert_fast.config import (
-    PRESETS,
-    AlbertConfig,
-    DataConfig,
-    ModelOptions,
-    TrainConfig,
-    UserError,
-    check_positive,
-    note,
-    option,
-)
-from albert_fast.devices import compute_dtype, device_kind
-from albert_fast.folder import checkpoint_folder, read_weights
+from albert_fast.config import PRESETS, AlbertConfig, DataConfig, ModelOptions, TrainConfig
+from albert_fast.data.batches import Batch, PretrainingLoader
+from albert_fast.data.tokenizer import load_tokenizer
+from albert_fast.files import locked
 from albert_fast.metrics import MetricsLog
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.progress import locked
+from albert_fast.options import UserError, check_positive, compute_dtype, device_kind, note, option
+from albert_fast.pretrained import checkpoint_folder, read_weights
 from albert_fast.sharing import unshare
 from albert_fast.step import TrainStep
-from albert_fast.tokenizer import load_tokenizer
 
 OPTIONS, EVAL_SEED = "options.json", 20190926
 # What makes a run the run it is: the micro-batches it sees, and the model (whose sharing may be loosened).

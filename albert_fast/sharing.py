@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from albert_fast.config import AlbertConfig, UserError
+from albert_fast.config import AlbertConfig
+from albert_fast.options import UserError
 
 # (number of sets, layer, inner layer) -> the set it uses, as AlbertConfig.set_index
 SetIndex = Callable[[int, int, int], int]

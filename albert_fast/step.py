@@ -16,10 +16,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from albert_fast.batches import Batch
-from albert_fast.config import TrainConfig, UserError
+from albert_fast.config import TrainConfig
+from albert_fast.data.batches import Batch
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.optimizer import FlatParameters, Optimizer
+from albert_fast.options import UserError
 from albert_fast.packed import Packed
 
 FIELDS = (

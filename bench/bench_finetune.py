@@ -22,16 +22,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from albert_fast.classifier import AlbertForSequenceClassification, encode_texts
 from albert_fast.config import AlbertConfig, DataConfig, ModelOptions, TrainConfig
-from albert_fast.devices import DeviceOptions
-from albert_fast.evaluate import class_indices, labelled_scores
-from albert_fast.examples import ColumnOptions, read_examples
-from albert_fast.finetune import FinetuneOptions, finetune
+from albert_fast.data.prepare import PrepareOptions, prepare
+from albert_fast.data.tokenizer import load_tokenizer
+from albert_fast.downstream.classifier import AlbertForSequenceClassification, encode_texts
+from albert_fast.downstream.evaluate import class_indices, labelled_scores
+from albert_fast.downstream.examples import ColumnOptions, read_examples
+from albert_fast.downstream.finetune import FinetuneOptions, finetune
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.prepare import PrepareOptions, prepare
+from albert_fast.options import DeviceOptions
 from albert_fast.pretrain import RunOptions, pretrain
-from albert_fast.tokenizer import load_tokenizer
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 DEV, TEST = 2000, 2500

@@ -32,8 +32,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from albert_fast.batches import PretrainingLoader
-from albert_fast.shards import MAX_PAGE_TOKENS, ShardWriter
+from albert_fast.data.batches import PretrainingLoader
+from albert_fast.data.shards import MAX_PAGE_TOKENS, ShardWriter
 from bench.bench_prepare import chunks, mask
 
 RESULTS = Path(__file__).parent / "results" / "loader.json"

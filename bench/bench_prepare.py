@@ -26,10 +26,10 @@ import tokenizers
 from rich.console import Console
 from rich.table import Table
 
-from albert_fast.prepare import PrepareOptions, prepare
-from albert_fast.tokenizer import Tokenizer, load_tokenizer
-from albert_fast.vocabulary import train_vocabulary
-from albert_fast.wordpiece import IDEOGRAPH, WordPieceCache
+from albert_fast.data.prepare import PrepareOptions, prepare
+from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
+from albert_fast.data.vocabulary import train_vocabulary
+from albert_fast.data.wordpiece import IDEOGRAPH, WordPieceCache
 
 MAX_SEQ_LENGTH, MAX_NGRAM, MASKED_LM_PROB, MAX_PREDICTIONS, SHORT_SEQ_PROB = 128, 3, 0.15, 20, 0.1
 

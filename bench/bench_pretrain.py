@@ -27,8 +27,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from albert_fast.batches import Batch, PretrainingLoader
 from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.data.batches import Batch, PretrainingLoader
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.step import TrainStep
 from bench import huggingface, machine

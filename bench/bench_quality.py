@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from albert_fast.batches import PretrainingLoader
 from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.data.batches import PretrainingLoader
+from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.demo import python_topics
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.prepare import PrepareOptions, prepare
 from albert_fast.step import TrainStep
 from bench import huggingface, machine
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from albert_fast.prepare import PrepareOptions, prepare
+from albert_fast.data.prepare import PrepareOptions, prepare
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 

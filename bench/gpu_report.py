@@ -126,8 +126,8 @@ def part_op(name: str, dry: bool, keep: Keep) -> dict[str, Any]:
 def part_memory(dry: bool, keep: Keep) -> dict[str, Any]:
     """Predicted against measured, eager and captured, for some of the table's rows."""
     from albert_fast.config import AlbertConfig
-    from albert_fast.memory import MemoryOptions, predict
-    from albert_fast.memory_measure import measure
+    from albert_fast.measure.allocator import measure
+    from albert_fast.measure.memory import MemoryOptions, predict
 
     sizes = [("tiny", 128, 256)] if dry else [("base", 128, 16384), ("base", 512, 16384), ("xlarge", 512, 8192)]
     kinds = [("all", "postln")] if dry else [("all", "postln"), ("None", "postln"), ("all", "preln")]
@@ -204,16 +204,17 @@ def write(output: Path, report: dict[str, Any]) -> None:
         state = part.get("error") or part.get("left_out") or f"{len(part.get('failed', []))} runs failed"
         lines.append(f"- **{name}** ({part['seconds']} s): {str(state).strip().splitlines()[-1] if state else 'done'}")
     try:
-        from albert_fast import bench_plots, bench_report
+        from bench import plots
+        from bench import report as tables
 
         ops = ops_document(report)
         if ops["rows"]:
-            lines += ["", bench_report.op_table(Path("report.json"), ops)]
+            lines += ["", tables.op_table(Path("report.json"), ops)]
             (output / "ops.json").write_text(json.dumps(ops, indent=1) + "\n")
-            bench_plots.draw(ops, output, "gpu")
+            plots.draw(ops, output, "gpu")
         if report["parts"].get("pretrain", {}).get("rows"):
-            lines += ["", bench_report.pretrain_table(Path("report.json"), report["parts"]["pretrain"])]
-            bench_plots.draw(report["parts"]["pretrain"], output, "pretrain")
+            lines += ["", tables.pretrain_table(Path("report.json"), report["parts"]["pretrain"])]
+            plots.draw(report["parts"]["pretrain"], output, "pretrain")
     except Exception as error:  # tables and plots are a convenience; the numbers are saved above
         lines += ["", f"Tables or plots failed: {type(error).__name__}: {error}"]
     memory = report["parts"].get("memory", {}).get("rows", [])

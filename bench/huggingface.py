@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from albert_fast.adapters import IGNORED
-from albert_fast.batches import Batch
 from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.convert.names import huggingface_names
+from albert_fast.data.adapters import IGNORED
+from albert_fast.data.batches import Batch
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.optimizer import Optimizer
-from albert_fast.weight_names import huggingface_names
 
 
 @dataclass

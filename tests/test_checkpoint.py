@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from test_step import eager, make_batch, make_step, same
+from support.steps import eager, make_batch, make_step, same
 
 from albert_fast import checkpoint
-from albert_fast.config import UserError
+from albert_fast.options import UserError
 
 LOOSER = [("all", "ffn"), ("all", "attention"), ("all", "None"), ("ffn", "None"), ("attention", "None")]
 

@@ -12,7 +12,7 @@ def run(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "albert_fast", *words], capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "bench"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_flag_has_a_help_line(name):
     result = run(name, "--help")
     assert result.returncode == 0, result.stderr

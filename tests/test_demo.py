@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from albert_fast.config import UserError
 from albert_fast.demo import MARK, DemoOptions, demo
 from albert_fast.metrics import read_metrics
+from albert_fast.options import UserError
 
 
 def test_a_short_demo(tmp_path, capsys):

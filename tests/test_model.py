@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from albert_fast.config import AlbertConfig, UserError
+from albert_fast.config import AlbertConfig
 from albert_fast.model import AlbertForPreTraining
+from albert_fast.options import UserError
 from albert_fast.packed import pack
 
 COMBINATIONS = list(product(("all", "ffn", "attention", "None"), ("postln", "preln"), ("zh", "google")))
@@ -204,7 +205,7 @@ def test_recompute_changes_no_gradient(recompute, ln_type):
      (128, "None", 369.1), (128, "attention", 265.1), (128, "ffn", 161.2), (128, "all", 57.2)],
 )  # fmt: skip
 def test_sizes_of_the_seed(embedding_size, share_type, megabytes):
-    from albert_fast.sizes import seed_checkpoint_bytes
+    from albert_fast.measure.sizes import seed_checkpoint_bytes
 
     config = AlbertConfig.from_preset("base", embedding_size=embedding_size, share_type=share_type)
     assert seed_checkpoint_bytes(config) / 1e6 == pytest.approx(megabytes, abs=0.1)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.demo import python_topics
+from albert_fast.files import locked
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.prepare import PrepareOptions, prepare
-from albert_fast.progress import locked
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_step import make_batch, make_step
+from support.steps import make_batch, make_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

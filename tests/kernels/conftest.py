@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from interpreter import corrected_interpreter
+from support.interpreter import corrected_interpreter
 
 
 @pytest.fixture(autouse=True, scope="session")

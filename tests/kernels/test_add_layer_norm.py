@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from gates import DEVICES, QUICK_DTYPES, assert_within, random, slow
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.gates import DEVICES, DTYPES, QUICK_DTYPES, assert_within, random, slow
 
 from albert_fast import ops
 from albert_fast.kernels import add_layer_norm as fused
@@ -236,3 +238,22 @@ def test_no_rows_is_no_work():
     y.sum().backward()
     assert y.shape == (0, 16)
     assert torch.equal(weight.grad, torch.zeros(16))
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    tokens=st.integers(1, 20),
+    hidden=st.integers(2, 700),
+    dtype=st.sampled_from(DTYPES),
+    dropout=st.sampled_from([0.0, 0.1, 0.9]),
+    scale=st.sampled_from([1e-3, 1.0, 30.0]),
+)
+def test_any_shape(tokens, hidden, dtype, dropout, scale):
+    tensors = [(t * scale).to(dtype) for t in inputs(tokens, hidden)]
+    key = key_of()
+    ours, plain = (run(i, tensors, dropout, key, epsilon=1e-5) for i in (fused, ops))
+    truth = run(ops, [t.double() for t in tensors], dropout, key, epsilon=1e-5)
+    for name in truth:
+        size = truth[name].abs().max()
+        error, plain_error = ((r[name].double() - truth[name]).abs().max() for r in (ours, plain))
+        assert error <= 2 * plain_error + 1e-6 * size, f"{name}: {error} against the plain op's {plain_error}"

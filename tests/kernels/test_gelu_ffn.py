@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from gates import DEVICES, QUICK_DTYPES, assert_within, random, slow
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.gates import DEVICES, DTYPES, QUICK_DTYPES, assert_within, random, slow
 
 from albert_fast import ops
 from albert_fast.kernels import gelu, gelu_ffn, tiles
@@ -191,3 +193,24 @@ def test_no_rows_is_no_work():
     result = run(gelu_ffn.gelu_ffn, tensors)
     assert result["out"].shape == (0, 16)
     assert torch.equal(result["grad_bias1"], torch.zeros(64))
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    tokens=st.integers(1, 140),
+    hidden=st.integers(1, 80),
+    feed_forward=st.integers(1, 300),
+    dtype=st.sampled_from(DTYPES),
+    implementation=st.sampled_from(IMPLEMENTATIONS),
+    scale=st.sampled_from([1e-2, 1.0, 30.0]),
+)
+def test_any_shape(tokens, hidden, feed_forward, dtype, implementation, scale):
+    x, *parameters = inputs(tokens, hidden, feed_forward, dtype)
+    tensors = [x * scale, *parameters]
+    ours = run(gelu_ffn.gelu_ffn, tensors, implementation=implementation)
+    plain = run(ops.gelu_ffn, tensors)
+    truth = run(ops.gelu_ffn, [t.double() for t in tensors])
+    for name in truth:
+        size = truth[name].abs().max()
+        error, plain_error = ((r[name].double() - truth[name]).abs().max() for r in (ours, plain))
+        assert error <= 2 * plain_error + 2e-6 * size, f"{name}: {error} against the plain op's {plain_error}"

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from gates import assert_within, random
+from support.gates import assert_within, random
 
 from albert_fast import ops
 

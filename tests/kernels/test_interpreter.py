@@ -5,7 +5,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from interpreter import bfloat16_to_float32, float32_to_bfloat16
+from support.interpreter import bfloat16_to_float32, float32_to_bfloat16
 
 EDGES = [0.0, -0.0, 1.0, 1.00390625, 1.01171875, -1.00390626, 3.4e38, -3.4e38, 1e-40, 1e-45, torch.inf, -torch.inf]
 

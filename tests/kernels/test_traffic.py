@@ -4,7 +4,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from gates import slow
+from support.gates import slow
 
 from albert_fast.kernels import add_layer_norm, gelu_ffn
 from bench import fusions, traffic

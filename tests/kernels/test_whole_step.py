@@ -4,9 +4,9 @@ from itertools import product
 
 import pytest
 import torch
-from gates import assert_within, slow
-from recording import Recording
-from test_step import LENGTH, VOCABULARY, make_batch
+from support.gates import assert_within, slow
+from support.recording import Recording
+from support.steps import LENGTH, VOCABULARY, make_batch
 
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.model import AlbertForPreTraining

@@ -1,0 +1,1 @@
+"""Other projects' weights in (TensorFlow, HuggingFace, albert_pytorch), HuggingFace's format out."""

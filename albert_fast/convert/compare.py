@@ -1,0 +1,117 @@
+"""Compares a converted model with outputs that the original recorded, layer by layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.options import UserError
+
+
+def check_recorded(model: AlbertForPreTraining, file: Path, tolerance: float | None = None) -> None:
+    """Print the largest absolute difference of each recorded array; UserError where one is above `tolerance`.
+
+    `file` is an .npz with input_ids [B, S], input_mask or attention_mask, segment_ids or token_type_ids, optionally
+    masked_lm_positions [B, P], and any of the outputs that `compute` names. Positions that are padding do not count.
+    """
+    recorded = _load(file)
+    tolerance = tolerance if tolerance is not None else {"postln": 1e-5, "preln": 5e-5}[model.config.ln_type]
+    try:
+        computed = compute(model, recorded)
+    except (IndexError, TypeError, RuntimeError) as error:  # ids past the vocabulary, texts for ids, other shapes
+        raise UserError(f"{file}: the model cannot read what it records ({error})") from None
+    rows: list[tuple[str, float]] = []
+    for name, actual in computed.items():
+        key, _, layer = name.partition(" layer ")
+        if key in recorded:
+            if layer and len(recorded[key]) != model.config.num_hidden_layers:
+                layers = f"{len(recorded[key])} layers, the model has {model.config.num_hidden_layers}"
+                raise UserError(f"{file}: {key} records {layers}")
+            expected = torch.from_numpy(recorded[key][int(layer) - 1] if layer else recorded[key])
+            real = torch.from_numpy(_mask(recorded)) if actual.dim() == 3 else None  # only states are [B, S, ...]
+            rows.append((name, _difference(file, name, actual, expected, real)))
+    if not rows:
+        raise UserError(f"{file} records none of {', '.join(dict.fromkeys(n.partition(' ')[0] for n in computed))}")
+    table = Table("output", "largest difference", f"within {tolerance:g}", title=escape(f"against {file}"))
+    for name, difference in rows:
+        table.add_row(name, f"{difference:.2e}", "yes" if difference <= tolerance else "[red]NO")
+    Console(width=None).print(table)
+    wrong = [name for name, difference in rows if not difference <= tolerance]
+    if wrong:
+        worst = max(difference for _, difference in rows)
+        raise UserError(
+            f"{file}: {', '.join(wrong)} differ by up to {worst:.2e}, more than {tolerance:g}; nothing written"
+        )
+
+
+@torch.no_grad()
+def compute(model: AlbertForPreTraining, recorded: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """The model's outputs for the recorded inputs, under the recorded names; fp32, [B, S, ...] padded with zeros."""
+    ids, mask = (torch.from_numpy(recorded["input_ids"]).long(), torch.from_numpy(_mask(recorded)))
+    types = recorded.get("segment_ids", recorded.get("token_type_ids"))
+    positions = recorded.get("masked_lm_positions")
+    normed: list[Tensor] = []
+    hook = model.albert.embeddings.layer_norm.register_forward_hook(lambda *arguments: normed.append(arguments[2]))
+    output = model(
+        ids,
+        mask.long(),
+        None if types is None else torch.from_numpy(types).long(),
+        None if positions is None else torch.from_numpy(positions).long(),
+        output_hidden_states=True,
+    )
+    hook.remove()
+    embeddings = normed[0].new_zeros(*ids.shape, normed[0].shape[-1])
+    embeddings[mask] = normed[0]
+    mlm_logits = output.prediction_logits.flatten(0, 1)
+    states = output.hidden_states
+    result = {"embedding_output": embeddings, "encoder_input": states[0]}
+    result |= {f"all_encoder_layers layer {i}": state for i, state in enumerate(states[1:], 1)}
+    result |= {
+        "sequence_output": output.last_hidden_state,
+        "pooled_output": output.pooler_output,
+        "mlm_logits": mlm_logits,
+        "mlm_log_probs": mlm_logits.log_softmax(-1),
+        "sop_logits": output.sop_logits,
+        "sop_log_probs": output.sop_logits.log_softmax(-1),
+    }
+    if {"masked_lm_ids", "masked_lm_weights", "next_sentence_labels"} <= recorded.keys():
+        labels = torch.from_numpy(recorded["masked_lm_ids"]).long().flatten()
+        weights = torch.from_numpy(recorded["masked_lm_weights"]).flatten()
+        order = torch.from_numpy(recorded["next_sentence_labels"]).long()
+        result["mlm_example_loss"] = -result["mlm_log_probs"].gather(1, labels[:, None])[:, 0]
+        # run_pretraining.py of both projects divides by the weights' sum plus 1e-5
+        result["mlm_loss"] = (weights * result["mlm_example_loss"]).sum() / (weights.sum() + 1e-5)
+        result["sop_example_loss"] = -result["sop_log_probs"].gather(1, order[:, None])[:, 0]
+        result["sop_loss"] = result["sop_example_loss"].mean()
+        result["total_loss"] = result["mlm_loss"] + result["sop_loss"]
+    return result
+
+
+def _load(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            recorded = {name: arrays[name] for name in arrays.files}
+    except Exception as error:  # numpy and zipfile have many kinds for files that are missing, cut or foreign
+        raise UserError(f"{file}: {error}; give the .npz of recorded outputs") from None
+    if "input_ids" not in recorded:
+        raise UserError(f"{file} records no input_ids; it holds {', '.join(recorded)}")
+    return recorded
+
+
+def _mask(recorded: dict[str, np.ndarray]) -> np.ndarray:
+    mask = recorded.get("input_mask", recorded.get("attention_mask"))
+    return np.ones_like(recorded["input_ids"], bool) if mask is None else mask.astype(bool)
+
+
+def _difference(file: Path, name: str, actual: Tensor, expected: Tensor, real: Tensor | None) -> float:
+    if actual.shape != expected.shape:
+        raise UserError(f"{file}: {name} has shape {list(expected.shape)}, the model gives {list(actual.shape)}")
+    difference = (actual.double() - expected.double()).abs()
+    return (difference if real is None else difference[real]).max().item()

@@ -1,0 +1,87 @@
+"""Writes a model of ours as a folder that HuggingFace's AutoModel and AutoTokenizer load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from albert_fast.config import AlbertConfig
+from albert_fast.convert.names import huggingface_names
+from albert_fast.data.tokenizer import Tokenizer
+from albert_fast.model import Pretrained
+from albert_fast.options import UserError, note
+from albert_fast.pretrained import CONFIG, WEIGHTS
+from albert_fast.sharing import unshare
+
+_OURS_ALONE = ("layout", "ln_type", "share_type", "final_layer_norm")
+
+
+def huggingface_group(config: AlbertConfig, layer: int) -> int:
+    """Its rule for the group of a layer; Google's rounds differently (18 layers in 14 groups, say)."""
+    return int(layer / (config.num_hidden_layers / config.num_hidden_groups))
+
+
+def export_huggingface(model: Pretrained, directory: Path, tokenizer: Tokenizer | None = None) -> None:
+    """Write config.json, model.safetensors and the tokenizer's files, as transformers saves the class of the same name.
+
+    Raises UserError, saying why, for models that HuggingFace's code cannot compute: the zh layout and pre-LN.
+    """
+    config = model.config
+    if config.extra.get("classifier_pooling") == "mean":
+        raise UserError(
+            "a classifier of the mean vector cannot be written for HuggingFace: its ALBERT reads the first token's; "
+            "fine-tune with --pooling first"
+        )
+    if config.layout != "google":
+        raise UserError(
+            "layout=zh cannot be written for HuggingFace: its ALBERT adds positions and token types of width "
+            "embedding_size before the projection, ours here adds them after it, at hidden_size; keep to albert_fast"
+        )
+    if config.ln_type != "postln":
+        raise UserError("ln_type=preln cannot be written for HuggingFace: its ALBERT is post-LN; keep to albert_fast")
+    shared, state = config, model.state_dict()
+    groups = [config.set_index(config.num_hidden_groups, layer, 0) for layer in range(config.num_hidden_layers)]
+    if config.share_type != "all" or groups != [huggingface_group(config, layer) for layer in range(len(groups))]:
+        shared = config.replace(share_type="all", num_hidden_groups=config.num_hidden_layers)
+        state = unshare(state, config, shared)
+        note(
+            f"HuggingFace's ALBERT shares by groups alone: share_type={config.share_type} becomes "
+            f"num_hidden_groups={shared.num_hidden_groups}, with copies of what layers share"
+        )
+    dtype = _dtype(config, state)
+    weights = {
+        name: part.to(dtype).clone()
+        for ours, theirs in huggingface_names(shared).items()
+        if ours in state
+        for name, part in zip(theirs, state[ours].chunk(len(theirs)), strict=True)
+    }
+    save_file(weights, directory / WEIGHTS, {"format": "pt"})
+    fields = {name: value for name, value in shared.to_dict().items() if name not in _OURS_ALONE}
+    special = (
+        {}
+        if tokenizer is None
+        else {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
+    )
+    fields = (
+        special
+        | fields
+        | {
+            "model_type": "albert",
+            "architectures": [type(model).__name__],  # HuggingFace's names are ours
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+    )
+    fields.pop("torch_dtype", None)  # dtype's older name
+    (directory / CONFIG).write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _dtype(config: AlbertConfig, state: dict[str, Tensor]) -> torch.dtype:
+    """The dtype that the config came with, where every weight still has it exactly; else float32."""
+    name = config.extra.get("dtype") or config.extra.get("torch_dtype")
+    dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(str(name), torch.float32)
+    exact = all(torch.equal(tensor, tensor.to(dtype).float()) for tensor in state.values())
+    return dtype if exact else torch.float32

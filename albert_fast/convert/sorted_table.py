@@ -1,0 +1,110 @@
+"""Reads LevelDB's sorted tables, the format of TensorFlow's checkpoint indexes (leveldb, doc/table_format.md).
+
+Blocks of sorted entries whose keys share prefixes, each block followed by its compression and a masked CRC32C; a block
+that lists the blocks; a footer. Numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from albert_fast._loader import crc32c
+from albert_fast.options import UserError
+
+_MAGIC = 0xDB4775248B80FB57
+_FOOTER_BYTES = 48
+_TRAILER_BYTES = 5  # of a block: one byte of compression, four of CRC
+
+
+def read_table(path: Path) -> Iterator[tuple[bytes, bytes]]:
+    """The entries of a LevelDB table, in order; every byte of the file is checked."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give the prefix of a TensorFlow checkpoint, PREFIX.index") from None
+    if len(data) < _FOOTER_BYTES or struct.unpack_from("<Q", data, len(data) - 8)[0] != _MAGIC:
+        raise UserError(f"{path} is no TensorFlow checkpoint index, or truncated: its last 8 bytes are not the magic")
+    footer = len(data) - _FOOTER_BYTES
+    with parsing(path, "footer"):
+        position = footer
+        meta_offset, position = varint(data, position)
+        meta_size, position = varint(data, position)
+        index_offset, position = varint(data, position)
+        index_size, position = varint(data, position)
+        if any(data[position : len(data) - 8]):
+            raise ValueError("padding is not zero")
+    covered = meta_size + index_size + 2 * _TRAILER_BYTES
+    last_key: bytes | None = None
+    for _, handle in _block(path, data, index_offset, index_size, footer):
+        with parsing(path, f"list of blocks at byte {index_offset}"):
+            offset, position = varint(handle, 0)
+            size, position = varint(handle, position)
+        covered += size + _TRAILER_BYTES
+        for key, value in _block(path, data, offset, size, footer):
+            if last_key is not None and key <= last_key:
+                raise UserError(f"{path}: block at byte {offset} is damaged (its keys are not sorted)")
+            last_key = key
+            yield key, value
+    list(_block(path, data, meta_offset, meta_size, footer))
+    if covered != footer:
+        raise UserError(f"{path}: its blocks cover {covered} of {footer} bytes; parts are missing or foreign")
+
+
+def _block(path: Path, data: bytes, offset: int, size: int, limit: int) -> Iterator[tuple[bytes, bytes]]:
+    """The entries (key, value) of the block at `offset`; `limit` is where blocks end."""
+    where = f"block at byte {offset}"
+    if offset + size + _TRAILER_BYTES > limit:
+        raise UserError(f"{path}: {where} ends past byte {limit}, where the footer begins")
+    compression, crc = struct.unpack_from("<BI", data, offset + size)
+    if masked(crc32c(data[offset : offset + size + 1])) != crc:
+        raise UserError(f"{path}: {where} is damaged: its {size} bytes do not match their CRC; copy the file again")
+    if compression:
+        kind = {1: "snappy"}.get(compression, f"method {compression}")
+        raise UserError(f"{path}: {where} is compressed ({kind}), which TensorFlow's own savers never do; re-save it")
+    block = data[offset : offset + size]
+    with parsing(path, where):
+        end = len(block) - 4 - 4 * struct.unpack_from("<I", block, len(block) - 4)[0]
+        if end < 0:
+            raise ValueError("more restart points than bytes")
+        key, position = b"", 0
+        while position < end:
+            shared, position = varint(block, position)
+            unshared, position = varint(block, position)
+            length, position = varint(block, position)
+            if shared > len(key) or position + unshared + length > end:
+                raise ValueError(f"an entry at byte {position} runs over")
+            key = key[:shared] + block[position : position + unshared]
+            position += unshared
+            yield key, block[position : position + length]
+            position += length
+
+
+def varint(data: bytes, position: int) -> tuple[int, int]:
+    """The variable-length integer at `position` and the position after it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError("a number of more than 10 bytes")
+
+
+def masked(crc: int) -> int:
+    """LevelDB stores CRCs rotated and shifted, so that a CRC over data that holds CRCs stays a good one."""
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+@contextmanager
+def parsing(path: Path, what: str) -> Iterator[None]:
+    """Turns what the parsers below raise on damaged bytes into a UserError that names the place."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (IndexError, ValueError, OverflowError, struct.error) as error:
+        raise UserError(f"{path}: {what} is damaged ({error})") from None

@@ -1,0 +1,174 @@
+"""Reads TensorFlow V2 checkpoints (tensor bundles) without TensorFlow.
+
+A checkpoint PREFIX is a sorted table PREFIX.index, which says where each tensor lies, and the bytes themselves, raw and
+little-endian, in PREFIX.data-00000-of-0000N. The table's values are protocol buffers
+(tensorflow/core/protobuf/tensor_bundle.proto).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from albert_fast._loader import crc32c
+from albert_fast.convert.sorted_table import masked, parsing, read_table, varint
+from albert_fast.options import UserError
+
+# tensorflow/core/framework/types.proto; bfloat16 (14) has no numpy type and is widened to float32, which is exact.
+_BFLOAT16 = 14
+_DTYPES = {
+    1: "<f4", 2: "<f8", 3: "<i4", 4: "|u1", 5: "<i2", 6: "|i1", 9: "<i8", 10: "|b1", _BFLOAT16: "<u2", 17: "<u2",
+    19: "<f2", 22: "<u4", 23: "<u8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies: `offset` and `size` in bytes within data file `shard`; `crc` is the masked CRC32C."""
+
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    crc: int
+    sliced: bool
+
+
+class TensorBundle:
+    """The tensors of one checkpoint by name. Opening reads the index alone; `read` checks what it reads.
+
+    Raises UserError, naming file, tensor and offset, for anything that is not a whole, undamaged checkpoint, and for
+    compressed blocks and sliced (partitioned) tensors, which ALBERT's own code never writes.
+    """
+
+    def __init__(self, prefix: str | Path) -> None:
+        self.prefix = Path(str(prefix).removesuffix(".index"))
+        index = Path(f"{self.prefix}.index")
+        table = dict(read_table(index))
+        if b"" not in table:
+            raise UserError(f"{index}: no header entry, so this is a table but no TensorFlow checkpoint")
+        with parsing(index, "header"):
+            self.num_shards = _parse_header(table.pop(b""), index)
+        self.entries: dict[str, TensorEntry] = {}
+        for key, value in table.items():
+            name = key.decode(errors="backslashreplace")
+            with parsing(index, f"entry of tensor {name!r}"):
+                self.entries[name] = _parse_entry(value)
+        for name, entry in self.entries.items():
+            self._check(index, name, entry)
+        self._ends = [0] * self.num_shards
+        for entry in self.entries.values():
+            self._ends[entry.shard] = max(self._ends[entry.shard], entry.offset + entry.size)
+        self.check_data_files()
+
+    def _check(self, index: Path, name: str, entry: TensorEntry) -> None:
+        whole = name.split("\0")[1] if name.startswith("\0") else name  # a slice is filed as \0, name, \0, its extent
+        where = f"{index}: tensor {whole!r}"
+        if entry.sliced or whole != name:
+            raise UserError(f"{where} is stored in slices (a partitioned variable); save it whole and convert that")
+        if entry.dtype in _DTYPES:  # others (strings, say) are only refused when asked for
+            expected = int(np.prod(entry.shape, dtype=object)) * np.dtype(_DTYPES[entry.dtype]).itemsize
+            if entry.size != expected:
+                raise UserError(f"{where}: {entry.size} bytes, but its shape {entry.shape} takes {expected}")
+        if entry.shard >= self.num_shards:
+            raise UserError(f"{where} lies in data file {entry.shard} of {self.num_shards}")
+
+    def check_data_files(self) -> None:
+        """Raise UserError unless every data file is there and ends exactly where its last tensor does."""
+        for shard, end in enumerate(self._ends):
+            path = self.data_file(shard)
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise UserError(
+                    f"{path}: {error.strerror}; the index tells of {self.num_shards} data file(s)"
+                ) from None
+            if size != end:
+                state = "truncated" if size < end else "longer than its index says, so the two do not belong together"
+                raise UserError(f"{path} is {state}: {size} bytes of {end}; copy the checkpoint again")
+
+    def data_file(self, shard: int) -> Path:
+        return Path(f"{self.prefix}.data-{shard:05d}-of-{self.num_shards:05d}")
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor `name`, checked against its CRC; bfloat16 comes as float32, all else as it was saved."""
+        entry = self.entries[name]
+        if entry.dtype not in _DTYPES:
+            raise UserError(
+                f"{self.prefix}.index: tensor {name!r} has TensorFlow's dtype {entry.dtype}, not a number's"
+            )
+        data = self._read_checked(name, entry).view(_DTYPES[entry.dtype]).reshape(entry.shape)
+        if entry.dtype == _BFLOAT16:
+            return (data.astype(np.uint32) << 16).view(np.float32)
+        return data
+
+    def verify(self) -> None:
+        """Read every tensor, the unused ones too, and raise UserError at the first whose CRC does not match.
+
+        Strings are left out: their CRC is another kind, and ALBERT has none.
+        """
+        for name, entry in self.entries.items():
+            if entry.dtype in _DTYPES:
+                self._read_checked(name, entry)
+
+    def _read_checked(self, name: str, entry: TensorEntry) -> np.ndarray:
+        path = self.data_file(entry.shard)
+        data = np.fromfile(path, np.uint8, count=entry.size, offset=entry.offset)
+        where = f"{path}: tensor {name!r} at byte {entry.offset}"
+        if data.size != entry.size:
+            raise UserError(f"{where}: the file ends after {data.size} of {entry.size} bytes")
+        if masked(crc32c(data)) != entry.crc:
+            raise UserError(f"{where} is damaged: its {entry.size} bytes do not match their CRC; copy it again")
+        return data
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a protocol-buffer message as (number, value), in the order of its bytes."""
+    position = 0
+    while position < len(message):
+        tag, position = varint(message, position)
+        number, kind = tag >> 3, tag & 7
+        if kind == 0:
+            value, position = varint(message, position)
+            yield number, value
+            continue
+        length = {1: 8, 5: 4}.get(kind)
+        if kind == 2:
+            length, position = varint(message, position)
+        if length is None or position + length > len(message):
+            raise ValueError(f"field {number} of wire type {kind} at byte {position}")
+        piece = message[position : position + length]
+        yield number, piece if kind == 2 else int.from_bytes(piece, "little")
+        position += length
+
+
+def _parse_header(message: bytes, index: Path) -> int:
+    """The number of data files, from a BundleHeaderProto."""
+    header = dict(_fields(message))
+    if header.get(2, 0) != 0:
+        raise UserError(f"{index}: the checkpoint is big-endian; save it on a little-endian machine")
+    num_shards = int(header.get(1, 0))
+    if not 1 <= num_shards <= 99_999:
+        raise ValueError(f"{num_shards} data files")
+    return num_shards
+
+
+def _parse_entry(message: bytes) -> TensorEntry:
+    """A BundleEntryProto: dtype = 1, shape = 2, shard_id = 3, offset = 4, size = 5, crc32c = 6, slices = 7."""
+    values = {"dtype": 0, "shard": 0, "offset": 0, "size": 0, "crc": 0}
+    shape: tuple[int, ...] = ()
+    sliced = False
+    for number, value in _fields(message):
+        if number == 2 and isinstance(value, bytes):
+            # TensorShapeProto: dim = 2, each with size = 1; a size of 0 is not written
+            dims = [dict(_fields(dim)) for key, dim in _fields(value) if key == 2 and isinstance(dim, bytes)]
+            shape = tuple(int(dim.get(1, 0)) for dim in dims)
+        elif number in (1, 3, 4, 5, 6) and isinstance(value, int):
+            values[("dtype", "", "shard", "offset", "size", "crc")[number - 1]] = value
+        elif number == 7:
+            sliced = True
+    return TensorEntry(**values, shape=shape, sliced=sliced)

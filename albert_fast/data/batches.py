@@ -1,0 +1,311 @@
+"""Shards to batches: the Python face of the C++ loader (csrc/loader.h), an endless stream of packed numpy batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from albert_fast import _loader
+from albert_fast.data.manifest import open_folder
+from albert_fast.options import UserError
+
+_MILLION = 1_000_000
+_BATCHES_BEFORE_REPORT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One micro-batch of fixed shapes: T tokens, at most N sequences, P prediction slots.
+
+    Sequence i is `input_ids[cu_seqlens[i]:cu_seqlens[i + 1]]`: [CLS] A [SEP] B [SEP], or [CLS] A [SEP] where sentence
+    order is off. Tokens past `cu_seqlens[-1]` are padding and belong to no sequence. The arrays are views of memory
+    that lives as long as one of them; torch.from_numpy takes them without a copy.
+    """
+
+    input_ids: np.ndarray  # [T] int32
+    token_type_ids: np.ndarray  # [T] int32, 0 for [CLS] A [SEP], 1 for B [SEP]
+    position_ids: np.ndarray  # [T] int32, from 0 in each sequence
+    cu_seqlens: np.ndarray  # [N+1] int32, padded by repeating its last value
+    masked_lm_positions: np.ndarray  # [P] int32, indices into [T], ascending within a sequence; 0 in unused slots
+    masked_lm_ids: np.ndarray  # [P] int32, the original ids
+    masked_lm_weights: np.ndarray  # [P] float32, 1, or 0 in unused slots
+    sentence_order_labels: np.ndarray  # [N] int32, 1 = A and B are swapped
+    sentence_order_weights: np.ndarray  # [N] float32, 1, or 0 in unused places and where there is no order to learn
+    index: int  # of the global micro-batch
+    epoch: int
+    num_tokens: int  # specials included, padding not
+    num_sequences: int
+    num_predictions: int
+
+
+class PretrainingLoader(Iterator[Batch]):
+    """The endless stream of packed micro-batches of a prepared folder, new masks every epoch.
+
+    Micro-batches are numbered without end, epoch after epoch; rank r of W takes start + r, start + r + W, and so on.
+    Micro-batch k is a pure function of (shards, settings, seed, k): threads, rank and world size change nothing in it.
+    Every token of the corpus is used exactly once an epoch, but for one-token tails of documents (`statistics`).
+    What stays unused of the T tokens is mostly the remainder in the last batch of each group of 256 pages (about 16.8M
+    tokens), half a batch on average; where T is 32 S or more and documents differ in length, else less than 0.2%.
+    Semantics: sentence-order pairs (Lan et al. 2019, section 3.1) split inside one document, whole-word n-gram masks
+    with p(n) ~ 1/n, 80% [MASK], 10% kept, 10% a random ordinary id.
+
+    Args:
+        shards: a prepared folder, or the shard files in their order.
+        tokens_per_batch: T, at least max_seq_length. Where T exceeds the corpus, batches are partly empty.
+        max_seq_length: S, the most tokens of a sequence, specials included.
+        seed: from 0 to 2^64 - 1.
+        rank, world_size: which micro-batches of the stream are this process's.
+        threads: that build batches; more give the same bytes sooner.
+        start_batch: global micro-batch to begin at. Finding it plans every group before it (about 10 ms per million
+            sentences and epoch).
+        cursor: of `cursor()`, to go on there at the cost of one group; instead of start_batch.
+        max_ngram: longest span, in words.
+        masked_lm_prob: share of an example's tokens to mask, rounded to a millionth.
+        max_predictions: most masked tokens of an example; None: no cap.
+        predictions_per_batch: P; None: ceil(T * max(masked_lm_prob, b(S) / S)) + ceil(sqrt(T / S)), rounded up to 16,
+            with b(S) the budget of a full example.
+        max_sequences: N; None: T / 32, more where the corpus's documents are shorter than that.
+        short_seq_prob: probability that a document is cut at a random shorter length.
+        sentence_order: False makes one segment and no label.
+
+    Raises:
+        UserError: a setting out of its range, no such folder or file, damaged shards, a cursor of another stream.
+            Damage in a page is raised in place of the first batch that needs the page.
+    """
+
+    def __init__(
+        self,
+        shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        tokens_per_batch: int,
+        max_seq_length: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        threads: int = 2,
+        start_batch: int = 0,
+        cursor: Mapping[str, Any] | None = None,
+        max_ngram: int = 3,
+        masked_lm_prob: float = 0.15,
+        max_predictions: int | None = None,
+        predictions_per_batch: int | None = None,
+        max_sequences: int | None = None,
+        short_seq_prob: float = 0.1,
+        sentence_order: bool = True,
+    ):
+        config = _loader.LoaderConfig()
+        config.seed = _integer("seed", seed, 0, 2**64 - 1)
+        config.max_seq_length = _integer("max_seq_length", max_seq_length, 4 + bool(sentence_order), 65_535)
+        config.tokens_per_batch = _integer("tokens_per_batch", tokens_per_batch, max_seq_length, 2**30)
+        config.max_ngram = _integer("max_ngram", max_ngram, 1, 10)
+        config.masked_lm_millionths = _millionths("masked_lm_prob", masked_lm_prob, 1, _MILLION // 2)
+        config.short_seq_millionths = _millionths("short_seq_prob", short_seq_prob, 0, _MILLION)
+        config.sentence_order = bool(sentence_order)
+        config.max_predictions = _integer("max_predictions", max_predictions or max_seq_length, 1, 2**31)
+        if max_predictions is not None:
+            _integer("max_predictions", max_predictions, 1, 2**31)
+        threads = _integer("threads", threads, 1, 256)
+        world_size = _integer("world_size", world_size, 1, 2**30)
+        rank = _integer("rank", rank, 0, world_size - 1)
+        start_batch = _integer("start_batch", start_batch, 0, 2**63 - 1 - world_size)
+        paths = _shard_paths(shards)
+        with _as_user_error():
+            corpus = _loader.Corpus(paths)
+        if max_sequences is None:
+            max_sequences = _default_max_sequences(config, corpus)
+        config.max_sequences = _integer("max_sequences", max_sequences, 1, tokens_per_batch)
+        if predictions_per_batch is None:
+            predictions_per_batch = _default_predictions(config)
+        config.predictions_per_batch = _integer(
+            "predictions_per_batch", predictions_per_batch, config.budget(max_seq_length), tokens_per_batch
+        )
+        self.corpus = corpus
+        self.config = config
+        self.tokens_per_batch: int = config.tokens_per_batch
+        self.max_seq_length: int = config.max_seq_length
+        self.max_sequences: int = config.max_sequences
+        self.predictions_per_batch: int = config.predictions_per_batch
+        self._fingerprint = _fingerprint(config, corpus)
+        self._count = 0
+        place = (start_batch, 0, 0, start_batch)
+        if cursor is not None:
+            place = self._read_cursor(cursor)
+            if start_batch not in (0, place[0]):
+                raise UserError(f"start_batch={start_batch} and a cursor at {place[0]}; give one of them")
+        _warn_of_waste(config, corpus)
+        index, epoch, group, batch = place
+        with _as_user_error():
+            self._core = _loader.Loader(
+                corpus=corpus,
+                config=config,
+                index=index,
+                epoch=epoch,
+                group=group,
+                batch=batch,
+                rank=rank,
+                world_size=world_size,
+                threads=threads,
+            )
+        self._close = weakref.finalize(self, _close_in, os.getpid(), self._core)
+
+    def __iter__(self) -> PretrainingLoader:
+        return self
+
+    def __next__(self) -> Batch:
+        try:  # not _as_user_error, which would cost as much as the arrays
+            batch = Batch(*self._core.next())
+        except (ValueError, RuntimeError) as error:
+            raise UserError(str(error)) from None
+        self._count += 1
+        if self._count == _BATCHES_BEFORE_REPORT:
+            _warn_of_capacities(self.statistics())
+        return batch
+
+    def cursor(self) -> dict[str, Any]:
+        """Where the next round of micro-batches begins, for a checkpoint: plain JSON, the same on every rank."""
+        index, epoch, group, batch = self._core.cursor()
+        return {"index": index, "epoch": epoch, "group": group, "batch": batch, "stream": self._fingerprint}
+
+    def statistics(self) -> dict[str, Any]:
+        """Counts over the batches handed out: batches, sequences, tokens and unused_tokens, predictions and
+        unused_predictions (slots), dropped_tokens (one-token tails, of groups passed), and closed_by: how many batches
+        were ended by a lack of tokens, sequences or predictions, or by the end of their group of pages."""
+        return self._core.statistics()
+
+    def close(self) -> None:
+        """Stop the threads. Batches already handed out stay valid; closing twice does nothing."""
+        self._close()
+
+    def __enter__(self) -> PretrainingLoader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read_cursor(self, cursor: Mapping[str, Any]) -> tuple[int, int, int, int]:
+        try:
+            stream = cursor["stream"]
+            index, epoch, group, batch = (cursor[key] for key in ("index", "epoch", "group", "batch"))
+        except (KeyError, TypeError):
+            raise UserError(
+                f"cursor {cursor!r} has not the keys of PretrainingLoader.cursor(); take it from there"
+            ) from None
+        if stream != self._fingerprint:
+            raise UserError(
+                f"cursor of stream {stream!r}, this one is {self._fingerprint!r}: the shards, the seed or a "
+                "setting of the batches changed; use those of the checkpoint, or start_batch"
+            )
+        return (
+            _integer("cursor index", index, 0, 2**63 - 1),
+            _integer("cursor epoch", epoch, 0, 2**63 - 1),
+            _integer("cursor group", group, 0, 2**32 - 1),
+            _integer("cursor batch", batch, 0, index),
+        )
+
+
+def _close_in(process: int, core: Any) -> None:
+    if os.getpid() == process:
+        core.close()
+
+
+@contextmanager
+def _as_user_error() -> Iterator[None]:
+    """Errors of the C++ core, which carry value, rule and remedy, as UserError."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise UserError(str(error)) from None
+
+
+def _integer(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise UserError(f"{name}={value!r} is not an integer; give one from {low} to {high}")
+    if not low <= value <= high:
+        raise UserError(f"{name}={value} must be from {low} to {high}")
+    return int(value)
+
+
+def _millionths(name: str, value: float, low: int, high: int) -> int:
+    try:
+        millionths = round(Fraction(str(value)) * _MILLION)
+    except (ValueError, ZeroDivisionError):
+        raise UserError(
+            f"{name}={value!r} is not a number; give one from {low / _MILLION} to {high / _MILLION}"
+        ) from None
+    if not low <= millionths <= high:
+        raise UserError(f"{name}={value} must be from {low / _MILLION} to {high / _MILLION}")
+    return millionths
+
+
+def _shard_paths(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    if not isinstance(shards, (str, os.PathLike)):
+        paths = [os.fspath(shard) for shard in shards]
+        if not paths:
+            raise UserError("shards=[] names no shard; give a prepared folder or its shard files")
+        return paths
+    return [str(path) for path in open_folder(os.fspath(shards)).shards]
+
+
+def _default_predictions(config: Any) -> int:
+    tokens, length = config.tokens_per_batch, config.max_seq_length
+    share = max(Fraction(config.masked_lm_millionths, _MILLION), Fraction(config.budget(length), length))
+    slots = math.ceil(tokens * share) + math.isqrt(-(-tokens // length) - 1) + 1
+    return min(-(-slots // 16) * 16, tokens)
+
+
+def _default_max_sequences(config: Any, corpus: Any) -> int:
+    """T / 32, or a quarter more than T divided by a lower bound of the mean example, where that is more."""
+    specials = 2 + config.sentence_order
+    most = config.max_seq_length - specials
+    short = Fraction(config.short_seq_millionths, _MILLION)
+    mean_inverse = (1 - short) / most + short * Fraction(sum(1 / n for n in range(2, most + 1))) / (most - 1)
+    examples = corpus.num_documents + corpus.num_tokens * mean_inverse  # a document: its share, rounded up
+    mean_length = corpus.num_tokens / examples + specials
+    return min(
+        max(config.tokens_per_batch // 32, math.ceil(config.tokens_per_batch * 5 / 4 / mean_length)),
+        config.tokens_per_batch,
+    )
+
+
+def _warn_of_waste(config: Any, corpus: Any) -> None:
+    tokens, length = config.tokens_per_batch, config.max_seq_length
+    if tokens > corpus.num_tokens:
+        warnings.warn(
+            f"tokens_per_batch={tokens} exceeds the corpus of {corpus.num_tokens} tokens: every batch is partly empty",
+            stacklevel=3,
+        )
+    elif tokens % length and corpus.num_tokens > 8 * length * max(corpus.num_documents, 1):
+        warnings.warn(
+            f"max_seq_length={length} does not divide tokens_per_batch={tokens}: with long documents, up to "
+            f"{tokens % length} tokens of a batch stay unused; use {tokens - tokens % length}",
+            stacklevel=3,
+        )
+
+
+def _warn_of_capacities(statistics: Mapping[str, Any]) -> None:
+    """Where most batches are ended by a capacity other than their tokens, one option would fill them."""
+    share = statistics["unused_tokens"] / statistics["tokens"]
+    for capacity, name in (("sequences", "max_sequences"), ("predictions", "predictions_per_batch")):
+        if statistics["closed_by"][capacity] > statistics["batches"] / 2 and share > 0.01:
+            warnings.warn(f"{share:.1%} of the tokens stay unused for want of {capacity}; raise {name}", stacklevel=3)
+
+
+def _fingerprint(config: Any, corpus: Any) -> str:
+    names = [name for name in dir(config) if not name.startswith("_") and name != "budget"]
+    settings = {name: getattr(config, name) for name in names}
+    text = json.dumps([corpus.fingerprint, settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,76 @@
+"""The prepared folder's manifest: what lies in it, under a checksum each, and under one of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from albert_fast._loader import crc32c
+from albert_fast.files import write_file
+from albert_fast.options import UserError
+
+MANIFEST = "manifest.json"
+FORMAT, VERSION = "albert_fast shards", 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json says of a finished folder; `data` is all of it."""
+
+    directory: Path
+    data: dict[str, Any]
+
+    @property
+    def shards(self) -> list[Path]:
+        return [self.directory / shard["file"] for shard in self.data["shards"]]
+
+    @property
+    def tokens(self) -> int:
+        return self.data["tokens"]
+
+
+def write_manifest(directory: Path, data: dict[str, Any]) -> None:
+    """Write manifest.json, sealed with its CRC32C; its appearance makes the folder a prepared one."""
+    write_file(directory / MANIFEST, _manifest_bytes({**data, "crc32c": _manifest_crc(data)}))
+
+
+def open_folder(directory: str | os.PathLike[str]) -> Manifest:
+    """Read and check the manifest of a prepared folder.
+
+    Raises:
+        UserError: no such folder, not prepared or not to its end, or a damaged manifest.
+    """
+    directory = Path(directory)
+    file = directory / MANIFEST
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        reason = "is no prepared folder (it has no manifest.json)" if directory.is_dir() else "there is no such folder"
+        raise UserError(f"data {directory}: {reason}; make one, or finish it, with albert-fast prepare") from None
+    except OSError as error:
+        raise UserError(f"data {file}: {error.strerror}") from None
+    try:
+        data = json.loads(content)
+        written = _manifest_bytes(data)
+        sealed = data["crc32c"] == _manifest_crc({key: value for key, value in data.items() if key != "crc32c"})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        offset = error.pos if isinstance(error, json.JSONDecodeError) else 0
+        raise UserError(f"data {file}: offset {offset}: damaged ({error}); prepare the folder again") from None
+    if content != written or not sealed:
+        pairs = enumerate(zip(content, written, strict=False))
+        offset = next((index for index, (found, expected) in pairs if found != expected), 0)
+        raise UserError(f"data {file}: offset {offset}: changed since it was written; prepare the folder again")
+    if (data["format"], data["version"]) != (FORMAT, VERSION):
+        raise UserError(f"data {file}: {data['format']} version {data['version']} is not {FORMAT} version {VERSION}")
+    return Manifest(directory, data)
+
+
+def _manifest_crc(data: dict[str, Any]) -> int:
+    return crc32c(json.dumps(data, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _manifest_bytes(data: dict[str, Any]) -> bytes:
+    return (json.dumps(data, sort_keys=True, indent=1) + "\n").encode()

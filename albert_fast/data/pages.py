@@ -1,0 +1,122 @@
+"""Encoded chunks to pages: lines joined over chunks, documents told apart, long ones cut, all in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from albert_fast.data.shards import MAX_PAGE_TOKENS, MAX_SENTENCE_TOKENS
+
+
+@dataclass(frozen=True)
+class EncodedChunk:
+    """A chunk's lines as tokens: ids int32 [T], word starts bool [T], lengths int64 [lines] in tokens, and is_blank
+    bool [lines] (a line of only whitespace, which ends a document; other lines without tokens mean nothing)."""
+
+    ids: np.ndarray
+    word_starts: np.ndarray
+    lengths: np.ndarray
+    is_blank: np.ndarray
+
+
+@dataclass(frozen=True)
+class Page:
+    """ids [T], word_starts [T]; lengths and first_of_document [sentences]."""
+
+    ids: np.ndarray
+    word_starts: np.ndarray
+    lengths: np.ndarray
+    first_of_document: np.ndarray
+
+
+class PageBuilder:
+    """Takes encoded chunks in order and gives pages: whole documents while they fit, greedily.
+
+    Everything that is not yet in a page stands in four arrays; the last sentence may still go on in the next chunk.
+    """
+
+    def __init__(self) -> None:
+        self._ids = np.empty(0, np.int32)
+        self._starts = np.empty(0, np.bool_)
+        self._lengths = np.empty(0, np.int64)
+        self._first = np.empty(0, np.bool_)
+        self._line_is_open = False  # the last sentence is of a line that the next chunk goes on with
+        self.document_is_open = False
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self._ids)
+
+    @property
+    def num_sentences(self) -> int:
+        return len(self._lengths)
+
+    def end_document(self) -> None:
+        self.document_is_open = False
+
+    def add(self, chunk: EncodedChunk, inside_line: bool, ends_line: bool) -> Iterator[Page]:
+        """Append a chunk; its first line may go on with an earlier one (inside_line), its last go on in the next."""
+        lengths, blank = chunk.lengths.copy(), chunk.is_blank.copy()
+        if inside_line:
+            blank[0] = False
+            if self._line_is_open:
+                self._lengths[-1] += lengths[0]
+                lengths[0] = 0
+        if not ends_line:
+            blank[-1] = False
+        self._ids = np.concatenate((self._ids, chunk.ids))
+        self._starts = np.concatenate((self._starts, chunk.word_starts))
+        # Numbering documents by the blank lines before them finds the first sentence of each.
+        number = np.cumsum(blank)
+        kept = np.flatnonzero(lengths)
+        before = np.concatenate(([-1 if not self.document_is_open else 0], number[kept][:-1]))[: len(kept)]
+        self._lengths = np.concatenate((self._lengths, lengths[kept]))
+        self._first = np.concatenate((self._first, number[kept] != before))
+        last = int(kept[-1]) if len(kept) else -1
+        went_on = inside_line and self._line_is_open
+        self.document_is_open = (len(kept) > 0 or self.document_is_open) and not blank[last + 1 :].any()
+        self._line_is_open = not ends_line and (last == len(lengths) - 1 or (went_on and len(lengths) == 1))
+        self._cut_long_sentences()
+        yield from self._full_pages()
+
+    def flush(self) -> Iterator[Page]:
+        """The last page, if there is one; then as new."""
+        if len(self._lengths):
+            yield Page(self._ids, self._starts, self._lengths, self._first)
+        self.__init__()  # type: ignore[misc]
+
+    def _cut_long_sentences(self) -> None:
+        if len(self._lengths) == 0 or self._lengths.max() <= MAX_SENTENCE_TOKENS:
+            return
+        pieces = -(-self._lengths // MAX_SENTENCE_TOKENS)
+        ends = np.cumsum(pieces)
+        lengths = np.full(ends[-1], MAX_SENTENCE_TOKENS, np.int64)
+        lengths[ends - 1] = self._lengths - (pieces - 1) * MAX_SENTENCE_TOKENS
+        first = np.zeros(ends[-1], np.bool_)
+        first[ends - pieces] = self._first
+        self._lengths, self._first = lengths, first
+
+    def _full_pages(self) -> Iterator[Page]:
+        ends = np.cumsum(self._lengths)
+        documents = np.flatnonzero(self._first)
+        sentence = token = 0
+        while len(ends) and ends[-1] - token > MAX_PAGE_TOKENS:
+            fitting = int(np.searchsorted(ends, token + MAX_PAGE_TOKENS, side="right"))
+            boundary = int(documents[np.searchsorted(documents, fitting, side="right") - 1]) if len(documents) else 0
+            stop = boundary if boundary > sentence else fitting
+            last = int(ends[stop - 1])
+            yield self._slice(sentence, stop, token, last)
+            sentence, token = stop, last
+        rest = self._slice(sentence, len(ends), token, len(self._ids))
+        self._ids, self._starts, self._lengths, self._first = (
+            rest.ids,
+            rest.word_starts,
+            rest.lengths,
+            rest.first_of_document,
+        )
+
+    def _slice(self, sentence: int, stop: int, token: int, last: int) -> Page:
+        sentences = slice(sentence, stop)
+        return Page(self._ids[token:last], self._starts[token:last], self._lengths[sentences], self._first[sentences])

@@ -1,0 +1,215 @@
+"""`prepare`: raw text to a prepared folder, once, in bounded memory, by several processes or several jobs.
+
+The input of a job is a list of spans; its chunks are encoded in order, gathered into pages, and written as shards.
+A shard is closed at the end of a chunk, so that all a later run needs is where that chunk ended: a small progress
+file says so after every shard. Whichever run finds every part complete writes the manifest, which is the merge.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from albert_fast._loader import crc32c
+from albert_fast.data.manifest import FORMAT, MANIFEST, VERSION, Manifest, open_folder, write_manifest
+from albert_fast.data.progress import Counts, Progress, check_same, check_text, read_progress, sweep
+from albert_fast.data.text import Span, part_spans
+from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
+from albert_fast.data.vocabulary import train_vocabulary
+from albert_fast.data.workers import Recipe, load_segmenter
+from albert_fast.data.write_part import encode_part
+from albert_fast.files import locked, write_file, writing
+from albert_fast.options import UserError, check_choice, note, option
+
+WORKER_BYTES = 1 << 23  # about a second's work, and a worker takes a fifth of one to start
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """Which text (one sentence a line, a blank line between documents), and into what."""
+
+    input: tuple[str, ...] = option(help="text files; .gz is read as gzip")
+    output: str = option(help="folder to write; a stopped run goes on where it was")
+    vocab: str | None = option(None, "vocab.txt, tokenizer.json, or a folder that holds one")
+    train_vocab: int | None = option(None, "make a WordPiece vocabulary of this many tokens from the input instead")
+    lowercase: bool | None = option(None, "lower the text and strip accents (yes, but a tokenizer.json says itself)")
+    segmenter: Literal["none", "jieba"] = option("none", "jieba: Chinese words, as it finds them, are masked whole")
+    json_field: str | None = option(None, "input is one JSON object a line, and this string field is a document's text")
+    workers: int = option(0, "processes that tokenize (0: one a core)")
+    part: str = option("1/1", "i/n: do the i-th of n parts; the run that finds all n complete joins them")
+    shard_tokens: int = option(1 << 26, "tokens after which a shard is closed and the run can go on from there")
+
+
+def prepare(options: PrepareOptions) -> Manifest | None:
+    """Turn text into a folder of token shards, once; a run that was stopped goes on where it was. Prints a summary.
+
+    Returns:
+        The finished folder's manifest; None while other parts are missing.
+
+    Raises:
+        UserError: bad options or input, a folder of another run, no room on the disk.
+    """
+    part, parts = _check(options)
+    directory = Path(options.output)
+    spans = part_spans(options.input, part, parts, options.json_field is not None)
+    tokenizer = None if options.vocab is None else load_tokenizer(options.vocab, options.lowercase)
+    if options.segmenter != "none" and tokenizer and not tokenizer.is_wordpiece:
+        raise UserError(f"segmenter={options.segmenter} needs a WordPiece vocabulary, where an ideograph is a token")
+    settings = _settings(options, parts, tokenizer)
+    if (directory / MANIFEST).exists():
+        return _already_finished(open_folder(directory), settings, spans, part)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    with locked(directory, f"part-{part:04d}-of-{parts:04d}"):
+        progress = Progress(directory, settings, spans, part, parts)
+        progress.load()
+        if not progress.complete:
+            tokenizer = tokenizer or _trained(options, directory)
+            with writing(directory):
+                for name, content in tokenizer.files().items():
+                    write_file(directory / name, content)
+            recipe = Recipe(tokenizer.backend.to_str(), options.json_field, options.segmenter)
+            _note_capitals(tokenizer)
+            began, before = time.monotonic(), replace(progress.counts)
+            encode_part(progress, tokenizer, recipe, options.workers or _fitting_workers(options.input))
+            _report(progress, time.monotonic() - began, before)
+        return _merge(progress)
+
+
+def _check(options: PrepareOptions) -> tuple[int, int]:
+    if not options.input:
+        raise UserError("input names no file; give one or more text files")
+    if (options.vocab is None) == (options.train_vocab is None):
+        raise UserError("give either vocab (a vocab.txt or tokenizer.json) or train_vocab (a size), and not both")
+    if options.workers < 0:
+        raise UserError(f"workers={options.workers} must be 1 or more, or 0 for one a core")
+    if options.shard_tokens < 1:
+        raise UserError(f"shard_tokens={options.shard_tokens} must be 1 or more; the default is {1 << 26}")
+    check_choice("segmenter", options.segmenter, ("none", "jieba"))
+    load_segmenter(options.segmenter)
+    repeated = [path for path in options.input if options.input.count(path) > 1]
+    if repeated:
+        raise UserError(f"input {repeated[0]} is given twice; name a file once")
+    if options.json_field is None:
+        for path in options.input:
+            if path.removesuffix(".gz").endswith(".jsonl"):
+                raise UserError(f"input {path} is JSON lines by its name; name the text's field with --json_field")
+    part, _, parts = options.part.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts) <= 9999):
+        raise UserError(f"part={options.part!r} must be i/n with 1 <= i <= n <= 9999, such as 3/8")
+    return int(part), int(parts)
+
+
+def _fitting_workers(paths: tuple[str, ...]) -> int:
+    """One process a core, but none for whom there is not a second's work."""
+    return min(len(os.sched_getaffinity(0)), 1 + sum(os.stat(path).st_size for path in paths) // WORKER_BYTES)
+
+
+def _settings(options: PrepareOptions, parts: int, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """What decides the folder's bytes, beside the text itself."""
+    segmenter: str = options.segmenter
+    if segmenter == "jieba":
+        segmenter = f"jieba {metadata.version('jieba')}"
+    return {
+        "input": [[Path(path).name, os.stat(path).st_size] for path in options.input],
+        "json_field": options.json_field,
+        "parts": parts,
+        "segmenter": segmenter,
+        "shard_tokens": options.shard_tokens,
+        "train_vocab": options.train_vocab
+        and {"size": options.train_vocab, "lowercase": options.lowercase is not False},
+        "vocab_crc32c": tokenizer and crc32c(tokenizer.files()["tokenizer.json"]),
+    }
+
+
+def _trained(options: PrepareOptions, directory: Path) -> Tokenizer:
+    if (directory / "tokenizer.json").exists():  # by a run that was stopped, or by another part
+        return load_tokenizer(directory / "tokenizer.json")
+    size, lowercase = int(options.train_vocab or 0), options.lowercase is not False
+    return train_vocabulary(options.input, size, lowercase=lowercase, json_field=options.json_field)
+
+
+def _merge(progress: Progress) -> Manifest | None:
+    """Write the manifest, once every part is complete."""
+    directory, parts = progress.directory, range(1, progress.parts + 1)
+    saved = {part: read_progress(progress.file(part)) for part in parts}
+    if (directory / MANIFEST).exists():  # another part was quicker
+        return open_folder(directory)
+    missing = [part for part in parts if not saved[part].get("complete")]
+    if missing:
+        print(f"part {progress.part}/{progress.parts} is complete; still to come: {_ranges(missing)}")
+        return None
+    totals = {key: sum(part["counts"][key] for part in saved.values()) for key in asdict(Counts())}
+    if not totals["tokens"]:
+        names = ", ".join(name for name, _ in progress.settings["input"])
+        raise UserError(f"input {names} holds no text; give files with text")
+    tokenizer = load_tokenizer(directory / "tokenizer.json")
+    contents = {name: (directory / name).read_bytes() for name in tokenizer.files()}
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        **totals,
+        "vocab_size": tokenizer.vocab_size,
+        "vocabulary_fingerprint": tokenizer.fingerprint.hex(),
+        "lowercase": tokenizer.is_lowercase,
+        "segmenter": progress.settings["segmenter"],
+        "settings": progress.settings,
+        "span_crcs": [part["span_crcs"] for part in saved.values()],
+        "shards": [shard for part in saved.values() for shard in part["shards"]],
+        "files": {name: {"bytes": len(data), "crc32c": crc32c(data)} for name, data in contents.items()},
+    }
+    with writing(directory):
+        write_manifest(directory, manifest)
+    sweep(directory)
+    size = sum(shard["bytes"] for shard in manifest["shards"])
+    print(f"{directory}: {len(manifest['shards'])} shards, {size / 1e6:,.1f} MB, {totals['tokens']:,} tokens")
+    return open_folder(directory)
+
+
+def _already_finished(manifest: Manifest, settings: dict[str, Any], spans: list[Span], part: int) -> Manifest:
+    check_same(manifest.directory, settings, manifest.data["settings"])
+    check_text(manifest.directory, spans, manifest.data["span_crcs"][part - 1], None)
+    sweep(manifest.directory)
+    print(f"{manifest.directory}: already prepared from this input with these settings; nothing to do")
+    return manifest
+
+
+def _report(progress: Progress, seconds: float, before: Counts) -> None:
+    """The summary of what a part holds, with this run's speed; and what looks wrong with the text."""
+    counts = progress.counts
+    rate, token_rate = (
+        (now - then) / max(seconds, 1e-9)
+        for now, then in ((counts.bytes / 1e6, before.bytes / 1e6), (counts.tokens, before.tokens))
+    )
+    unknown = counts.unknown_tokens / max(counts.tokens, 1)
+    print(
+        f"{counts.documents:,} documents, {counts.sentences:,} sentences, {counts.tokens:,} tokens "
+        f"({unknown:.2%} unknown) from {counts.bytes / 1e6:,.1f} MB in {seconds:.1f} s: "
+        f"{rate:.2f} MB/s, {token_rate:,.0f} tokens/s"
+    )
+    if unknown > 0.01:
+        note(f"{unknown:.1%} of the tokens are unknown to the vocabulary: is it one for this text's language?")
+    if progress.settings["json_field"] is None and counts.tokens and not counts.blank_lines:
+        note("the text has no blank lines, so every file is one document; put a blank line between documents")
+
+
+def _note_capitals(tokenizer: Tokenizer) -> None:
+    ordinary = (token for token, keep in zip(tokenizer.tokens, tokenizer.is_ordinary, strict=True) if keep)
+    capitals = sum(token.lower() != token for token in ordinary)
+    if tokenizer.is_lowercase and capitals > tokenizer.vocab_size // 100:
+        note(f"{capitals} tokens of the vocabulary have capitals and the text is lowered; see --no-lowercase")
+
+
+def _ranges(numbers: list[int]) -> str:
+    """1, 2, 3, 7 as "1-3, 7"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

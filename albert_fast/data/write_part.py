@@ -1,0 +1,146 @@
+"""One part's text to shards: the loop of `prepare`, and the shard it has open."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import rich.console
+import rich.progress
+
+from albert_fast._loader import crc32c
+from albert_fast.data.pages import Page, PageBuilder
+from albert_fast.data.progress import Progress
+from albert_fast.data.shards import ShardWriter
+from albert_fast.data.text import Span, TextError, locate, read_chunks
+from albert_fast.data.tokenizer import Tokenizer
+from albert_fast.data.workers import Recipe, encode_chunks
+from albert_fast.files import file_crc, writing
+from albert_fast.options import note
+
+MAX_SHARD_SENTENCES = 1 << 22  # their lengths wait in memory until the shard is closed
+
+
+def encode_part(progress: Progress, tokenizer: Tokenizer, recipe: Recipe, workers: int) -> None:
+    """Encode what is left of a part's spans into shards."""
+    if progress.shards:
+        note(f"{progress.directory}: {len(progress.shards)} shards are finished; going on after them")
+    chunks = read_chunks(progress.spans, progress.position, recipe.json_field is not None)
+    limit, counts, pages = progress.settings["shard_tokens"], progress.counts, PageBuilder()
+    shard = _OpenShard(progress, tokenizer, recipe.segmenter != "none")
+    with encode_chunks(recipe, workers) as encode, shard.discarded_on_failure(), _live(progress.spans) as show:
+        for chunk, encoded in encode(chunks):
+            span = chunk.position.span
+            if isinstance(encoded, TextError):
+                raise locate(progress.spans[span].path, chunk.position.offset + encoded.offset, encoded.message)
+            if chunk.begins_span:
+                pages.end_document()
+            for page in pages.add(encoded, chunk.position.inside_line, chunk.ends_line):
+                shard.write(page)
+            if chunk.ends_span:
+                pages.end_document()
+            progress.position = chunk.end
+            progress.span_crcs[span] = crc32c(chunk.data, progress.span_crcs[span])
+            counts.bytes += len(chunk.data)
+            counts.unknown_tokens += int((encoded.ids == tokenizer.unk_id).sum())
+            counts.blank_lines += int(encoded.is_blank.sum())
+            tokens, sentences = shard.num_tokens + pages.num_tokens, shard.num_sentences + pages.num_sentences
+            show(counts.bytes, counts.tokens + tokens)
+            full = max(tokens / limit, sentences / MAX_SHARD_SENTENCES)
+            # At a document's end if there is one before long; one longer than that is cut.
+            if full >= 2 or (full >= 1 and not pages.document_is_open):
+                shard.close(pages)
+        progress.complete = True
+        shard.close(pages)
+
+
+class _OpenShard:
+    """The shard being written, begun with its first page; recorded in the part's progress when it is closed."""
+
+    def __init__(self, progress: Progress, tokenizer: Tokenizer, segmented: bool):
+        self._progress, self._tokenizer, self._segmented = progress, tokenizer, segmented
+        self._writer: ShardWriter | None = None
+        self._file: BinaryIO | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return self._writer.num_tokens if self._writer else 0
+
+    @property
+    def num_sentences(self) -> int:
+        return self._writer.num_sentences if self._writer else 0
+
+    @property
+    def _path(self) -> Path:
+        part = f"{self._progress.part:04d}-" if self._progress.parts > 1 else ""
+        return self._progress.directory / f"shard-{part}{len(self._progress.shards):05d}.bin"
+
+    def write(self, page: Page) -> None:
+        with writing(self._progress.directory):
+            if self._writer is None:
+                self._file = open(f"{self._path}.partial", "wb", buffering=1 << 20)  # noqa: SIM115
+                self._writer = ShardWriter(self._file, self._tokenizer, self._segmented)
+            self._writer.write_page(page.ids, page.word_starts, page.lengths, page.first_of_document)
+
+    def close(self, pages: PageBuilder) -> None:
+        """Finish the shard with what `pages` still holds, and record where the part stands."""
+        for page in pages.flush():
+            self.write(page)
+        writer, file, progress = self._writer, self._file, self._progress
+        if writer is not None and file is not None:
+            with writing(progress.directory):
+                writer.finish()
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
+                path = self._path
+                os.replace(f"{path}.partial", path)
+                totals = {key: getattr(writer, f"num_{key}") for key in ("tokens", "sentences", "documents")}
+                entry = {"file": path.name, "bytes": path.stat().st_size, "crc32c": file_crc(path), **totals}
+            self._writer = self._file = None
+            progress.shards.append(entry)
+            for key, value in totals.items():
+                setattr(progress.counts, key, getattr(progress.counts, key) + value)
+        progress.save()
+
+    @contextmanager
+    def discarded_on_failure(self) -> Iterator[None]:
+        """Give the disk its room back when the run fails: a full disk must not stay full of half a shard."""
+        try:
+            yield
+        except BaseException:
+            if self._file is not None:
+                with suppress(OSError):
+                    self._file.close()
+                Path(f"{self._path}.partial").unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _live(spans: list[Span]) -> Iterator[Callable[[int, int], None]]:
+    """A live line on standard error; gives a function of the bytes and tokens so far."""
+    total = None if any(span.end is None for span in spans) else sum((span.end or 0) - span.start for span in spans)
+    columns = (
+        rich.progress.TextColumn("preparing"),
+        rich.progress.BarColumn(),
+        rich.progress.TextColumn("{task.fields[text]}"),
+        rich.progress.TimeRemainingColumn(),
+    )
+    began = time.monotonic()
+    first: tuple[int, int] | None = None
+    console = rich.console.Console(stderr=True)
+    with rich.progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total, text="")
+
+        def show(done: int, tokens: int) -> None:
+            nonlocal first
+            first = first or (done, tokens)
+            seconds = max(time.monotonic() - began, 1e-9)
+            rates = f"{(done - first[0]) / 1e6 / seconds:.1f} MB/s, {(tokens - first[1]) / seconds:,.0f} tokens/s"
+            progress.update(task, completed=done, text=f"{done / 1e6:,.0f} MB, {tokens:,} tokens, {rates}")
+
+        yield show

@@ -1,0 +1,1 @@
+"""After pretraining: fine-tuning classifiers of sentences and pairs, scoring them, looking at predictions."""

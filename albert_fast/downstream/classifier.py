@@ -1,0 +1,183 @@
+"""ALBERT that sorts sentences, or pairs of them, into classes, and how text reaches it: packed, without padding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from albert_fast.config import AlbertConfig
+from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
+from albert_fast.model import Linear, Pretrained, initialize
+from albert_fast.ops import Ops
+from albert_fast.options import UserError, check_choice
+from albert_fast.packed import Packed
+
+SETTINGS = "finetune.json"  # the flags of the run that made a classifier, beside it
+Text = str | tuple[str, str | None] | list[str]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest class of one text, and the probability of each."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+class AlbertForSequenceClassification(Pretrained):
+    """ALBERT with a classifier over the pooled vector; the config's id2label names the classes.
+
+    The pooler reads the first token's vector or, where classifier_pooling of the config is mean, the mean of all.
+    Dropout of classifier_dropout_prob (the config's; 0 where it has none) follows it, in training only.
+    """
+
+    def __init__(self, config: AlbertConfig, ops: str | Ops = "torch"):
+        super().__init__(config, ops)
+        names = config.extra.get("id2label") or {}
+        if len(names) < 2 or set(names) != {str(i) for i in range(len(names))}:
+            raise UserError(
+                f"id2label={names} of the config does not name two or more classes from 0; this is no classifier: "
+                "make one with `albert-fast finetune`"
+            )
+        self.class_names = [str(names[str(i)]) for i in range(len(names))]
+        self.pooling = str(config.extra.get("classifier_pooling") or "first")
+        check_choice("classifier_pooling", self.pooling, ("first", "mean"))
+        self.dropout = float(config.extra.get("classifier_dropout_prob") or 0.0)
+        self.classifier = Linear(config.hidden_size, len(names), self.ops)
+        self.tokenizer: Tokenizer | None = None
+        self.max_seq_length = config.max_position_embeddings  # of fine-tuning, where from_pretrained finds it
+        initialize(self, config.initializer_range)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, ops: str | Ops = "torch", **overrides: Any):
+        """The classifier saved in `directory`, with its tokenizer, so that `predict` takes text."""
+        model = super().from_pretrained(directory, ops, **overrides)
+        model.tokenizer = load_tokenizer(directory)
+        if (Path(directory) / SETTINGS).is_file():
+            model.max_seq_length = read_settings(Path(directory))["max_seq_length"]
+        return model
+
+    def forward(self, batch: Packed) -> Tensor:
+        """Logits [B, classes] of a packed batch."""
+        if self.pooling == "mean":
+            vectors = mean_vectors(self.albert(batch), batch.cu_seqlens)  # [B, H]
+        else:
+            vectors = self.albert(batch, rows=batch.first_tokens())
+        pooled = self.albert.pool(vectors)
+        site = 2 * self.config.num_hidden_layers * self.config.inner_group_num + 1  # after the last layer's
+        dropped = self.ops.dropout(pooled, batch.dropout(self.dropout), batch.dropout_key, site)
+        return self.classifier(dropped)
+
+    @torch.no_grad()
+    def logits(self, texts: EncodedTexts, batch_size: int = 64) -> Tensor:
+        """Logits [texts, classes], fp32 on the CPU."""
+        device = next(self.parameters()).device
+        parts = [self(texts.batch(rows, device)).float() for rows in texts.in_order(batch_size)]
+        return torch.cat(parts).cpu()
+
+    def predict(
+        self, texts: Sequence[Text], batch_size: int = 64, max_seq_length: int | None = None
+    ) -> list[Prediction]:
+        """The class of each text.
+
+        Args:
+            texts: sentences, or pairs of them.
+            max_seq_length: tokens of the longest sequence, specials included; longer ones are cut (None: as in
+                fine-tuning).
+        """
+        if self.tokenizer is None:
+            raise UserError("this classifier has no tokenizer; load it with from_pretrained, or set `tokenizer`")
+        if isinstance(texts, str):
+            raise UserError("predict takes a list of texts; put the one text into a list")
+        pairs = [(text, None) if isinstance(text, str) else (text[0], text[1]) for text in texts]
+        if not pairs:
+            return []
+        length = max_seq_length or self.max_seq_length
+        probabilities = self.logits(encode_texts(self.tokenizer, pairs, length, self.config), batch_size).softmax(-1)
+        return [
+            Prediction(self.class_names[int(row.argmax())], dict(zip(self.class_names, row.tolist(), strict=True)))
+            for row in probabilities
+        ]
+
+
+def read_settings(directory: Path) -> dict[str, Any]:
+    """The flags of the run that made the classifier in `directory`."""
+    file = directory / SETTINGS
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        if not settings["max_seq_length"] >= 1:
+            raise ValueError("max_seq_length is not 1 or more")
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file} is damaged ({error}); fine-tune again, or remove it") from None
+    return settings
+
+
+def mean_vectors(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """[B, H]: means of hidden [T, H] over each packed sequence, [CLS] and [SEP] included; every token is in one."""
+    lengths = cu_seqlens.diff().long()
+    return torch.segment_reduce(hidden.float(), "mean", lengths=lengths, unsafe=True).to(hidden.dtype)
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Token ids of many texts end to end: int32 input_ids and token_type_ids [tokens], and edges int64 [texts + 1]."""
+
+    input_ids: np.ndarray
+    token_type_ids: np.ndarray
+    edges: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.edges)
+
+    def in_order(self, batch_size: int) -> Iterator[np.ndarray]:
+        """Rows 0, 1, 2, ... in runs of batch_size."""
+        for start in range(0, len(self), batch_size):
+            yield np.arange(start, min(start + batch_size, len(self)))
+
+    def batch(self, rows: np.ndarray, device: torch.device, dropout_key: Tensor | None = None) -> Packed:
+        """The texts `rows`, packed without padding."""
+        lengths = self.lengths[rows]
+        edges = np.concatenate(([0], np.cumsum(lengths)))
+        positions = np.arange(edges[-1]) - np.repeat(edges[:-1], lengths)
+        tokens = np.repeat(self.edges[rows], lengths) + positions
+        arrays = (self.input_ids[tokens], self.token_type_ids[tokens], positions, edges)
+        ids, types, places, ends = (torch.from_numpy(a.astype(np.int32)).to(device, non_blocking=True) for a in arrays)
+        return Packed(ids, types, places, ends, int(lengths.max()), dropout_key)
+
+
+def encode_texts(
+    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str | None]], max_seq_length: int, config: AlbertConfig
+) -> EncodedTexts:
+    """[CLS] A [SEP] or [CLS] A [SEP] B [SEP] of each pair, the longer of the two cut until it fits."""
+    if max_seq_length > config.max_position_embeddings:
+        raise UserError(
+            f"max_seq_length={max_seq_length} is over the model's max_position_embeddings="
+            f"{config.max_position_embeddings}; use at most that"
+        )
+    if config.type_vocab_size < 2 and any(b is not None for _, b in pairs):
+        raise UserError(f"type_vocab_size={config.type_vocab_size} has no second segment: it cannot read pairs")
+    texts = [text for pair in pairs for text in pair if text is not None]
+    flat, _, lengths = tokenizer.encode_lines(texts)
+    pieces = iter(np.split(flat, np.cumsum(lengths)[:-1]))
+    ids: list[int] = []
+    types: list[int] = []
+    edges = [0]
+    for _, b in pairs:
+        first = next(pieces).tolist()
+        own = tokenizer.join(first, None if b is None else next(pieces).tolist(), max_seq_length)
+        ids += own[0]
+        types += own[1]
+        edges.append(len(ids))
+    return EncodedTexts(np.array(ids, np.int32), np.array(types, np.int32), np.array(edges, np.int64))

@@ -1,0 +1,89 @@
+"""Scores a classifier on labelled sentences or pairs, and writes its predictions with their probabilities."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from albert_fast.downstream.classifier import AlbertForSequenceClassification, encode_texts
+from albert_fast.downstream.examples import ColumnOptions, Example, read_examples
+from albert_fast.downstream.scores import classification_scores
+from albert_fast.options import DeviceOptions, UserError, check_positive, note, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What to test on what."""
+
+    model: str = option(help="folder that `albert-fast finetune` made", metavar="DIR")
+    test: str = option(help="TSV or JSONL file of sentences or pairs; without labels, no scores", metavar="FILE")
+    predictions: str | None = option(None, "JSONL file to write: class and probabilities of every row", metavar="FILE")
+    batch_size: int = option(64, "sentences or pairs computed at once")
+    max_seq_length: int | None = option(None, "tokens of the longest sequence; longer ones are cut (as in fine-tuning)")
+    json: bool = option(False, "print the scores as one JSON document")
+
+    def __post_init__(self) -> None:
+        check_positive(self, "batch_size", "max_seq_length")
+
+
+def evaluate(options: EvaluateOptions, columns: ColumnOptions, where: DeviceOptions) -> None:
+    """Accuracy, F1 and Matthews correlation of a fine-tuned classifier; its predictions with --predictions."""
+    device, dtype = where.resolve()
+    examples = read_examples(options.test, columns)
+    model = AlbertForSequenceClassification.from_pretrained(options.model, ops=where.ops).to(device, dtype)
+    assert model.tokenizer is not None
+    pairs = [(example.text_a, example.text_b) for example in examples]
+    length = options.max_seq_length or model.max_seq_length
+    logits = model.logits(encode_texts(model.tokenizer, pairs, length, model.config), options.batch_size)
+    if options.predictions is not None:
+        write_predictions(Path(options.predictions), examples, logits, model.class_names)
+    scores: dict[str, float] = {"examples": len(examples)}
+    if all(example.label is None for example in examples):
+        note(f"{options.test} has no labels: no scores")
+    else:
+        scores |= labelled_scores(logits, class_indices(examples, model.class_names))
+    if options.json:
+        print(json.dumps(scores))
+        return
+    table = Table(*scores, title=escape(f"{options.model} on {options.test}"))
+    table.add_row(*(f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for value in scores.values()))
+    Console().print(table)
+
+
+def class_indices(examples: list[Example], names: list[str]) -> np.ndarray:
+    """int64 [examples]: the place of each label in `names`."""
+    index = {name: i for i, name in enumerate(names)}
+    for example in examples:
+        if example.label not in index:
+            what = "no label" if example.label is None else f"label {example.label!r} is none of the classes"
+            raise UserError(f"{example.place}: {what} (the classes are {', '.join(names)})")
+    return np.array([index[str(example.label)] for example in examples])
+
+
+def labelled_scores(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
+    """Loss (mean cross entropy, nats), accuracy, f1 and matthews of logits [examples, classes]."""
+    loss = F.cross_entropy(logits, torch.from_numpy(labels)).item()
+    return {"loss": loss, **classification_scores(labels, logits.argmax(-1).numpy(), logits.shape[1])}
+
+
+def write_predictions(file: Path, examples: list[Example], logits: Tensor, names: list[str]) -> None:
+    """One JSON object a row: its texts, label if any, predicted class and the probability of each class."""
+    partial = file.with_name(f".{file.name}.partial")
+    with partial.open("w", encoding="utf-8") as stream:
+        for example, row in zip(examples, logits.softmax(-1).tolist(), strict=True):
+            pair = {} if example.text_b is None else {"text_b": example.text_b}
+            label = {} if example.label is None else {"label": example.label}
+            probabilities = dict(zip(names, (round(p, 6) for p in row), strict=True))
+            best = names[int(np.argmax(row))]
+            line = {"text_a": example.text_a, **pair, **label, "prediction": best, "probabilities": probabilities}
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    partial.replace(file)

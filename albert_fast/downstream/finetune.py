@@ -1,0 +1,173 @@
+"""Fine-tuning on labelled sentences or pairs: examples -> packed batches -> step -> the checkpoint best on --dev."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from albert_fast._loader import crc32c
+from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.data.tokenizer import load_tokenizer
+from albert_fast.downstream.classifier import AlbertForSequenceClassification, EncodedTexts, encode_texts
+from albert_fast.downstream.evaluate import class_indices, labelled_scores, write_predictions
+from albert_fast.downstream.examples import ColumnOptions, class_names, read_examples
+from albert_fast.downstream.finetune_run import FinetuneRun
+from albert_fast.optimizer import FlatParameters, Optimizer
+from albert_fast.options import DeviceOptions, UserError, check_positive, note, option
+from albert_fast.pretrained import checkpoint_folder, read_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions:
+    """What to fine-tune on what, and for how long."""
+
+    model: str = option(help="folder of a pretrained or fine-tuned model with its vocabulary", metavar="DIR")
+    train: str = option(help="TSV or JSONL file of labelled sentences or pairs to train on", metavar="FILE")
+    dev: str = option(help="the same, to choose the best checkpoint on", metavar="FILE")
+    output: str = option(help="folder of the best checkpoint, metrics.jsonl and predictions on --dev", metavar="DIR")
+    resume: bool = option(False, "go on with a run that was stopped, with the same flags")
+    epochs: int = option(3, "passes over --train")
+    batch_size: int = option(32, "sentences or pairs in a step; packed, so short ones cost little")
+    max_seq_length: int = option(128, "tokens of the longest sequence, [CLS] and [SEP] included; longer ones are cut")
+    learning_rate: float = option(3e-5, "peak learning rate; 1e-4 and more suit small models")
+    warmup_ratio: float = option(0.1, "share of all steps in which the rate rises; then it falls to 0")
+    weight_decay: float = option(0.01, "decoupled weight decay; biases and LayerNorms are exempt")
+    max_grad_norm: float = option(1.0, "global gradient norm to clip at; 0 turns clipping off")
+    hidden_dropout_prob: float | None = option(None, "probability of dropping a hidden unit (the config's)")
+    classifier_dropout_prob: float = option(0.1, "probability of dropping a unit of the pooled vector")
+    pooling: Literal["first", "mean"] = option(
+        "first",
+        "what is classified: the first token's vector, or the mean of all, better after little pretraining",
+    )
+    metric: Literal["accuracy", "f1", "matthews"] = option("accuracy", "score on --dev by which a checkpoint is better")
+    patience: int = option(0, "epochs without a better score after which to stop; 0: never")
+    save_steps: int = option(1000, "steps between states that --resume can go on from; every epoch leaves one too")
+    logging_steps: int = option(10, "steps between log lines")
+    seed: int = option(42, "seed of the classifier's weights, the order of examples and dropout")
+    json: bool = option(False, "print the best scores as one JSON document")
+
+    def __post_init__(self) -> None:
+        check_positive(self, "epochs", "batch_size", "max_seq_length", "save_steps", "logging_steps")
+        for name in ("warmup_ratio", "classifier_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be from 0 to below 1")
+        if self.patience < 0:
+            raise UserError(f"patience={self.patience} must be 0 or more")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed={self.seed} must be from 0 to 2^63 - 1")
+
+
+def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOptions) -> None:
+    """Train a classifier of sentences or sentence pairs, and keep the checkpoint that is best on --dev."""
+    device, dtype = where.resolve()
+    train, dev = read_examples(options.train, columns), read_examples(options.dev, columns)
+    names = class_names(train)
+    if len(names) < 2:
+        raise UserError(f"{options.train}: every label is {names[0]!r}; a classifier needs two classes or more")
+    train_labels = torch.from_numpy(class_indices(train, names)).to(device)
+    dev_labels = class_indices(dev, names)
+
+    torch.manual_seed(options.seed)
+    model = starting_model(options, names, where.ops).to(device)
+    tokenizer = model.tokenizer = load_tokenizer(checkpoint_folder(options.model))
+    train_texts, dev_texts = (
+        encode_texts(tokenizer, [(e.text_a, e.text_b) for e in examples], options.max_seq_length, model.config)
+        for examples in (train, dev)
+    )
+    steps_per_epoch = -(-len(train) // options.batch_size)
+    max_steps = options.epochs * steps_per_epoch
+    flat = FlatParameters(model, dtype)
+    optimizer = Optimizer(flat, _train_config(options, max_steps))
+    precision = str(dtype).removeprefix("torch.")
+    settings = asdict(options) | asdict(columns) | {"device": device.type, "precision": precision, "ops": where.ops}
+    settings["data_crc32c"] = _checksum((train_texts, train_labels.cpu().numpy()), (dev_texts, dev_labels))
+    run = FinetuneRun(Path(options.output), model, optimizer, settings, options.metric, options.patience)
+    with run.started(max_steps, resume=options.resume):
+        length = train_texts.edges[-1] / len(train)
+        note(f"{len(train):,} examples of {len(names)} classes, {length:.0f} tokens each; {device.type}, {precision}")
+        while run.step < max_steps and not run.stopped:
+            epoch, place = divmod(run.step, steps_per_epoch)
+            start = place * options.batch_size
+            rows = _order(options.seed, epoch, len(train))[start : start + options.batch_size]
+            key = torch.tensor([options.seed, run.step], device=device)
+            batch = train_texts.batch(rows, device, key)
+            loss = F.cross_entropy(model(batch).float(), train_labels[torch.from_numpy(rows).to(device)])
+            loss.backward()
+            optimizer.update(1)
+            run.advance(loss.detach(), batch.input_ids.shape[0], options.logging_steps)
+            if run.step % steps_per_epoch == 0:
+                logits = model.logits(dev_texts)
+                if run.evaluated(epoch + 1, labelled_scores(logits, dev_labels)):
+                    write_predictions(run.output / "dev_predictions.jsonl", dev, logits, names)
+            if run.step % steps_per_epoch == 0 or run.step % options.save_steps == 0:
+                run.save()
+    run.report(options.json)
+
+
+def starting_model(options: FinetuneOptions, names: list[str], ops: str) -> AlbertForSequenceClassification:
+    """The backbone of options.model under a classifier of `names`: its own where it has the same, else a new one."""
+    folder = checkpoint_folder(options.model)
+    weights, config = read_weights(folder), AlbertConfig.from_pretrained(folder)
+    if config.attention_probs_dropout_prob > 0:
+        note(
+            f"the config's attention_probs_dropout_prob={config.attention_probs_dropout_prob} is set to 0: packed "
+            "attention has no dropout; --hidden_dropout_prob has its place"
+        )
+    id2label = {str(i): name for i, name in enumerate(names)}
+    keep_classifier = "classifier.weight" in weights and config.extra.get("id2label") == id2label
+    dropout = config.hidden_dropout_prob if options.hidden_dropout_prob is None else options.hidden_dropout_prob
+    config = config.replace(
+        attention_probs_dropout_prob=0.0,
+        hidden_dropout_prob=dropout,
+        extra={
+            **config.extra,
+            "architectures": ["AlbertForSequenceClassification"],
+            "classifier_pooling": options.pooling,
+            "classifier_dropout_prob": options.classifier_dropout_prob,
+            "id2label": id2label,
+            "label2id": {name: i for i, name in enumerate(names)},
+        },
+    )
+    model = AlbertForSequenceClassification(config, ops)
+    kept: tuple[str, ...] = ("albert.", "classifier.") if keep_classifier else ("albert.",)
+    weights = {name: tensor for name, tensor in weights.items() if name.startswith(kept)}
+    fresh: dict[str, Tensor] = (
+        {}
+        if keep_classifier
+        else {name: tensor for name, tensor in model.state_dict().items() if name.startswith("classifier.")}
+    )
+    model.load_weights(weights | fresh, str(folder))
+    return model
+
+
+@lru_cache(1)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The rows in the order in which an epoch takes them."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def _train_config(options: FinetuneOptions, max_steps: int) -> TrainConfig:
+    return TrainConfig(
+        optimizer="adamw",
+        max_steps=max_steps,
+        learning_rate=options.learning_rate,
+        warmup_steps=int(options.warmup_ratio * max_steps),
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        seed=options.seed,
+    )
+
+
+def _checksum(*examples: tuple[EncodedTexts, np.ndarray]) -> int:
+    crc = 0
+    for texts, labels in examples:
+        for array in (texts.input_ids, texts.token_type_ids, texts.edges, labels):
+            crc = crc32c(array, crc)
+    return crc

@@ -1,0 +1,184 @@
+"""A fine-tuning run on disk: the best checkpoint, the state to resume from, metrics.jsonl and the progress bar."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from albert_fast.downstream.classifier import SETTINGS, AlbertForSequenceClassification, read_settings
+from albert_fast.files import locked
+from albert_fast.metrics import METRICS, read_metrics
+from albert_fast.optimizer import Optimizer
+from albert_fast.options import UserError, note
+from albert_fast.pretrained import WEIGHTS, save_config
+
+STATE = "training_state.safetensors"
+# Flags that may differ when a run goes on: none changes a bit of what it computes.
+_FREE = ("output", "resume", "save_steps", "logging_steps", "json")
+
+
+class FinetuneRun:
+    """Where a run stands (step, best score, epochs since) and everything it leaves in `output`.
+
+    output/ holds the best checkpoint so far, as `from_pretrained` loads it; finetune.json, the run's flags;
+    metrics.jsonl; and while it lasts the state to resume from. Each file appears whole or not at all. A run that was
+    killed and resumed ends with the same bits (on CPU) as one that was not.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        model: AlbertForSequenceClassification,
+        optimizer: Optimizer,
+        settings: dict[str, Any],
+        metric: str,
+        patience: int,
+    ):
+        self.output, self.model, self.optimizer, self.settings = output, model, optimizer, settings
+        self.metric, self.patience = metric, patience
+        self.step, self.epochs_since_best = 0, 0
+        self.best: dict[str, float] = {}  # the scores of the best epoch
+        self.loss_sum = torch.zeros((), device=optimizer.exp_avg.device)
+        self.tokens = self.since = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the score has not risen for `patience` epochs."""
+        return 0 < self.patience <= self.epochs_since_best
+
+    @contextmanager
+    def started(self, max_steps: int, resume: bool) -> Iterator[None]:
+        """Opens or resumes the run around its loop; the state goes when that ends, and stays if it fails."""
+        if resume and not (self.output / SETTINGS).is_file():
+            raise UserError(f"output={self.output} holds no run to resume; leave --resume out to start one")
+        if not resume and self.output.exists() and any(self.output.iterdir()):
+            raise UserError(f"output={self.output} holds files already; give --resume to go on, or another folder")
+        self.output.mkdir(parents=True, exist_ok=True)
+        with locked(self.output, "checkpoints"):
+            self._resume() if resume else self._create()
+            with self._bar(max_steps):
+                yield
+            (self.output / STATE).unlink(missing_ok=True)
+
+    def _bar(self, max_steps: int) -> Progress:
+        columns = (TextColumn("fine-tuning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, TextColumn("{task.fields[shown]}"), console=Console(stderr=True))
+        self.task = self.progress.add_task("", total=max_steps, completed=self.step, shown="")
+        self.clock = time.perf_counter()
+        return self.progress
+
+    def report(self, as_json: bool) -> None:
+        """Print the best epoch's scores."""
+        if as_json:
+            print(json.dumps({"steps": self.step, "output": str(self.output), **self.best}))
+            return
+        reason = f" (no better for {self.patience} epochs)" if self.stopped else ""
+        best = f"best {self.metric} on --dev {self.best[self.metric]:.4f}, epoch {self.best['epoch']}"
+        print(f"step {self.step}{reason}: {best}; {self.output}")
+
+    def advance(self, loss: Tensor, tokens: int, logging_steps: int) -> None:
+        """One step was taken; every `logging_steps` a line of metrics is written, the only wait for the device."""
+        self.step += 1
+        self.loss_sum += loss
+        self.tokens, self.since = self.tokens + tokens, self.since + 1
+        self.progress.update(self.task, completed=self.step)
+        if self.step % logging_steps == 0:
+            seconds = time.perf_counter() - self.clock
+            values = {
+                "loss": float(self.loss_sum) / self.since,
+                "learning_rate": float(self.optimizer.last_learning_rate),
+                "gradient_norm": float(self.optimizer.gradient_norm),
+                "tokens_per_second": self.tokens / max(seconds, 1e-9),
+            }
+            self._write(values)
+            shown = f"loss {values['loss']:.3f}  {values['tokens_per_second']:,.0f} tokens/s"
+            self.progress.update(self.task, shown=shown)
+            self._restart_clock()
+
+    def evaluated(self, epoch: int, scores: dict[str, float]) -> bool:
+        """Records the scores of an epoch and, where they are the best so far, saves the model; whether they are."""
+        self._write({"epoch": epoch, **{f"dev_{name}": value for name, value in scores.items()}})
+        is_best = scores[self.metric] > self.best.get(self.metric, -float("inf"))
+        told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        self.progress.console.print(f"epoch {epoch}: dev {told}{'  (best)' if is_best else ''}")
+        self.epochs_since_best = 0 if is_best else self.epochs_since_best + 1
+        if is_best:
+            self.best = {"epoch": epoch, **scores}
+            flat = self.optimizer.flat
+            _save_whole(flat.views(flat.master), self.output / WEIGHTS, {"format": "pt"})
+        self._restart_clock()
+        return is_best
+
+    def save(self) -> None:
+        """Leave the state of now for --resume."""
+        where = {"step": self.step, "best": self.best, "epochs_since_best": self.epochs_since_best}
+        _save_whole(self._tensors(), self.output / STATE, {"progress": json.dumps(where)})
+        self._restart_clock()
+
+    def _create(self) -> None:
+        settings = json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
+        (self.output / SETTINGS).write_text(settings, encoding="utf-8")
+        save_config(self.model.config, self.output)
+        if self.model.tokenizer is not None:
+            self.model.tokenizer.save(self.output)
+        self.save()
+
+    def _resume(self) -> None:
+        held, before = self.output / STATE, read_settings(self.output)
+        for name, value in self.settings.items():
+            if name not in _FREE and before.get(name) != value:
+                raise UserError(f"{name}={value} differs from the run's {before.get(name)}; start in another folder")
+        if not held.is_file():
+            raise UserError(f"output={self.output}: this run has ended; start another in another folder")
+        self._load(held)
+        lines = read_metrics(self.output) if (self.output / METRICS).exists() else []
+        lines = [line for line in lines if line["step"] <= self.step]
+        (self.output / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        note(f"resumed from {held} at step {self.step:,}")
+
+    def _load(self, held: Path) -> None:
+        own = self._tensors()
+        try:
+            with safe_open(held, "pt") as file:
+                where, tensors = json.loads(file.metadata()["progress"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        except Exception as error:  # safetensors raises its own kinds for a file that is cut or foreign
+            raise UserError(f"{held} is damaged ({error}); start in another folder") from None
+        if tensors.keys() != own.keys():
+            raise UserError(f"{held} is not of this model; start in another folder")
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+        self.optimizer.flat.cast()
+        self.step, self.best, self.epochs_since_best = where["step"], where["best"], where["epochs_since_best"]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        flat = self.optimizer.flat
+        weights = {f"weight.{name}": view for name, view in flat.views(flat.master).items()}
+        return weights | self.optimizer.state()
+
+    def _write(self, values: dict[str, Any]) -> None:
+        with (self.output / METRICS).open("a") as stream:
+            stream.write(json.dumps({"step": self.step, **values}) + "\n")
+
+    def _restart_clock(self) -> None:
+        self.clock, self.tokens, self.since = time.perf_counter(), 0, 0
+        self.loss_sum.zero_()
+
+
+def _save_whole(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
+    partial = file.with_name(f".{file.name}.partial")
+    save_file({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, partial, metadata)
+    with partial.open("rb") as stream:
+        os.fsync(stream.fileno())
+    partial.replace(file)

@@ -1,0 +1,131 @@
+"""The memory of a real step: allocator statistics on CUDA; allocator events and the high-water mark on CPU."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from albert_fast.config import AlbertConfig
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.step import TrainStep
+
+if TYPE_CHECKING:
+    from albert_fast.measure.memory import MemoryOptions
+
+_MARK = "albert_fast_measured_step"
+
+
+def measure(config: AlbertConfig, options: MemoryOptions, recompute: str) -> dict[str, Any]:
+    """Peak bytes of a step of `config` on the device that is here, the seconds of one, and what the system saw."""
+    from albert_fast.measure.memory import full_batch
+
+    device = torch.device(options.target())
+    batch = full_batch(config, options.tokens_per_batch, options.max_seq_length)
+
+    def build(capture: str = "off") -> TrainStep:
+        train = replace(options.train_config(recompute), capture=capture)
+        model = AlbertForPreTraining(config, "auto").to(device)
+        return TrainStep(model, batch, options.max_seq_length, train, options.dtype())
+
+    return _measure_cuda(build, batch) if device.type == "cuda" else _measure_cpu(build, batch)
+
+
+def _measure_cpu(build: Callable[..., TrainStep], batch) -> dict[str, Any]:
+    """Every allocation and free of torch's CPU allocator, those inside ops too, from the weights' making onwards."""
+    gc.collect()  # an earlier step's tensors, freed below, would count as this one's
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step = build()
+        _restart_high_water_mark()
+        with record_function(_MARK):
+            step([batch])
+    high_water = _high_water_bytes()
+    events = profiler.profiler.kineto_results.events()
+    begun = min(event.start_ns() for event in events if event.name() == _MARK)
+    moves = sorted((e.start_ns(), i, e.nbytes()) for i, e in enumerate(events) if e.name() == "[memory]")
+    live = peak = static = 0
+    for when, _, size in moves:
+        live += size
+        if when < begun:
+            static = peak = live
+        else:
+            peak = max(peak, live)
+    return {
+        "peak_bytes": peak,
+        "static_bytes": static,
+        "high_water_mark_bytes": high_water,
+        "step_seconds": _step_seconds(step, batch),
+        "method": "torch.profiler allocator events; high_water_mark_bytes is VmHWM of the whole process",
+    }
+
+
+def _measure_cuda(build: Callable[..., TrainStep], batch) -> dict[str, Any]:
+    """The caching allocator's own statistics, eagerly and then captured, graph pool included."""
+    _release_cuda()
+    before = torch.cuda.memory_allocated()
+    step = build()
+    step([batch])  # kernels compile and cuBLAS takes its workspace
+    torch.cuda.synchronize()
+    static = torch.cuda.memory_allocated() - before
+    torch.cuda.reset_peak_memory_stats()
+    step([batch])
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - before
+    seconds = _step_seconds(step, batch)
+    del step
+    _release_cuda()
+    free_before = torch.cuda.memory_reserved()
+    step = build("on")
+    step([batch])
+    torch.cuda.synchronize()
+    pools = torch.cuda.memory_snapshot()
+    return {
+        "peak_bytes": peak,
+        "static_bytes": static,
+        "captured_reserved_bytes": torch.cuda.memory_reserved() - free_before,
+        "graph_pool_bytes": sum(s["total_size"] for s in pools if tuple(s.get("segment_pool_id", (0, 0))) != (0, 0)),
+        "step_seconds": seconds,
+        "captured_step_seconds": _step_seconds(step, batch),
+        "method": "max_memory_allocated of an eager step; reserved bytes and private pools of a captured one",
+    }
+
+
+def _release_cuda() -> None:
+    """Give back what earlier steps hold: a step refers to itself, and cuBLAS keeps its workspaces."""
+    gc.collect()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+
+
+def _step_seconds(step: TrainStep, batch, times: int = 3) -> float:
+    """Median seconds of a step."""
+    taken = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        step([batch])
+        if step.key.is_cuda:
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - begun)
+    return statistics.median(taken)
+
+
+def _restart_high_water_mark() -> None:
+    """Let VmHWM begin anew at the present resident size (Linux, proc(5): clear_refs)."""
+    file = Path("/proc/self/clear_refs")
+    if file.exists():
+        file.write_text("5")
+
+
+def _high_water_bytes() -> int | None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,178 @@
+"""`albert-fast profile`: where the time of a training step goes, by stage and by op, with a trace to look into."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from albert_fast.config import PRESETS, DataConfig, ModelOptions, TrainConfig
+from albert_fast.data.batches import Batch
+from albert_fast.measure.memory import full_batch
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.options import UserError, check_positive, compute_dtype, device_kind, note, option
+from albert_fast.pretrain import check_trainable, open_loader
+from albert_fast.step import TrainStep
+
+# What makes the host wait for a device, or look at a value; runtime calls carry CUDA's names.
+SYNCHRONISING = ("aten::_local_scalar_dense", "aten::nonzero", "cudaStreamSynchronize", "cudaDeviceSynchronize",
+                 "cudaEventSynchronize", "cudaMemcpy")  # fmt: skip
+LAUNCHING = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileOptions:
+    """What to profile, and where the trace goes."""
+
+    data: str | None = option(None, "prepared folder (full sequences of random tokens)", metavar="DIR")
+    steps: int = option(3, "steps to time, and then to trace")
+    warm_up: int = option(2, "steps before that")
+    trace: str | None = option("trace.json", "Chrome trace to write; open it in chrome://tracing or Perfetto")
+    rows: int = option(20, "ops to list")
+    json: bool = option(False, "print one JSON document instead of Markdown tables")
+
+    def __post_init__(self) -> None:
+        check_positive(self, "steps", "rows")
+        if self.warm_up < 0:
+            raise UserError(f"warm_up={self.warm_up} must be 0 or more")
+
+
+class _Stages:
+    """Runs a step stage by stage, noting the seconds of each; the device is waited for after each."""
+
+    def __init__(self, step: TrainStep):
+        self.step, self.captured = step, hasattr(step, "graphs")
+        self.seconds: dict[str, float] = {}
+
+    def run(self, batches: Iterator[Batch]) -> int:
+        """One step; returns its real tokens."""
+        step, tokens = self.step, 0
+        for _ in range(step.config.gradient_accumulation_steps):
+            with self._timed("data wait"):
+                batch = next(batches)
+                step.inputs.load(batch)
+            tokens += batch.num_tokens
+            if self.captured:
+                with self._timed("forward and backward (graph)"):
+                    step._run_micro_step()
+                continue
+            with self._timed("forward"):
+                losses = step.losses()
+            with self._timed("backward"):
+                losses.loss.backward()
+                del losses
+        with self._timed("optimizer"):
+            step._run_update()
+        return tokens
+
+    def _timed(self, name: str):
+        return _Timed(self, name)
+
+
+class _Timed:
+    def __init__(self, stages: _Stages, name: str):
+        self.stages, self.name, self.scope = stages, name, record_function(name)
+
+    def __enter__(self) -> None:
+        self.begun = time.perf_counter()
+        self.scope.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self.stages.step.key.is_cuda:
+            torch.cuda.synchronize()
+        self.scope.__exit__(*error)
+        seconds = self.stages.seconds
+        seconds[self.name] = seconds.get(self.name, 0.0) + time.perf_counter() - self.begun
+
+
+def profile_step(step: TrainStep, batches: Iterator[Batch], options: ProfileOptions) -> dict[str, Any]:
+    """Medians of each stage over `steps` untraced steps; then as many traced: ops, launches and synchronisations."""
+    stages, taken = _Stages(step), []
+    for _ in range(options.warm_up):
+        stages.run(batches)
+    for _ in range(options.steps):
+        stages.seconds = {}
+        tokens = stages.run(batches)
+        taken.append((tokens, stages.seconds))
+    cuda = step.key.is_cuda
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as profiler:
+        for _ in range(options.steps):
+            stages.run(batches)
+    if options.trace:
+        profiler.export_chrome_trace(options.trace)
+    stage_names = set(stages.seconds)
+    averages = [row for row in profiler.key_averages() if row.key not in stage_names]
+    ops = [
+        {
+            "op": row.key,
+            "calls_per_step": row.count / options.steps,
+            "seconds_per_step": (row.self_device_time_total if cuda else row.self_cpu_time_total) / 1e6 / options.steps,
+        }
+        for row in averages
+    ]
+    ops = sorted((row for row in ops if row["seconds_per_step"] > 0), key=lambda row: -row["seconds_per_step"])
+    counts = Counter({row.key: row.count for row in averages})
+    # On CPU an op is a launch: what torch runs, without the views and the wrappers that only call other ops.
+    launched = LAUNCHING if cuda else [row["op"] for row in ops if row["op"].startswith(("aten::", "albert_fast::"))]
+    total = [sum(seconds.values()) for _, seconds in taken]
+    return {
+        "step_seconds": statistics.median(total),
+        "tokens_per_second": statistics.median(n / s for (n, _), s in zip(taken, total, strict=True)),
+        "stages_seconds": {name: statistics.median(s[name] for _, s in taken) for name in taken[0][1]},
+        "launches_per_step": sum(counts[name] for name in launched) / options.steps,
+        "synchronisations_per_step": {
+            name: counts[name] / options.steps for name in SYNCHRONISING if counts[name]
+        },
+        "ops": ops,
+    }  # fmt: skip
+
+
+def profile_command(options: ProfileOptions, model: ModelOptions, data: DataConfig, train: TrainConfig) -> None:
+    """Time a few training steps by stage, trace as many, and list ops, launches and synchronisations per step."""
+    device = torch.device(device_kind(train.device))
+    torch.manual_seed(train.seed)
+    with open_loader(options.data, data, train.seed) if options.data else nullcontext() as loader:
+        vocabulary = {"vocab_size": loader.corpus.vocab_size} if loader and model.config in PRESETS else {}
+        config = model.build(**vocabulary)
+        check_trainable(config, data)
+        batches: Iterator[Batch] = loader or repeat(full_batch(config, data.tokens_per_batch, data.max_seq_length))
+        first = next(batches)
+        built = AlbertForPreTraining(config, train.ops).to(device)
+        step = TrainStep(built, first, data.max_seq_length, train, compute_dtype(train.precision, device.type))
+        result = profile_step(step, batches, options)
+    if options.json:
+        Console().print_json(data={**result, "ops": result["ops"][: options.rows]})
+    else:
+        print(report(result, options.rows, device.type))
+    if options.trace:
+        note(f"wrote the trace of {options.steps} steps to {Path(options.trace)}")
+
+
+def report(result: dict[str, Any], rows: int, device: str) -> str:
+    """Markdown tables of what `profile_step` returned."""
+    whole = result["step_seconds"]
+    lines = [f"### A step on {device}: {1000 * whole:,.1f} ms, {result['tokens_per_second']:,.0f} tokens/s", ""]
+    lines += ["| stage | ms | share |", "| --- | ---: | ---: |"]
+    for name, seconds in result["stages_seconds"].items():
+        lines.append(f"| {name} | {1000 * seconds:,.2f} | {100 * seconds / whole:.1f}% |")
+    waits = ", ".join(f"{name} {count:g}" for name, count in result["synchronisations_per_step"].items()) or "none"
+    what = "kernel and graph launches" if device == "cuda" else "ops that compute"
+    lines += ["", f"Per step: {result['launches_per_step']:,.0f} {what}; synchronisations: {waits}.", ""]
+    traced = sum(row["seconds_per_step"] for row in result["ops"]) or 1.0
+    lines += [f"| op (its own time on {device}) | calls | ms | share |", "| --- | ---: | ---: | ---: |"]
+    for row in result["ops"][:rows]:
+        share = 100 * row["seconds_per_step"] / traced
+        time_cell = f"{1000 * row['seconds_per_step']:,.2f}"
+        lines.append(f"| {row['op']} | {row['calls_per_step']:g} | {time_cell} | {share:.1f}% |")
+    return "\n".join(lines) + "\n"

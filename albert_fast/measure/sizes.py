@@ -1,0 +1,74 @@
+"""`albert-fast sizes`: the seed's model-size table beside ours, and every preset's parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from albert_fast.config import PRESETS, AlbertConfig
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.options import option
+
+SEED_MEGABYTES = {
+    (768, "None"): 476.5, (768, "attention"): 372.4, (768, "ffn"): 268.6, (768, "all"): 164.6,
+    (128, "None"): 369.1, (128, "attention"): 265.1, (128, "ffn"): 161.2, (128, "all"): 57.2,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizesOptions:
+    """The seed's size table from real state dicts, then parameters and fp32 megabytes of every preset."""
+
+    json: bool = option(False, "print one JSON document instead of tables; megabytes are 10^6 bytes")
+
+
+def state_shapes(config: AlbertConfig) -> dict[str, torch.Tensor]:
+    """The state dict of a model on the meta device: shapes without memory."""
+    with torch.device("meta"):
+        return AlbertForPreTraining(config).state_dict()
+
+
+def seed_checkpoint_bytes(config: AlbertConfig) -> int:
+    """Bytes of the seed's fp32 checkpoint, which stores the decoder and the projection a second time."""
+    state = state_shapes(config)
+    again = ("albert.embeddings.word_embeddings.weight", "albert.embeddings.projection.weight")
+    return sum(4 * t.numel() * (1 + (name in again)) for name, t in state.items())
+
+
+def sizes(options: SizesOptions) -> None:
+    """Print the size tables."""
+    rows: list[dict] = []
+    for (embedding_size, share_type), megabytes in SEED_MEGABYTES.items():
+        config = AlbertConfig.from_preset("base", embedding_size=embedding_size, share_type=share_type)
+        ours = round(seed_checkpoint_bytes(config) / 1e6, 3)
+        rows.append(
+            dict(embedding_size=embedding_size, share_type=share_type, megabytes=ours, seed_megabytes=megabytes)
+        )
+    presets: list[dict] = []
+    for name in PRESETS:
+        for layout in ("zh", "google"):
+            parameters = sum(t.numel() for t in state_shapes(AlbertConfig.from_preset(name, layout=layout)).values())
+            presets.append(
+                dict(preset=name, layout=layout, parameters=parameters, megabytes=round(parameters * 4e-6, 1))
+            )
+    console = Console()
+    if options.json:
+        console.print_json(data={"rows": rows, "presets": presets})
+        return
+    table = Table(title="ALBERT-base, fp32 MB as the seed stores it (decoder and projection twice)")
+    for column in ("embedding_size", "share_type", "albert_pytorch", "albert_fast"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row["embedding_size"]), row["share_type"], str(row["seed_megabytes"]), f"{row['megabytes']:.2f}"
+        )
+    console.print(table)
+    table = Table(title="Presets, share_type=all, every parameter once")
+    for column in ("preset", "layout", "parameters", "fp32 MB"):
+        table.add_column(column, justify="right")
+    for row in presets:
+        table.add_row(row["preset"], row["layout"], f"{row['parameters']:,}", f"{row['megabytes']:,.1f}")
+    console.print(table)

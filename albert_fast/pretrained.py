@@ -1,0 +1,82 @@
+"""A model's folder: config.json, model.safetensors and the tokenizer's files, written and read back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from albert_fast.config import AlbertConfig
+from albert_fast.files import file_crc
+from albert_fast.ops import Ops
+from albert_fast.options import UserError
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+INDEX = "checkpoint.json"  # of a pretraining checkpoint: the CRC32C of every file beside it
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
+
+
+class FolderModel(nn.Module):
+    """A module made from an AlbertConfig and ops that lives in a folder."""
+
+    config: AlbertConfig
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, ops: str | Ops = "torch", **overrides: Any):
+        """The model saved in `directory`; `overrides` change its config (ln_type, dropout), never its shapes."""
+        directory = checkpoint_folder(directory)
+        config, weights = AlbertConfig.from_pretrained(directory, **overrides), read_weights(directory)
+        model = cls(config, ops)
+        model.load_weights(weights, str(directory))
+        return model
+
+    def load_weights(self, weights: dict[str, Tensor], source: str) -> None:
+        """Load every parameter from `weights`; names or shapes that do not match are an error that lists them."""
+        own = self.state_dict()
+        wrong = [f"{name} is missing" for name in own if name not in weights]
+        wrong += [f"{name} is unknown" for name in weights if name not in own]
+        wrong += [
+            f"{name} has shape {list(weights[name].shape)}, the config says {list(own[name].shape)}"
+            for name in own
+            if name in weights and weights[name].shape != own[name].shape
+        ]
+        if wrong:
+            raise UserError(f"{source} does not fit its config: {'; '.join(wrong)}")
+        self.load_state_dict(weights)
+
+    def save_pretrained(self, directory: str | Path, tokenizer_from: str | Path | None = None) -> None:
+        """Write config.json and model.safetensors (fp32) and copy the tokenizer's files that `tokenizer_from` holds."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file({name: tensor.clone() for name, tensor in weights.items()}, directory / WEIGHTS, {"format": "pt"})
+        save_config(self.config, directory)
+        for name in TOKENIZER_FILES:
+            if tokenizer_from is not None and (Path(tokenizer_from) / name).exists():
+                (directory / name).write_bytes((Path(tokenizer_from) / name).read_bytes())
+
+
+def checkpoint_folder(directory: str | Path) -> Path:
+    """`directory` itself or, where it is that of a pretraining run, its newest checkpoint."""
+    directory = Path(directory)
+    newest = directory / "last"
+    return directory / newest.read_text().strip() if newest.is_file() else directory
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """The tensors of `directory`'s model.safetensors by name, checked where a checkpoint.json knows its CRC32C."""
+    file, index = directory / WEIGHTS, directory / INDEX
+    try:
+        if index.exists() and json.loads(index.read_text())["files"][WEIGHTS] != file_crc(file):
+            raise ValueError(f"damaged: its checksum is not that of {INDEX}")
+        return load_file(file)
+    except Exception as error:  # safetensors raises its own kinds for a file that is missing, cut or foreign
+        raise UserError(f"{file}: {error}; give a folder that save_pretrained or `albert-fast convert` wrote") from None
+
+
+def save_config(config: AlbertConfig, directory: Path) -> None:
+    text = json.dumps(config.to_dict(), indent=2, ensure_ascii=False)
+    (directory / CONFIG).write_text(text + "\n", encoding="utf-8")

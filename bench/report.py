@@ -1,0 +1,182 @@
+"""`python -m bench.report FILES`: result files of benches -> one Markdown table, and plots; two files side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from albert_fast import cli
+from albert_fast.options import UserError, note, option
+
+File = tuple[Path, dict[str, Any]]  # a result file and what it holds
+Key = tuple[str, str, str, int, str]  # op, direction, preset, tokens, implementation
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """What to report, and where."""
+
+    files: tuple[str, ...] = option(
+        help="files that `make bench` or bench_pretrain wrote; two of one kind are compared", positional=True
+    )
+    output: str | None = option(
+        None, "folder for report.md and PNG plots (standard output, and no plots)", metavar="DIR"
+    )
+
+
+def report(options: ReportOptions) -> None:
+    """Turn result files of `make bench` and `python -m bench.bench_pretrain` into a Markdown table and PNG plots.
+
+    Two files with rows in common are shown side by side: the ratio of their medians, marked where it lies outside both
+    files' quartiles.
+    """
+    documents = []
+    for file in map(Path, options.files):
+        document = read_results(file)
+        if document.get("bench") in ("ops", "pretrain") and {"machine", "rows"} <= document.keys():
+            documents.append((file, document))
+        else:
+            note(f"{file} holds no results of `make bench` or bench_pretrain; passed over")
+    if not documents:
+        raise UserError("no file holds results of `make bench` or bench_pretrain; give one that does")
+    ops = [(file, document) for file, document in documents if document["bench"] == "ops"]
+    parts = [op_table(file, document) for file, document in ops]
+    parts += [pretrain_table(file, document) for file, document in documents if document["bench"] == "pretrain"]
+    if len(ops) == 2:
+        parts.append(side_by_side(ops[0], ops[1]))
+    text = "\n".join(parts)
+    if options.output is None:
+        print(text)
+        return
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.md").write_text(text + "\n", encoding="utf-8")
+    from bench import plots
+
+    drawn = [plot for file, document in documents for plot in plots.draw(document, folder, file.stem)]
+    if len(ops) == 2:
+        drawn.append(plots.draw_regression(ops[0], ops[1], folder))
+    note(f"wrote {folder / 'report.md'} and {', '.join(path.name for path in drawn)}")
+
+
+def read_results(file: Path) -> dict[str, Any]:
+    """A result file; raises UserError for anything else."""
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror or error}; give JSON files of bench/results") from None
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}); give files that a bench wrote") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{file} holds {type(document).__name__}, not an object; give files that a bench wrote")
+    return document
+
+
+def timed_rows(document: dict[str, Any]) -> dict[Key, dict[str, Any]]:
+    """Rows with a time, by what they timed."""
+    names = ("op", "direction", "preset", "tokens", "implementation")
+    return {tuple(row[name] for name in names): row for row in document["rows"] if "median_seconds" in row}  # type: ignore[misc]
+
+
+def peer(rows: dict[Key, dict[str, Any]], key: Key) -> dict[str, Any] | None:
+    """The row that `key` is to be held against: eager torch's or HuggingFace's of the same group."""
+    for name in ("torch", "huggingface", "torch-foreach"):
+        if (*key[:4], name) in rows:
+            return rows[(*key[:4], name)]
+    return None
+
+
+def op_table(file: Path, document: dict[str, Any]) -> str:
+    rows = timed_rows(document)
+    lines = [heading(file, document), "", rates_line(document), ""]
+    lines += [_line(("op", "direction", "model", "tokens", "by", "median ms", "quartiles", "against eager", "GB/s",
+                     "of copy", "GFLOP/s", "of matrix", "MFU")), _line(["---"] * 5 + ["---:"] * 8)]  # fmt: skip
+    for key, row in rows.items():
+        base = peer(rows, key)
+        ratio = "" if base is None or base is row else f"{base['median_seconds'] / row['median_seconds']:.2f}x"
+        quartiles = f"{1000 * row['q1_seconds']:.3f} to {1000 * row['q3_seconds']:.3f}"
+        cells = [row["op"], row["direction"], row["preset"], f"{row['tokens']:,}" if row["tokens"] else "",
+                 row["implementation"], f"{1000 * row['median_seconds']:.3f}", quartiles, ratio,
+                 _number(row.get("gb_per_second")), _percent(row.get("copy_bandwidth_share")),
+                 _number(row.get("flops_per_second"), 1e9), _percent(row.get("matrix_rate_share")),
+                 _percent(row.get("mfu"))]  # fmt: skip
+        lines.append(_line(cells))
+    lines += [f"\n{row['op']}: {row['failed']}" for row in document["rows"] if "failed" in row]
+    return "\n".join(lines) + "\n"
+
+
+def pretrain_table(file: Path, document: dict[str, Any]) -> str:
+    lines = [heading(file, document), ""]
+    lines += [_line(("text", "model", "S", "tokens", "ours, tokens/s", "HuggingFace, tokens/s", "ratio", "range",
+                     "target", "of matrix rate", "padding")), _line(["---"] * 2 + ["---:"] * 9)]  # fmt: skip
+    for row in document["rows"]:
+        low, high = row["ratio_range"]
+        cells = [row["text"], row["preset"], str(row["max_seq_length"]), f"{row['tokens_per_batch']:,}",
+                 f"{row['tokens_per_second']:,.0f}", f"{row['huggingface_tokens_per_second']:,.0f}",
+                 f"**{row['ratio']:.2f}x**", f"{low:.2f} to {high:.2f}", f"{row['target']}x" if row["target"] else "",
+                 _percent(row.get("matrix_rate_share")), _percent(row.get("padded_share"))]  # fmt: skip
+        lines.append(_line(cells))
+    return "\n".join(lines) + "\n"
+
+
+def side_by_side(first_file: File, second_file: File) -> str:
+    """Rows of both files; a change is called one only where the quartiles of the two do not touch."""
+    (before_file, before), (after_file, after) = first_file, second_file
+    first, second = timed_rows(before), timed_rows(after)
+    common = [key for key in first if key in second]
+    lines = [f"## {before_file.name} against {after_file.name}", ""]
+    if before["machine"]["device"] != after["machine"]["device"]:
+        lines += ["The devices differ: this compares machines, not versions.", ""]
+    lines += [_line(("op", "direction", "model", "tokens", "by", "before ms", "after ms", "speed-up", "")),
+              _line(["---"] * 5 + ["---:"] * 3 + ["---"])]  # fmt: skip
+    for key in common:
+        a, b = first[key], second[key]
+        cells = [*map(str, key), f"{1000 * a['median_seconds']:.3f}", f"{1000 * b['median_seconds']:.3f}"]
+        lines.append(_line([*cells, f"{a['median_seconds'] / b['median_seconds']:.2f}x", verdict(a, b)]))
+    return "\n".join(lines) + "\n"
+
+
+def verdict(before: dict[str, Any], after: dict[str, Any]) -> str:
+    if after["q1_seconds"] > before["q3_seconds"]:
+        return "slower"
+    return "faster" if after["q3_seconds"] < before["q1_seconds"] else "noise"
+
+
+def heading(file: Path, document: dict[str, Any]) -> str:
+    m = document["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
+    threads = f", {m['threads']} threads" if m["kind"] == "cpu" else f", driver {m['driver']}"
+    small = (
+        " CPU runs use small shapes, which partly stay in caches."
+        if m["kind"] == "cpu" and document["bench"] == "ops"
+        else ""
+    )
+    return f"## {m['device']}{threads}\n\n{file.name}: {m['date']}, commit {m['git']}; {versions}.{small}"
+
+
+def rates_line(document: dict[str, Any]) -> str:
+    rates = document["rates"]
+    return (
+        f"Measured in the same run: copy {rates['copy'] / 1e9:,.1f} GB/s (read and written), large torch.mm "
+        f"{rates['matrix'] / 1e9:,.1f} GFLOP/s."
+    )
+
+
+def _number(value: float | None, unit: float = 1.0) -> str:
+    return "" if not value else f"{value / unit:,.1f}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if not value else f"{100 * value:.0f}%"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    cli.run("python -m bench.report", lambda: report, sys.argv[1:])

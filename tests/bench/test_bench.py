@@ -1,0 +1,298 @@
+"""Benches run here in small, and what they rest on is checked: the peer is the same function, the counts are right."""
+
+import importlib
+import json
+import subprocess
+import sys
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from albert_fast import cli
+from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.data.adapters import ExampleDataset, PaddingCollator
+from albert_fast.data.batches import PretrainingLoader
+from albert_fast.measure.memory import full_batch
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.step import TrainStep
+from bench import bench_pretrain, bench_quality, gpu_report, huggingface, machine
+from bench import report as tables
+from bench.corpus import synthetic_folder
+from bench.products import step_flops, step_products
+from bench.shapes import Shape
+
+VOCABULARY = 300
+
+
+def make_report(arguments):
+    cli.run("report", lambda: tables.report, arguments)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return synthetic_folder(tmp_path_factory.mktemp("corpus"), 20_000, 40, 0.8, VOCABULARY)
+
+
+def small(**given) -> AlbertConfig:
+    shape = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, embedding_size=8)
+    return AlbertConfig(**shape, vocab_size=VOCABULARY, layout="google", **given)
+
+
+def both_steps(folder):
+    with PretrainingLoader(folder, tokens_per_batch=256, max_seq_length=64, seed=3) as loader:
+        batch = next(loader)
+    ours, theirs = AlbertForPreTraining(small()), huggingface.build(small())
+    huggingface.copy_weights(theirs, ours)
+    train = TrainConfig(optimizer="adamw", learning_rate=1e-3, warmup_steps=0, max_steps=100)
+    return TrainStep(ours, batch, 64, train), huggingface.PeerStep(theirs, train), batch
+
+
+def test_padding_loses_nothing(folder):
+    with PretrainingLoader(folder, tokens_per_batch=256, max_seq_length=64, seed=3) as loader:
+        batch = next(loader)
+    padded = huggingface.pad(batch)
+    assert padded.tokens == int(padded.attention_mask.sum()) == batch.num_tokens
+    for i in range(batch.num_sequences):
+        start, end = batch.cu_seqlens[i : i + 2]
+        assert padded.input_ids[i, : end - start].tolist() == batch.input_ids[start:end].tolist()
+    masked = padded.labels != huggingface.IGNORED
+    assert int(masked.sum()) == batch.num_predictions
+    assert padded.labels[masked].tolist() == batch.masked_lm_ids[: batch.num_predictions].tolist()
+
+
+def test_padding_is_what_the_adapter_gives(folder):
+    settings = dict(tokens_per_batch=256, max_seq_length=64, seed=3)
+    with PretrainingLoader(folder, **settings) as loader:
+        batch = next(loader)
+    dataset = ExampleDataset(folder, **settings)
+    expected = PaddingCollator(dataset.pad_token_id, 1)(list(islice(dataset, batch.num_sequences)))
+    actual = huggingface.pad(batch).arguments()
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+
+
+def test_full_sequences_need_no_mask():
+    padded = huggingface.pad(full_batch(small(), 256, 64))
+    assert padded.attention_mask is None
+    assert padded.input_ids.shape == (4, 64)
+
+
+def test_ten_steps_of_both_sides_are_the_same_training(folder):
+    """Same weights, tokens and optimizer: after ten steps the losses still agree to float precision."""
+    ours, theirs, _ = both_steps(folder)
+    with PretrainingLoader(folder, tokens_per_batch=256, max_seq_length=64, seed=3) as loader:
+        for _ in range(10):
+            batch = next(loader)
+            loss = float(theirs(huggingface.pad(batch)))
+            ours([batch])
+            assert ours.read_metrics()["loss"] == pytest.approx(loss, rel=2e-3)
+
+
+def test_gradient_check_sees_a_difference(folder):
+    ours, theirs, batch = both_steps(folder)
+    checked = bench_pretrain.check_gradients(ours, theirs, batch, "cpu")
+    assert checked["largest_gradient_difference"] < 1e-4
+    with torch.no_grad():
+        theirs.model.albert.pooler.weight.mul_(1.05)
+    with pytest.raises(SystemExit, match="HuggingFace differs"):
+        bench_pretrain.check_gradients(ours, theirs, batch, "cpu")
+
+
+def test_flops_of_a_step_are_six_a_weight_and_token():
+    """6 FLOPs a weight use and token, 12 S H a token and layer for attention (Chinchilla's appendix F counts so)."""
+    config = AlbertConfig.from_preset("base")
+    tokens, length, sequences, predictions = 1024, 128, 32, 160
+    every, read = 2 * 768 * 768, 2 * 768 * 768 + 2 * 768 * 3072  # weights that see all tokens, or in the last layer few
+    expected = 6 * tokens * (12 * every + 11 * read + 128 * 768) + 6 * (sequences + predictions) * read
+    asking = 1 + predictions // (tokens // length)  # of each sequence, in the last layer
+    expected += 12 * (tokens // length) * length * (11 * length + asking) * 768
+    expected += 6 * predictions * (768 * 768 + 128 * config.vocab_size)
+    assert step_flops(config, tokens, length, sequences, predictions) == expected
+
+
+@pytest.mark.parametrize("kind", ["forward", "data", "weight"])
+def test_product_has_the_shape_asked_for(kind):
+    assert machine.product(kind, 5, 6, 7, "cpu", torch.float32)().shape == (5, 6)
+
+
+@pytest.mark.parametrize("kind", ["full", "short"])
+def test_bench_pretrain_in_small(folder, kind, capsys):
+    length = 32 if kind == "full" else 512
+    row = bench_pretrain.compare(small(), folder, 512, length, rounds=1)
+    bench_pretrain.show({"text": kind, "preset": "small", "target": None, **row})
+    assert row["ratio"] > 0
+    assert ("padded_share" in row) == (kind == "short")
+    assert row["step_seconds"] == pytest.approx(sum(row["stages_seconds"].values()), rel=0.01)
+    assert json.loads(json.dumps(row)) == row
+    assert "ratio" in capsys.readouterr().out
+
+
+def test_machine_is_described():
+    described = machine.describe("cpu")
+    assert torch.__version__.startswith(described["versions"]["torch"])  # a local version may follow: +cu130
+    assert described["git"]
+    assert machine.slug({"device": "AMD EPYC 9", "kind": "cpu", "threads": 2}) == "amd-epyc-9-2-threads"
+
+
+def test_synthetic_lengths_are_log_normal(folder):
+    from albert_fast.data.shards import read_documents
+
+    lengths = [sum(len(s.ids) for s in document) for document in read_documents(folder)]
+    assert np.median(lengths) == pytest.approx(40, rel=0.15)
+    assert np.log(lengths).std() == pytest.approx(0.8, rel=0.2)
+
+
+def test_products_cover_forward_and_backward():
+    kinds = [p.kind for p in step_products(small(), 256, 64, 8, 48) if p.name == "decoder"]
+    assert kinds == ["forward", "data", "weight"]
+
+
+def ops_document(scale: float = 1.0) -> dict:
+    rows = []
+    for implementation, seconds in (("torch", 2e-3), ("ours", 1e-3 * scale)):
+        times = dict(median_seconds=seconds, q1_seconds=0.9 * seconds, q3_seconds=1.1 * seconds)
+        shown = dict(gb_per_second=4.0, copy_bandwidth_share=0.5, flops_per_second=1e9, matrix_rate_share=0.25)
+        what = dict(op="gelu_ffn", direction="forward", implementation=implementation, preset="base", tokens=64)
+        rows.append({**what, **times, **shown, "bytes": 10, "flops": 100})
+    rows.append({**rows[0], "op": "step S=128", "implementation": "huggingface", "tokens_per_second": 32_000.0})
+    rates = {"copy": 8e9, "matrix": 4e9}
+    return {"bench": "ops", "machine": machine.describe("cpu"), "rates": rates, "rows": rows}
+
+
+def written(path, document) -> str:
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
+def test_report_is_a_table_and_plots(tmp_path, capsys):
+    file = written(tmp_path / "card.json", ops_document())
+    make_report([file])
+    out = capsys.readouterr().out
+    assert (
+        "| gelu_ffn | forward | base | 64 | ours | 1.000 | 0.900 to 1.100 | 2.00x | 4.0 | 50% | 1.0 | 25% |  |" in out
+    )
+    make_report([file, "--output", str(tmp_path / "report")])
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert names == {"report.md", "card-roofline.png", "card-peers.png", "card-tokens-per-second.png"}
+
+
+@pytest.mark.parametrize(("scale", "word"), [(1.0, "noise"), (1.15, "noise"), (1.5, "slower"), (0.5, "faster")])
+def test_two_files_are_told_apart_beyond_noise_alone(tmp_path, capsys, scale, word):
+    files = [written(tmp_path / "a.json", ops_document()), written(tmp_path / "b.json", ops_document(scale))]
+    make_report([*files, "--output", str(tmp_path / "report")])
+    report = (tmp_path / "report" / "report.md").read_text()
+    assert f"{1 / scale:.2f}x | {word} |" in report
+    assert (tmp_path / "report" / "a-against-b.png").exists()
+
+
+def test_report_of_pretraining(tmp_path, folder, capsys):
+    row = {"text": "full", "preset": "tiny", "target": 2.5, **bench_pretrain.compare(small(), folder, 64, 32, rounds=1)}
+    document = {"bench": "pretrain", "machine": machine.describe("cpu"), "rows": [row]}
+    make_report([written(tmp_path / "p.json", document), "--output", str(tmp_path / "report")])
+    assert f"**{row['ratio']:.2f}x**" in (tmp_path / "report" / "report.md").read_text()
+    assert (tmp_path / "report" / "p-tokens-per-second.png").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"bench": "other"}', None])
+def test_report_refuses_other_files(tmp_path, capsys, content):
+    file = tmp_path / "x.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SystemExit, match="2"):
+        make_report([str(file)])
+    assert "x.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["add_layer_norm", "gelu_ffn", "linear_cross_entropy", "attention"])
+def test_op_benches_check_their_peers(name):
+    """Every implementation but torch.compile (slow to start, and checked whenever it is timed) against eager torch."""
+    module = importlib.import_module(f"bench.bench_{name}")
+    shape = Shape("small", 96, 24, 40, 3)
+    cases = [module.case(shape, 32, mixed) for mixed in (False, True)] if name == "attention" else [module.case(shape)]
+    for case in cases:
+        assert case.check("ours") < 1e-4
+        case.implementations["ours"] = lambda inner=case.implementations["ours"], **inputs: 1.01 * inner(**inputs)
+        with pytest.raises(AssertionError, match="is off by"):
+            case.check("ours")
+
+
+@pytest.mark.slow
+def test_run_writes_rows(tmp_path):
+    file = tmp_path / "out.json"
+    command = [
+        sys.executable,
+        "-m",
+        "bench.run",
+        "--only",
+        "add_layer_norm",
+        "--keyword",
+        "tiny",
+        "--output",
+        str(file),
+    ]
+    subprocess.run(command, check=True, cwd=machine.ROOT)
+    rows = json.loads(file.read_text())["rows"]
+    assert {row["implementation"] for row in rows} >= {"torch", "ours"}
+    assert all(row["median_seconds"] > 0 and row["small_cpu_shape"] for row in rows)
+
+
+def test_full_batch_predicts_each_position_once():
+    batch = full_batch(small(), 300, 64)
+    used = batch.masked_lm_positions[: batch.num_predictions]
+    assert len(set(used.tolist())) == batch.num_predictions
+    assert used.max() < batch.num_tokens == 256
+
+
+def test_quality_curves_of_both_are_one(tmp_path):
+    size = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, embedding_size=16)
+    document = bench_quality.run(6, 128, 300, **size)
+    assert document["largest_difference_from_huggingface"] < 1e-3
+    assert set(document["curves"]) == {"HuggingFace", *bench_quality.RUNS}
+    assert document["curves"]["preln"] != document["curves"]["postln"]
+    bench_quality.plot(document, tmp_path / "quality.png")
+    assert (tmp_path / "quality.png").exists()
+
+
+def gpu_report_run(folder, *flags) -> dict:
+    command = [sys.executable, "-m", "bench.gpu_report", "--output", str(folder), *flags]
+    subprocess.run(command, check=True, cwd=machine.ROOT, capture_output=True)
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_gpu_report_runs_dry_survives_a_failed_part_and_goes_on(tmp_path):
+    """rates is cut off by its limit at first; the second run does it, and leaves what is done alone."""
+    gpu_report_run(tmp_path, "--dry-run", "--parts", "build")
+    cut = gpu_report_run(tmp_path, "--dry-run", "--parts", "build", "rates", "--limit", "0.2")
+    assert "left_out" in cut["parts"]["build"]
+    assert "took more than" in cut["parts"]["rates"]["error"]
+    report = gpu_report_run(tmp_path, "--dry-run", "--parts", "build", "rates", "add_layer_norm")
+    assert report["parts"]["build"] == cut["parts"]["build"]
+    assert report["parts"]["rates"]["copy"] > 0
+    rows = report["parts"]["add_layer_norm"]["rows"]
+    assert {row["implementation"] for row in rows} >= {"torch", "ours"}
+    assert report["parts"]["add_layer_norm"]["failed"] == []
+    assert "| add_layer_norm | forward | tiny |" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "gpu-peers.png").exists()
+
+
+def test_gpu_report_keeps_every_row_at_once():
+    kept: list[int] = []
+    found = gpu_report.part_op("add_layer_norm", True, lambda found: kept.append(len(found["rows"])))
+    assert kept == list(range(1, len(found["rows"]) + 1))
+
+
+@pytest.mark.slow
+def test_gpu_report_runs_dry_as_a_whole(tmp_path):
+    parts = gpu_report_run(tmp_path, "--dry-run")["parts"]
+    assert set(parts) == set(gpu_report.PARTS)
+    assert {name: part for name, part in parts.items() if "error" in part or part.get("failed")} == {}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_gpu_report_wants_a_gpu():
+    run = subprocess.run(
+        [sys.executable, "-m", "bench.gpu_report"], cwd=machine.ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert "use --dry-run" in run.stderr

@@ -1,0 +1,108 @@
+"""Labelled files as people have them: with and without headers, pairs and single sentences, TSV and JSONL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from albert_fast.downstream.examples import ColumnOptions, Example, class_names, read_examples
+from albert_fast.options import UserError
+
+PAIR = [("今天天气好吗", "天气怎么样", "1"), ('他说"你好', "再见", "0")]
+
+
+def write(tmp_path: Path, content: str | bytes, name: str = "data.tsv") -> Path:
+    file = tmp_path / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return file
+
+
+def rows(examples: list[Example]) -> list[tuple[str, str | None, str | None]]:
+    return [(example.text_a, example.text_b, example.label) for example in examples]
+
+
+@pytest.mark.parametrize("header", ["", "text_a\ttext_b\tlabel\n", "sentence1\tsentence2\tgold_label\n"], ids=repr)
+def test_lcqmc_with_and_without_a_header(tmp_path: Path, header: str) -> None:
+    """A quote opens nothing: a naive csv reader would join the second line with all that follow."""
+    body = "".join("\t".join(row) + "\n" for row in PAIR)
+    assert rows(read_examples(write(tmp_path, header + body))) == PAIR
+
+
+def test_line_ends_marks_and_strange_characters(tmp_path: Path) -> None:
+    content = "\ufefftext_a\ttext_b\tlabel\r\na\u2028b\tc\x85\t1\r\n\r\nd\t\t0"
+    examples = read_examples(write(tmp_path, content))
+    assert rows(examples) == [("a\u2028b", "c\x85", "1"), ("d", "", "0")]
+    assert examples[1].place.endswith("data.tsv, line 4")
+
+
+def test_single_sentences(tmp_path: Path) -> None:
+    labelled, bare = write(tmp_path, "good\tpos\nbad\tneg\n"), write(tmp_path, "only text\nmore\n", "bare.tsv")
+    assert rows(read_examples(labelled)) == [("good", None, "pos"), ("bad", None, "neg")]
+    assert rows(read_examples(bare)) == [("only text", None, None), ("more", None, None)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"text_a": "q", "text_b": "none", "label": "y"}, [("a", None, "1")]),
+        ({"text_a": "3", "text_b": "2", "label": "4"}, [("b", "a", "1")]),
+        ({"text_a": "q", "text_b": "r", "label": "none"}, [("a", "b", None)]),
+    ],
+    ids=["names", "numbers", "unlabelled"],
+)
+def test_columns_by_name_and_number(tmp_path: Path, columns: dict[str, str], expected: list[tuple]) -> None:
+    file = write(tmp_path, "id\tq\tr\ty\n7\ta\tb\t1\n")
+    assert rows(read_examples(file, ColumnOptions(header=True, **columns))) == expected
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    content = '{"sentence": "a\\tb", "label": 3}\n\n{"label": true, "sentence": "c", "more": null}\n'
+    assert rows(read_examples(write(tmp_path, content, "x.jsonl"))) == [("a\tb", None, "3"), ("c", None, "true")]
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "message"),
+    [
+        (b"", {}, "is empty"),
+        (b"text_a\tlabel\n", {}, "header but no rows"),
+        (b"a\tb\t1\nc\t0\n", {}, "line 2: 2 columns, line 1 has 3"),
+        (b"a\t1\nb\t\n", {}, "line 2: the label is empty"),
+        (b"a\t1\n\xff\t0\n", {}, "line 2: not UTF-8 at byte 0"),
+        (b"a\t1\n", {"label": "5"}, "label=5: .* no such column; its columns are 1 to 2"),
+        (b"text\tlabel\na\t1\n", {"text_b": "pair"}, "text_b=pair: .* its columns are text, label"),
+        (b'{"text": "a", "label": 1}\n{"text": "a"', {}, "line 2: not JSON"),
+        (b'{"text": "a", "label": 1}\n[1]\n', {}, "line 2: not a JSON object"),
+        (b'{"text": "a", "label": 1}\n{"text": "b"}\n', {}, "line 2: no 'label', which the first row has"),
+        (b'{"text": 5, "label": 1}\n', {}, "line 1: a text is 5, not a string"),
+        (b'{"x": "a"}\n', {}, "which column holds the text"),
+    ],
+    ids=lambda value: str(value)[:30] if isinstance(value, str) else "",
+)
+def test_bad_files_are_refused_with_their_line(
+    tmp_path: Path, content: bytes, columns: dict[str, str], message: str
+) -> None:
+    file = write(tmp_path, content)
+    with pytest.raises(UserError, match=message) as error:
+        read_examples(file, ColumnOptions(**columns))
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file"):
+        read_examples(tmp_path / "absent.tsv")
+
+
+def test_class_names_are_in_a_stable_order(tmp_path: Path) -> None:
+    def names(labels: list[str]) -> list[str]:
+        return class_names([Example("a", None, label, "here") for label in labels])
+
+    assert names(["10", "2", "-1", "2"]) == ["-1", "2", "10"]
+    assert names(["b", "a", "10"]) == ["10", "a", "b"]
+    with pytest.raises(UserError, match="line 9: no label"):
+        class_names([Example("a", None, None, "f, line 9")])
+
+
+def test_digits_that_are_no_numbers_are_words(tmp_path: Path) -> None:
+    assert class_names(read_examples(write(tmp_path, "a\t②\nb\t①\nc\t--1\n"))) == ["--1", "①", "②"]

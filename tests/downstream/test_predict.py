@@ -1,0 +1,110 @@
+"""Filling gaps and making vectors agree with running the model directly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from albert_fast.cli import main
+from albert_fast.config import AlbertConfig
+from albert_fast.data.tokenizer import load_tokenizer, wordpiece_tokenizer
+from albert_fast.downstream.predict import fill_masks
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.options import UserError
+
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "sat", "天", "气", "好"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    sizes = {"hidden_size": 16, "embedding_size": 8, "intermediate_size": 24, "num_attention_heads": 2}
+    torch.manual_seed(2)
+    config = AlbertConfig(**sizes, num_hidden_layers=2, vocab_size=len(TOKENS), max_position_embeddings=12)
+    model = AlbertForPreTraining(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    model.save_pretrained(tmp_path / "model")
+    wordpiece_tokenizer(TOKENS).save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_fill_mask(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fill-mask", "--model", str(folder), "--text", "天[MASK]好", "the [MASK]s [MASK]", "--top", "3", "--json"])
+    said = json.loads(capsys.readouterr().out)
+    model, tokenizer = AlbertForPreTraining.from_pretrained(folder), load_tokenizer(folder)
+    ids = torch.tensor([[2, 5, 4, tokenizer.encode("s")[0], 4, 3]])
+    expected = model(ids).prediction_logits[0, [2, 4]].softmax(-1)
+    assert [len(row["masks"]) for row in said] == [1, 2]
+    for gap, row in zip(said[1]["masks"], expected, strict=True):
+        best = row.topk(3)
+        assert list(gap) == [TOKENS[i] for i in best.indices.tolist()]
+        assert list(gap.values()) == pytest.approx(best.values.tolist(), abs=1e-6)
+    main(["fill-mask", "--model", str(folder), "--text", "天[MASK]好"])
+    assert fill_masks(model, tokenizer, "天[MASK]好")[0][0][0] in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"has no \[MASK\]"):
+        fill_masks(model, tokenizer, "the cat")
+    with pytest.raises(UserError, match="over the model's max_position_embeddings=12"):
+        fill_masks(model, tokenizer, "the " * 12 + "[MASK]")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "pooled"])
+def test_embed(folder: Path, pooling: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["the cats sat", "", "天气好\u2028天", "the " * 30]
+    (folder.parent / "lines.txt").write_text("\n".join(lines) + "\n")
+    output = folder.parent / "vectors.npy"
+    flags = ["--input", str(folder.parent / "lines.txt"), "--output", str(output), "--pooling", pooling]
+    main(["embed", "--model", str(folder), *flags, "--batch-size", "3"])
+    vectors = np.load(output)
+    assert vectors.shape == (4, 16)
+    assert vectors.dtype == np.float32
+    model, tokenizer = AlbertForPreTraining.from_pretrained(folder), load_tokenizer(folder)
+    for line, vector in zip(lines, vectors, strict=True):
+        ids, _ = tokenizer.encode_pair(line, None, 12)
+        with torch.no_grad():
+            result = model(torch.tensor([ids]))
+        expected = result.pooler_output[0] if pooling == "pooled" else result.last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(vector, expected.numpy(), atol=2e-6)
+
+
+def test_a_run_is_a_model_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = folder.parent / "run"
+    run.mkdir()
+    folder.rename(run / "checkpoint-7")
+    (run / "last").write_text("checkpoint-7\n")
+    main(["fill-mask", "--model", str(run), "--text", "天[MASK]好"])
+    assert "[MASK] 1" in capsys.readouterr().out
+
+
+def test_one_line_and_exit_code_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (
+        ["embed", "--model", str(folder), "--input", "absent.txt", "--output", "x.npy"],
+        ["embed", "--model", "absent", "--input", "absent.txt", "--output", "x.npy"],
+        ["fill-mask", "--model", str(folder), "--text", "nothing to fill"],
+        ["evaluate", "--model", str(folder), "--test", "absent.tsv"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_text_is_no_markup(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fill-mask", "--model", str(folder), "--text", "see [link] and [/b] [MASK]"])
+    assert "see [link] and [/b] [MASK]" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["fill-mask", "--text=[MASK]", "--top=0"], ["embed", "--input=x", "--output=y", "--batch_size=-1"],
+     ["evaluate", "--test=x", "--max_seq_length=0"]],
+)  # fmt: skip
+def test_sizes_below_1_are_refused(folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main([*words, "--model", str(folder)])
+    assert error.value.code == 2
+    assert "must be 1 or more" in capsys.readouterr().err
