@@ -192,9 +192,9 @@ def layer_norm_jobs(target: str, hidden: int, dtype: str, dropout: bool) -> list
     forward, backward = (add_layer_norm.launch_options(hidden, backward=b) for b in (False, True))
     jobs = []
     for kernel, options, flags in (
-        ("_forward_kernel", forward, {}),
-        ("_backward_kernel", backward, {"HAS_GRAD_SUM": False}),
-        ("_backward_kernel", backward, {"HAS_GRAD_SUM": True}),
+        ("_add_layer_norm_forward_kernel", forward, {}),
+        ("_add_layer_norm_backward_kernel", backward, {"HAS_GRAD_SUM": False}),
+        ("_add_layer_norm_backward_kernel", backward, {"HAS_GRAD_SUM": True}),
     ):
         constants = {"N_COLS": hidden, **options, "HAS_DROPOUT": dropout, **flags}
         warps = constants.pop("num_warps")
@@ -206,14 +206,14 @@ def layer_norm_jobs(target: str, hidden: int, dtype: str, dropout: bool) -> list
 def sum_jobs(target: str, hidden: int) -> list[Job]:
     options = partial_sums.sum_options(hidden)
     flags = ({"N_VECTORS": 3, "N_COLS": hidden, **options, "ACCUMULATE": accumulate} for accumulate in (False, True))
-    return [Job(partial_sums, "_sum_kernel", target, "fp32", constants, {}, 4) for constants in flags]
+    return [Job(partial_sums, "_sum_partials_kernel", target, "fp32", constants, {}, 4) for constants in flags]
 
 
 def gelu_jobs(target: str, wide: int, dtype: str, tanh: bool) -> list[Job]:
     jobs = []
     for kernel, options in (
-        ("_forward_kernel", gelu.FORWARD_OPTIONS),
-        ("_backward_kernel", gelu.BACKWARD_OPTIONS),
+        ("_gelu_forward_kernel", gelu.FORWARD_OPTIONS),
+        ("_gelu_backward_kernel", gelu.BACKWARD_OPTIONS),
     ):
         constants = {"N_COLS": wide, **options, "TANH": tanh}
         warps = constants.pop("num_warps")

@@ -14,12 +14,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .cost import Cost, costs, size_of
 from .partial_sums import vector_gradients
 from .philox import drop_threshold, dropout_multiplier
 
 
 @triton.jit(do_not_specialize=["n_rows", "rows_per_program", "site", "threshold"])
-def _forward_kernel(
+def _add_layer_norm_forward_kernel(
     x_ptr, bias_ptr, residual_ptr, weight_ptr, layer_norm_bias_ptr, key_ptr, y_ptr, sum_ptr, mean_ptr, rstd_ptr,
     n_rows, rows_per_program, epsilon, site, threshold, scale,
     N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, HAS_DROPOUT: tl.constexpr,
@@ -57,7 +58,7 @@ def _forward_kernel(
 
 
 @triton.jit(do_not_specialize=["n_rows", "rows_per_chunk", "site", "threshold"])
-def _backward_kernel(
+def _add_layer_norm_backward_kernel(
     grad_y_ptr, grad_sum_ptr, sum_ptr, mean_ptr, rstd_ptr, weight_ptr, key_ptr, grad_residual_ptr, grad_x_ptr,
     partial_ptr, n_rows, rows_per_chunk, site, threshold, scale,
     N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
@@ -147,7 +148,7 @@ def _forward(
     rows = options["BLOCK_ROWS"] * max(1, min(4, n_rows // 1024))
     if n_rows:
         with torch.cuda.device_of(x):
-            _forward_kernel[(triton.cdiv(n_rows, rows),)](
+            _add_layer_norm_forward_kernel[(triton.cdiv(n_rows, rows),)](
                 x, bias, residual, weight, layer_norm_bias, x if key is None else key, y, total, mean, rstd,
                 n_rows, rows, epsilon, site, *_dropout_arguments(dropout),
                 N_COLS=n_cols, HAS_DROPOUT=dropout > 0, **options,
@@ -161,6 +162,13 @@ def _forward_fake(x, bias, residual, weight, layer_norm_bias, key, epsilon, drop
     statistic = x.new_empty(x.shape[0], dtype=wide)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     return y, torch.empty_like(y), statistic, torch.empty_like(statistic)
+
+
+@costs("albert_fast::add_layer_norm")
+def _forward_costs(x, bias, residual, weight, layer_norm_bias, key, epsilon, dropout, site):
+    made = _forward_fake(x, bias, residual, weight, layer_norm_bias, key, epsilon, dropout, site)
+    read = size_of(x, bias, residual, weight, layer_norm_bias, key if dropout else None)
+    return [Cost("_add_layer_norm_forward_kernel", read + size_of(*made), kind="layer_norm")]
 
 
 @torch.library.custom_op("albert_fast::add_layer_norm_backward", mutates_args=())
@@ -177,7 +185,7 @@ def _backward(
     grad_residual, grad_x, partials = _backward_fake(grad_y, grad_sum, total, mean, rstd, weight, key, dropout, site)
     if n_rows:
         with torch.cuda.device_of(total):
-            _backward_kernel[(partials.shape[0],)](
+            _add_layer_norm_backward_kernel[(partials.shape[0],)](
                 grad_y, grad_sum, total, mean, rstd, weight, key, grad_residual, grad_x, partials,
                 n_rows, rows_per_chunk(n_rows, n_cols), site, *_dropout_arguments(dropout),
                 N_COLS=n_cols, HAS_DROPOUT=dropout > 0, HAS_GRAD_SUM=has_grad_sum,
@@ -192,6 +200,14 @@ def _backward_fake(grad_y, grad_sum, total, mean, rstd, weight, key, dropout, si
     chunks = triton.cdiv(n_rows, rows_per_chunk(n_rows, n_cols))
     grad_x = torch.empty_like(total) if dropout > 0 else total.new_empty(0)
     return torch.empty_like(total), grad_x, mean.new_empty(chunks, 3, n_cols)
+
+
+@costs("albert_fast::add_layer_norm_backward")
+def _backward_costs(grad_y, grad_sum, total, mean, rstd, weight, key, dropout, site):
+    *grads, partials = _backward_fake(grad_y, grad_sum, total, mean, rstd, weight, key, dropout, site)
+    least = size_of(grad_y, grad_sum, total, mean, rstd, weight, key if dropout else None, *grads)
+    name = "_add_layer_norm_backward_kernel"
+    return [Cost(name, least + size_of(partials), kind="layer_norm", least_bytes=least)]
 
 
 def _save_for_backward(ctx, inputs, output):

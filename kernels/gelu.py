@@ -27,7 +27,7 @@ def gelu_with_slope(z, TANH: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["n_rows"])
-def _forward_kernel(z_ptr, h_ptr, n_rows, N_COLS: tl.constexpr, BLOCK: tl.constexpr, TANH: tl.constexpr):
+def _gelu_forward_kernel(z_ptr, h_ptr, n_rows, N_COLS: tl.constexpr, BLOCK: tl.constexpr, TANH: tl.constexpr):
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offsets < n_rows.to(tl.int64) * N_COLS  # a multiple of N_COLS: so 128 bits at a time may share a mask
     z = tl.load(z_ptr + offsets, mask, other=0.0)
@@ -37,7 +37,7 @@ def _forward_kernel(z_ptr, h_ptr, n_rows, N_COLS: tl.constexpr, BLOCK: tl.conste
 
 
 @triton.jit(do_not_specialize=["n_rows", "rows_per_chunk"])
-def _backward_kernel(
+def _gelu_backward_kernel(
     grad_h_ptr, z_ptr, grad_z_ptr, h_ptr, partial_ptr, n_rows, rows_per_chunk,
     N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, TANH: tl.constexpr,
 ):  # fmt: skip
@@ -78,7 +78,7 @@ def gelu(z: Tensor, tanh: bool) -> Tensor:
     h = torch.empty_like(z)
     if z.numel():
         with torch.cuda.device_of(z):
-            _forward_kernel[(triton.cdiv(z.numel(), FORWARD_OPTIONS["BLOCK"]),)](
+            _gelu_forward_kernel[(triton.cdiv(z.numel(), FORWARD_OPTIONS["BLOCK"]),)](
                 z, h, z.numel() // z.shape[-1], N_COLS=z.shape[-1], TANH=tanh, **FORWARD_OPTIONS
             )
     return h
@@ -93,7 +93,7 @@ def gelu_backward(grad_h: Tensor, z: Tensor, tanh: bool) -> tuple[Tensor, Tensor
     partials = torch.empty(triton.cdiv(n_rows, rows), 1, n_cols, dtype=wide, device=z.device)
     if n_rows:
         with torch.cuda.device_of(z):
-            _backward_kernel[(triton.cdiv(n_cols, BACKWARD_OPTIONS["BLOCK_COLS"]), partials.shape[0])](
+            _gelu_backward_kernel[(triton.cdiv(n_cols, BACKWARD_OPTIONS["BLOCK_COLS"]), partials.shape[0])](
                 grad_h, z, grad_z, h, partials, n_rows, rows, N_COLS=n_cols, TANH=tanh, **BACKWARD_OPTIONS
             )
     return grad_z, h, partials

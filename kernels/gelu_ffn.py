@@ -15,6 +15,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import gelu
+from .cost import Cost, costs, size_of
 from .gelu import gelu_with_slope
 from .main_grad import weight_gradient
 from .partial_sums import vector_gradients
@@ -181,8 +182,20 @@ def _forward(
 
 
 @_forward.register_fake
-def _(x, weight1, bias1, weight2, tanh, implementation):
+def _forward_fake(x, weight1, bias1, weight2, tanh, implementation):
     return x.new_empty(x.shape[0], weight2.shape[0]), x.new_empty(x.shape[0], weight1.shape[0])
+
+
+@costs("albert_fast::gelu_ffn")
+def _forward_costs(x, weight1, bias1, weight2, tanh, implementation):
+    (n_rows, depth), n_cols = x.shape, weight1.shape[0]
+    out, z = _forward_fake(x, weight1, bias1, weight2, tanh, implementation)
+    flops = 2 * n_rows * depth * n_cols
+    first, second = size_of(x, weight1, bias1, z), Cost("library", size_of(z, weight2, out), flops, kind="product")
+    if choose("forward", implementation, n_rows, n_cols, depth, x):
+        return [Cost("_linear_gelu_kernel", first + size_of(z), flops, kind="product"), second]
+    elementwise = Cost("_gelu_forward_kernel", 2 * size_of(z), least_bytes=size_of(z))  # an epilogue has z at hand
+    return [Cost("library", first, flops, kind="product"), elementwise, second]
 
 
 def _gelu_linear_backward(
@@ -219,6 +232,19 @@ def _backward_fake(grad, weight2, z, tanh, implementation):
     rows = tile.rows if tile else gelu.rows_per_chunk(n_rows, n_cols)
     wide = torch.promote_types(z.dtype, torch.float32)
     return torch.empty_like(z), torch.empty_like(z), z.new_empty(triton.cdiv(n_rows, rows), 1, n_cols, dtype=wide)
+
+
+@costs("albert_fast::gelu_ffn_backward")
+def _backward_costs(grad, weight2, z, tanh, implementation):
+    (n_rows, depth), n_cols = grad.shape, z.shape[1]
+    grad_z, h, partials = _backward_fake(grad, weight2, z, tanh, implementation)
+    flops, operands = 2 * n_rows * depth * n_cols, size_of(grad, weight2)
+    least = size_of(z, grad_z, h)
+    if choose("backward", implementation, n_rows, n_cols, depth, grad):
+        moved = operands + least + size_of(partials)
+        return [Cost("_gelu_linear_backward_kernel", moved, flops, kind="product", least_bytes=operands + least)]
+    elementwise = Cost("_gelu_backward_kernel", least + size_of(z, partials), least_bytes=least)
+    return [Cost("library", operands + size_of(z), flops, kind="product", least_bytes=operands), elementwise]
 
 
 def _save_for_backward(ctx, inputs, output):

@@ -13,12 +13,13 @@ from torch import Tensor
 @cache
 def _addmm_takes_out_dtype() -> bool:
     """Whether CUDA's addmm accumulates bf16 products into an fp32 addend here; versions differ, so ask once."""
-    product, total = (torch.zeros(16, 16, device="cuda", dtype=d) for d in (torch.bfloat16, torch.float32))
+    ones, total = (torch.ones(16, 16, device="cuda", dtype=d) for d in (torch.bfloat16, torch.float32))
+    total += 2**-10  # lost where the addend or the sum is rounded to bf16
     try:
-        torch.addmm(total, product, product, out_dtype=torch.float32, out=total)
+        torch.addmm(total, ones, ones, out_dtype=torch.float32, out=total)
     except (RuntimeError, TypeError):
         return False
-    return True
+    return bool((total == 17 + 2**-10).all())
 
 
 def accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:

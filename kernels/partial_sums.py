@@ -11,9 +11,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .cost import Cost, costs, size_of
+
 
 @triton.jit(do_not_specialize=["n_partials"])
-def _sum_kernel(
+def _sum_partials_kernel(
     partial_ptr, total0_ptr, total1_ptr, total2_ptr, n_partials,
     N_VECTORS: tl.constexpr, N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
     ACCUMULATE: tl.constexpr,
@@ -47,7 +49,7 @@ def _launch(partials: Tensor, totals: Sequence[Tensor], accumulate: bool) -> Non
     first, *others = totals
     options = sum_options(n_cols)
     with torch.cuda.device_of(partials):
-        _sum_kernel[(triton.cdiv(n_cols, options["BLOCK_COLS"]), n_vectors)](
+        _sum_partials_kernel[(triton.cdiv(n_cols, options["BLOCK_COLS"]), n_vectors)](
             partials, first, *others, *[first] * (2 - len(others)), n_partials,
             N_VECTORS=n_vectors, N_COLS=n_cols, ACCUMULATE=accumulate, **options,
         )  # fmt: skip
@@ -62,8 +64,13 @@ def _sum_partials(partials: Tensor) -> Tensor:
 
 
 @_sum_partials.register_fake
-def _(partials):
+def _sums(partials):
     return partials.new_empty(partials.shape[1:])
+
+
+@costs("albert_fast::sum_partials")
+def _sum_costs(partials):
+    return [Cost("_sum_partials_kernel", size_of(partials, _sums(partials)), least_bytes=size_of(_sums(partials)))]
 
 
 @torch.library.custom_op("albert_fast::accumulate_partials", mutates_args=("totals",))
@@ -75,6 +82,12 @@ def _accumulate_partials(partials: Tensor, totals: Sequence[Tensor]) -> None:
 @_accumulate_partials.register_fake
 def _(partials, totals):
     return None
+
+
+@costs("albert_fast::accumulate_partials")
+def _accumulate_costs(partials, totals):
+    least = 2 * size_of(*totals)
+    return [Cost("_sum_partials_kernel", size_of(partials) + least, least_bytes=least)]
 
 
 def vector_gradients(
