@@ -1,0 +1,76 @@
+"""The loss over the vocabulary, fused with the decoder's product so that no [P, V] logits are kept."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from albert_fast.kernels.main_grad import accumulate_product
+from albert_fast.ops.products import product, wide
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Gradients are made in forward, chunk by chunk, so that no [P, V] outlives its chunk; backward scales them."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, targets, row_weights, chunk, grad_enabled):
+        ctx.weight, ctx.bias = weight, bias
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        total = row_weights.sum()
+        row_scale = row_weights / torch.where(total > 0, total, 1.0)
+        loss, accuracy = x.new_zeros((), dtype=dtype), x.new_zeros((), dtype=dtype)
+        if needs_grad := grad_enabled and any(ctx.needs_input_grad[:3]):
+            grad_x = torch.empty_like(x)
+            grad_weight, grad_bias = (torch.zeros_like(p, dtype=dtype) for p in (weight, bias))
+        for start in range(0, x.shape[0], chunk):
+            rows = slice(start, start + chunk)
+            target, scale = targets[rows].long()[:, None], row_scale[rows].to(dtype)[:, None]
+            logits = wide(product(x[rows], weight, bias))
+            largest, likeliest = logits.max(1, keepdim=True)
+            of_target = logits.gather(1, target)
+            # [P, V] is all that this op moves, so each pass over it counts. In place: the softmax kernels read an
+            # element last where they write it.
+            softmax = torch.softmax(logits, 1, out=logits)
+            log_sum_exp = largest - softmax.gather(1, likeliest).log()
+            loss += ((log_sum_exp - of_target) * scale).sum()
+            accuracy += ((likeliest == target) * scale).sum()
+            if needs_grad:
+                grad = softmax.scatter_add_(1, target, torch.full_like(scale, -1))
+                grad_bias += scale[:, 0] @ grad
+                grad = grad.to(x.dtype)
+                grad_x[rows] = product(grad, weight.t()) * scale
+                accumulate_product(grad_weight, grad, (x[rows] * scale).to(x.dtype))
+        if needs_grad:
+            ctx.save_for_backward(grad_x, grad_weight, grad_bias)
+        ctx.mark_non_differentiable(accuracy)
+        return loss, accuracy
+
+    @staticmethod
+    def backward(ctx, grad_loss, _):
+        grad_x, *grads = ctx.saved_tensors
+        returned: list[Tensor | None] = []
+        for parameter, grad in zip((ctx.weight, ctx.bias), grads, strict=True):
+            if (main_grad := getattr(parameter, "main_grad", None)) is not None:
+                main_grad.addcmul_(grad, grad_loss)
+                returned.append(None)
+            else:
+                returned.append((grad * grad_loss).to(parameter.dtype))
+        return (grad_x * grad_loss).to(grad_x.dtype), *returned, None, None, None, None
+
+
+def logit_rows(device_type: str) -> int:
+    """The rows of logits that exist at a time: few on CPU, whose caches are small."""
+    return 256 if device_type == "cpu" else 4096
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, row_weights: Tensor, chunk: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy of softmax(x [P, E] @ weight [V, E].T + bias [V]) at targets [P], averaged by row_weights [P].
+
+    Returns (loss, accuracy), scalars in fp32; both are 0 where all weights are. Static shapes, no synchronisation;
+    at most `chunk` rows of logits exist at a time (default: `logit_rows`).
+    """
+    chunk = chunk or logit_rows(x.device.type)
+    # needs_input_grad says what could be differentiated, under no_grad too: evaluation must not pay for gradients.
+    return _LinearCrossEntropy.apply(x, weight, bias, targets, row_weights, chunk, torch.is_grad_enabled())

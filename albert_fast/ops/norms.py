@@ -1,0 +1,56 @@
+"""LayerNorm, alone or behind a residual add."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from albert_fast.ops.philox import dropout as apply_dropout
+from albert_fast.ops.products import wide, wide_parameter
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-12) -> Tensor:
+    """LayerNorm (Ba et al. 2016) over the last axis of x [T, H], statistics in fp32."""
+    return F.layer_norm(wide(x), weight.shape, wide_parameter(weight), wide_parameter(bias), epsilon).to(x.dtype)
+
+
+def add_pre_layer_norm(
+    x: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    layer_norm_bias: Tensor,
+    epsilon: float = 1e-12,
+    dropout: float = 0.0,
+    key: Tensor | None = None,
+    site: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """The pre-LN join: s = residual + dropout(x + bias), y = LN(s); returns (y, s), both [T, H].
+
+    The statistics are those of s as stored. `bias` [H] is the bias of the product that made x.
+    """
+    total = add_residual(x, bias, residual, dropout, key, site)
+    return layer_norm(total, weight, layer_norm_bias, epsilon), total
+
+
+def add_layer_norm(
+    x: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    layer_norm_bias: Tensor,
+    epsilon: float = 1e-12,
+    dropout: float = 0.0,
+    key: Tensor | None = None,
+    site: int = 0,
+) -> Tensor:
+    """The post-LN join: LN(residual + dropout(x + bias)) -> [T, H]; see `add_pre_layer_norm`."""
+    return add_pre_layer_norm(x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)[0]
+
+
+def add_residual(
+    x: Tensor, bias: Tensor, residual: Tensor, probability: float = 0.0, key: Tensor | None = None, site: int = 0
+) -> Tensor:
+    """residual + dropout(x + bias) -> [T, H], rounded once."""
+    joined = apply_dropout(wide(x) + wide_parameter(bias), probability, key, site)
+    return joined.add_(wide(residual)).to(x.dtype)

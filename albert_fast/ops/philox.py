@@ -1,0 +1,62 @@
+"""Dropout whose mask is a pure function of (seed, micro-batch, site, row, column)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from albert_fast.options import UserError
+
+
+def _philox(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
+    """Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") on int64 holding 32 bits."""
+    low = 0xFFFFFFFF
+
+    def multiply(x: Tensor, constant: int) -> tuple[Tensor, Tensor]:
+        # A 64-bit product would overflow int64: take it in two halves of the constant.
+        upper, lower = (constant >> 16) * x, (constant & 0xFFFF) * x
+        carried = upper + (lower >> 16)
+        return carried >> 16, ((carried << 16) | (lower & 0xFFFF)) & low
+
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        high0, low0 = multiply(c0, 0xD2511F53)
+        high1, low1 = multiply(c2, 0xCD9E8D57)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
+    return [c0, c1, c2, c3]
+
+
+def dropout_keep(key: Tensor, site: int, rows: int, columns: int, probability: float) -> Tensor:
+    """Which of [rows, columns] elements survive: bool, a pure function of (seed, micro-batch, site, row, column).
+
+    `key` is int64 [2] on the device: the seed and the global micro-batch. One Philox call serves eight columns, 16
+    bits each, so a probability is rounded to 1/65536.
+    """
+    low = 0xFFFFFFFF
+    row = torch.arange(rows, device=key.device)[:, None]
+    column = torch.arange(math.ceil(columns / 8), device=key.device)[None, :]
+    seed, micro_batch = key[0], key[1]
+    counter = [column.expand(rows, -1), row.expand(-1, column.shape[1]), torch.full_like(row, site), micro_batch & low]
+    words = torch.stack(_philox(counter, [seed & low, (seed >> 32) & low]), dim=-1)
+    halves = torch.stack((words & 0xFFFF, words >> 16), dim=-1).reshape(rows, -1)[:, :columns]
+    return halves >= dropout_threshold(probability)
+
+
+def dropout_threshold(probability: float) -> int:
+    """The number of 16-bit values below which an element is dropped."""
+    return round(probability * 65536)
+
+
+def dropout(x: Tensor, probability: float, key: Tensor | None, site: int) -> Tensor:
+    """x [T, H] with elements zeroed by `dropout_keep` and the others scaled by 1 / (1 - probability)."""
+    if probability == 0.0:
+        return x
+    if key is None:
+        raise UserError(f"dropout={probability} needs a key: an int64 tensor [seed, micro-batch] on the device")
+    keep = dropout_keep(key, site, x.shape[0], x.shape[1], probability)
+    # A product, as in PyTorch, and not a choice: 0 * inf is NaN, so the mask cannot hide a broken activation.
+    return x * (keep.to(x.dtype) / (1.0 - probability))
