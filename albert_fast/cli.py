@@ -150,14 +150,13 @@ def _add_flag(group: argparse._ArgumentGroup, f: Field, kind: Any) -> None:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):  # X | None
         kind = next(t for t in typing.get_args(kind) if t is not type(None))
     if f.metadata.get("positional"):
-        choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else None
         many = "+" if typing.get_origin(kind) is tuple else None
-        group.add_argument(f.name, metavar=f.name.upper(), choices=choices, nargs=many, help=help_text)
+        group.add_argument(f.name, metavar=f.name.upper(), nargs=many, help=help_text)
     elif kind is bool:
         group.add_argument(name, action=argparse.BooleanOptionalAction, help=help_text)
     elif typing.get_origin(kind) is Literal:
-        choices = typing.get_args(kind)
-        group.add_argument(name, choices=choices, metavar="|".join(map(str, choices)), help=help_text)
+        # Which of them is checked where the options are made, as it is for those made in Python.
+        group.add_argument(name, metavar="|".join(typing.get_args(kind)), help=help_text)
     elif typing.get_origin(kind) in (tuple, list):
         item = typing.get_args(kind)[0]
         group.add_argument(name, nargs="+", type=item, metavar=item.__name__.upper(), help=help_text)

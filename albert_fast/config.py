@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from albert_fast.options import UserError, check_choice, check_positive, note, option
+from albert_fast.options import DeviceOptions, Options, UserError, check_choice, check_options, note, option
 
 ShareType = Literal["all", "ffn", "attention", "None"]
 LnType = Literal["postln", "preln"]
@@ -46,21 +47,21 @@ class AlbertConfig:
     and token types of width H, then LayerNorm. google: all three of width E, LayerNorm, then the projection.
     """
 
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    vocab_size: int = 21128
-    embedding_size: int = 128
-    num_hidden_groups: int = 1
-    inner_group_num: int = 1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
+    hidden_size: int = option(at_least=1)
+    num_hidden_layers: int = option(at_least=1)
+    num_attention_heads: int = option(at_least=1)
+    intermediate_size: int = option(at_least=1)
+    vocab_size: int = option(21128, at_least=1)
+    embedding_size: int = option(128, at_least=1)
+    num_hidden_groups: int = option(1, at_least=1)
+    inner_group_num: int = option(1, at_least=1)
+    max_position_embeddings: int = option(512, at_least=1)
+    type_vocab_size: int = option(2, at_least=1)
     hidden_act: HiddenAct = "gelu"
-    hidden_dropout_prob: float = 0.0
-    attention_probs_dropout_prob: float = 0.0
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float = option(0.0, at_least=0, below=1)
+    attention_probs_dropout_prob: float = option(0.0, at_least=0, below=1)
+    initializer_range: float = option(0.02, at_least=0, below=1)
+    layer_norm_eps: float = option(1e-12, at_least=0, below=1)
     ln_type: LnType = "postln"
     share_type: ShareType = "all"
     layout: Layout = "zh"
@@ -72,21 +73,7 @@ class AlbertConfig:
             object.__setattr__(self, "share_type", "None")
         if self.hidden_act == "gelu_pytorch_tanh":  # HuggingFace's other name of the same function
             object.__setattr__(self, "hidden_act", "gelu_new")
-        for name, choices in (
-            ("share_type", ShareType),
-            ("ln_type", LnType),
-            ("layout", Layout),
-            ("hidden_act", HiddenAct),
-        ):
-            check_choice(name, getattr(self, name), get_args(choices))
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.type == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise UserError(f"{f.name}={value!r} must be a whole number of 1 or more")
-            if f.type == "bool" and not isinstance(value, bool):
-                raise UserError(f"{f.name}={value!r} must be true or false")
-            if f.type == "float" and (not isinstance(value, int | float) or not 0 <= value < 1):
-                raise UserError(f"{f.name}={value!r} must be a number from 0 to below 1")
+        check_options(self)
         if self.hidden_size % self.num_attention_heads:
             heads = [n for n in range(1, self.hidden_size + 1) if self.hidden_size % n == 0]
             near = min(heads, key=lambda n: abs(n - self.num_attention_heads))
@@ -110,7 +97,7 @@ class AlbertConfig:
     def from_pretrained(cls, path: str | Path, **overrides: Any) -> AlbertConfig:
         """Read a config JSON of the seed, albert_zh, Google, HuggingFace or ours; `path` may be its folder.
 
-        Unknown keys are kept in `extra` with a note; one within two letters of a known key is refused as a slip.
+        Unknown keys are kept in `extra` with a note; one that is a known key but for a slip is refused.
         """
         file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
         try:
@@ -129,9 +116,9 @@ class AlbertConfig:
         extra = dict(raw.pop("extra", {}))
         for key in [key for key in raw if key not in known]:
             if key not in _INERT_KEYS:
-                slips = [name for name in known if _distance(key, name) <= 2]
-                if slips:
-                    raise UserError(f"config {file}: unknown key {key!r}; did you mean {min(slips)!r}?")
+                close = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+                if close and abs(len(close[0]) - len(key)) <= 2:
+                    raise UserError(f"config {file}: unknown key {key!r}; did you mean {close[0]!r}?")
                 note(f"config {file}: unknown key {key!r} is kept and has no effect")
             extra[key] = raw.pop(key)
         missing = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
@@ -172,15 +159,17 @@ class AlbertConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions:
+class ModelOptions(Options):
     """Which model to build: a preset or a config file, and what to change in it."""
 
     config: str = option("base", f"preset ({', '.join(PRESETS)}), config JSON, or folder of a checkpoint")
-    share_type: str | None = option(None, "weights that layers share: all, ffn, attention or None (config's, or all)")
-    ln_type: str | None = option(None, "LayerNorm's place: postln or preln (config's, or postln)")
-    layout: str | None = option(None, "embeddings as in albert_zh (zh) or Google's ALBERT (google) (config's, or zh)")
-    hidden_act: str | None = option(None, "gelu (erf) or gelu_new (tanh) (config's, or gelu)")
-    hidden_dropout_prob: float | None = option(None, "probability of dropping a hidden unit (config's, or 0)")
+    share_type: ShareType | None = option(None, "weights that layers share (the config's, or all)")
+    ln_type: LnType | None = option(None, "LayerNorm's place (the config's, or postln)")
+    layout: Layout | None = option(
+        None, "embeddings as in albert_zh (zh) or in Google's and HuggingFace's ALBERT (google) (the config's, or zh)"
+    )
+    hidden_act: HiddenAct | None = option(None, "gelu is the erf form, gelu_new the tanh form (the config's, or gelu)")
+    hidden_dropout_prob: float | None = option(None, "probability of dropping a hidden unit (the config's, or 0)")
     final_layer_norm: bool | None = option(
         None, "with preln, a LayerNorm after the last layer, which the references have not (config's, or none)"
     )
@@ -193,73 +182,54 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Options):
     """How batches are drawn from a prepared folder."""
 
-    tokens_per_batch: int = option(16384, "tokens of one micro-batch of one rank, packed")
-    max_seq_length: int = option(512, "tokens of the longest sequence, [CLS] and [SEP] included")
+    tokens_per_batch: int = option(16384, "tokens of one micro-batch of one rank, packed", at_least=1)
+    max_seq_length: int = option(512, "tokens of the longest sequence, [CLS] and [SEP] included", at_least=1)
     max_ngram: int = option(3, "words of the longest masked span")
     masked_lm_prob: float = option(0.15, "share of a sequence's tokens to predict")
     max_predictions: int | None = option(None, "most predictions in one sequence (the share above alone)")
     short_seq_prob: float = option(0.1, "probability that a document is cut into shorter sequences")
     sentence_order: bool = option(True, "draw pairs of segments for the sentence-order loss")
-    loader_threads: int = option(2, "threads of the data loader, at most 256")
+    loader_threads: int = option(2, "threads of the data loader, at most 256", at_least=1)
 
     def __post_init__(self) -> None:
-        check_positive(self, "tokens_per_batch", "max_seq_length", "loader_threads")
+        super().__post_init__()
         check_room(self.tokens_per_batch, self.max_seq_length)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(DeviceOptions):
     """How the weights are trained; what a step does, and on what."""
 
     optimizer: Literal["lamb", "adamw"] = option("lamb", "update rule")
-    max_steps: int = option(125_000, "optimizer steps in all")
+    max_steps: int = option(125_000, "optimizer steps in all", at_least=1)
     learning_rate: float = option(
-        0.00176, "peak learning rate; the default is ALBERT's, of LAMB and 4,096 sequences a step: fewer want less"
+        0.00176,
+        "peak learning rate; the default is ALBERT's, of LAMB and 4,096 sequences a step: fewer want less",
+        above=0,
     )
-    warmup_steps: int = option(3125, "steps of linear warm-up to the peak")
-    decay_power: float = option(1.0, "power of the polynomial decay to 0 at max_steps; 1 is linear")
-    weight_decay: float = option(0.01, "decoupled weight decay; biases and LayerNorms are exempt")
-    max_grad_norm: float = option(1.0, "global gradient norm to clip at; 0 turns clipping off")
-    gradient_accumulation_steps: int = option(1, "micro-batches of one rank in a step")
-    seed: int = option(42, "seed of weights, data order, masks and dropout")
-    precision: Literal["auto", "fp32", "bf16"] = option("auto", "compute precision; auto: bf16 on CUDA, fp32 on CPU")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to train; auto: CUDA where there is one")
-    ops: Literal["auto", "torch", "triton"] = option("auto", "op implementations; auto: triton on CUDA, torch on CPU")
+    warmup_steps: int = option(3125, "steps of linear warm-up to the peak", at_least=0)
+    decay_power: float = option(1.0, "power of the polynomial decay to 0 at max_steps; 1 is linear", above=0)
+    weight_decay: float = option(0.01, "decoupled weight decay; biases and LayerNorms are exempt", at_least=0)
+    max_grad_norm: float = option(1.0, "global gradient norm to clip at; 0 turns clipping off", at_least=0)
+    gradient_accumulation_steps: int = option(1, "micro-batches of one rank in a step", at_least=1)
+    seed: int = option(42, "seed of weights, data order, masks and dropout", at_least=0, at_most=2**63 - 1)
     capture: Literal["auto", "on", "off"] = option("auto", "capture the step in CUDA graphs; auto: on CUDA")
     recompute: Literal["none", "ffn", "layer"] = option("none", "what backward recomputes to save memory")
     deterministic: bool = option(False, "same bits on every run, at some cost in speed (CPU runs always are)")
 
     def __post_init__(self) -> None:
-        check_positive(self, "max_steps", "gradient_accumulation_steps")
+        super().__post_init__()
         if not 0 <= self.warmup_steps <= self.max_steps:
             raise UserError(
                 f"warmup_steps={self.warmup_steps} must lie between 0 and max_steps={self.max_steps}; "
                 f"a twentieth of max_steps is {self.max_steps // 20}"
             )
-        for name in ("learning_rate", "decay_power"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name}={getattr(self, name)} must be above 0")
-        for name in ("weight_decay", "max_grad_norm", "seed"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name}={getattr(self, name)} must be 0 or more")
-        if self.seed >= 2**63:  # it is half of the dropout key, an int64 on the device
-            raise UserError(f"seed={self.seed} must be below 2^63={2**63}")
 
 
 def check_room(tokens_per_batch: int, max_seq_length: int) -> None:
     """UserError where a micro-batch has no room for one sequence."""
     if tokens_per_batch < max_seq_length:
         raise UserError(f"tokens_per_batch={tokens_per_batch} must be max_seq_length={max_seq_length} or more")
-
-
-def _distance(a: str, b: str) -> int:
-    """Levenshtein distance: the fewest insertions, deletions and substitutions from a to b."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        previous, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
-    return row[-1]

@@ -17,7 +17,7 @@ from albert_fast.data.tokenizer import load_tokenizer
 from albert_fast.downstream.predict import fill_masks
 from albert_fast.metrics import plot_losses, read_metrics
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.options import UserError, option
+from albert_fast.options import Options, UserError, option
 from albert_fast.pretrain import RunOptions, pretrain
 from albert_fast.pretrained import checkpoint_folder
 
@@ -33,7 +33,7 @@ MARK, PLOT = ".albert_fast_demo", "loss.png"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoOptions:
+class DemoOptions(Options):
     """The demo: where it writes, and how long it trains."""
 
     output: str = option("demo", "folder to write; an earlier demo in it is replaced", metavar="DIR")

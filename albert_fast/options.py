@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from dataclasses import MISSING, dataclass, field
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import lru_cache
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -15,7 +21,12 @@ class UserError(ValueError):
 
 
 def option(default: Any = MISSING, help: str = "", **metadata: Any) -> Any:
-    """A dataclass field that is also a command-line flag: its default (none: the flag is required) and help line."""
+    """A dataclass field that is also a command-line flag: its default (none: the flag is required) and help line.
+
+    Args:
+        metadata: bounds that `check_options` holds a number to: at_least, at_most, above, below; for the command line
+            `metavar` (what the help shows for the value) and `positional`.
+    """
     return field(default=default, metadata={"help": help, **metadata})
 
 
@@ -24,21 +35,74 @@ def note(message: str) -> None:
     print(f"note: {message}", file=sys.stderr)
 
 
-def check_positive(options: Any, *names: str) -> None:
-    """UserError where one of the fields `names`, whole numbers or None, is below 1."""
-    for name in names:
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name}={value} must be 1 or more")
-
-
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise UserError where `value` is none of `choices`."""
     if value not in choices:
         raise UserError(f"{name}={value!r} is unknown; use one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeviceOptions:
+class Options:
+    """Base of every class of options. Its fields are checked when it is made, from Python as from the command line."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def check_options(options: Any) -> None:
+    """Check every field of a dataclass against its annotation (type, Literal) and the bounds given to `option`.
+
+    Raises:
+        UserError: a value of another type, none of the Literal's, not finite, or out of bounds.
+    """
+    kinds = _hints(type(options))  # type: ignore[arg-type]
+    for f in fields(options):
+        _check(f.name, getattr(options, f.name), kinds[f.name], f.metadata)
+
+
+@lru_cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _check(name: str, value: Any, kind: Any, bounds: Mapping[str, Any]) -> None:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):  # X | None
+        if value is not None:
+            _check(name, value, next(x for x in arguments if x is not type(None)), bounds)
+    elif origin is Literal:
+        check_choice(name, value, arguments)
+    elif origin is tuple:
+        for item in value:
+            _check(name, item, arguments[0], bounds)
+    elif kind is bool:
+        if not isinstance(value, bool):
+            raise UserError(f"{name}={value!r} must be true or false")
+    elif kind in (int, float):
+        if not isinstance(value, Integral if kind is int else Real) or isinstance(value, bool):
+            raise UserError(f"{name}={value!r} must be {'a whole number' if kind is int else 'a number'}")
+        if not math.isfinite(value):
+            raise UserError(f"{name}={value} must be finite")
+        _check_bounds(name, value, bounds)
+
+
+def _check_bounds(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
+    low, high = bounds.get("at_least"), bounds.get("at_most")
+    above, below = bounds.get("above"), bounds.get("below")
+    rules = [
+        (low is None or value >= low, f"{low} or more"),
+        (above is None or value > above, f"above {above}"),
+        (high is None or value <= high, f"{high} or less"),
+        (below is None or value < below, f"below {below}"),
+    ]
+    if not all(holds for holds, _ in rules):
+        given = [bound is not None for bound in (low, above, high, below)]
+        asked = " and ".join(words for (_, words), wanted in zip(rules, given, strict=True) if wanted)
+        raise UserError(f"{name}={value} must be {asked}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions(Options):
     """Where to compute, and in what."""
 
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute; auto: CUDA where there is one")

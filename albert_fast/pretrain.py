@@ -23,7 +23,7 @@ from albert_fast.data.tokenizer import load_tokenizer
 from albert_fast.files import locked
 from albert_fast.metrics import MetricsLog
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.options import UserError, check_positive, compute_dtype, device_kind, note, option
+from albert_fast.options import Options, UserError, compute_dtype, device_kind, note, option
 from albert_fast.pretrained import checkpoint_folder, read_weights
 from albert_fast.sharing import unshare
 from albert_fast.step import TrainStep
@@ -38,7 +38,7 @@ FIXED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class RunOptions(Options):
     """Where the text comes from, where the run goes, and what it leaves on the way."""
 
     data: str = option(help="folder that `albert-fast prepare` made", metavar="DIR")
@@ -47,15 +47,16 @@ class RunOptions:
     init_from: str | None = option(
         None, "folder of a checkpoint whose weights (and config) to start from", metavar="DIR"
     )
-    save_steps: int = option(1000, "steps between checkpoints; the last step is always saved")
-    keep_checkpoints: int = option(3, "newest checkpoints to keep")
-    logging_steps: int = option(10, "steps between log lines")
+    save_steps: int = option(1000, "steps between checkpoints; the last step is always saved", at_least=1)
+    keep_checkpoints: int = option(3, "newest checkpoints to keep", at_least=1)
+    logging_steps: int = option(10, "steps between log lines", at_least=1)
     eval_data: str | None = option(None, "prepared folder held out of training", metavar="DIR")
-    eval_steps: int = option(1000, "steps between evaluations on --eval_data; the last step is always evaluated")
-    eval_batches: int = option(20, "micro-batches of --eval_data in an evaluation, at most one epoch; masks are fixed")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "save_steps", "keep_checkpoints", "logging_steps", "eval_steps", "eval_batches")
+    eval_steps: int = option(
+        1000, "steps between evaluations on --eval_data; the last step is always evaluated", at_least=1
+    )
+    eval_batches: int = option(
+        20, "micro-batches of --eval_data in an evaluation, at most one epoch; masks are fixed", at_least=1
+    )
 
 
 def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: TrainConfig) -> None:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from albert_fast import cli
-from albert_fast.options import UserError, note, option
+from albert_fast.options import Options, UserError, note, option
 
 File = tuple[Path, dict[str, Any]]  # a result file and what it holds
 Key = tuple[str, str, str, int, str]  # op, direction, preset, tokens, implementation
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions:
+class ReportOptions(Options):
     """What to report, and where."""
 
     files: tuple[str, ...] = option(

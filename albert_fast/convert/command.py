@@ -21,7 +21,7 @@ from albert_fast.convert.huggingface import export_huggingface
 from albert_fast.convert.sources import Source, read_checkpoint
 from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.options import UserError, check_choice, note, option
+from albert_fast.options import Options, UserError, check_choice, note, option
 from albert_fast.pretrained import checkpoint_folder
 from albert_fast.sharing import unshare
 
@@ -29,7 +29,7 @@ _HEADS = ("albert.pooler.", "mlm_head.", "sop_head.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertOptions:
+class ConvertOptions(Options):
     """What to read, what to write, and what to compare with."""
 
     checkpoint: str = option(help="TensorFlow prefix, .safetensors or .bin file, or the folder of one", positional=True)

@@ -16,13 +16,13 @@ from albert_fast.config import DataConfig
 from albert_fast.data.batches import Batch, PretrainingLoader
 from albert_fast.data.manifest import open_folder
 from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
-from albert_fast.options import UserError, option
+from albert_fast.options import Options, UserError, option
 
 _STYLES = {"[MASK]": "bold red", "kept": "bold yellow", "random": "bold magenta"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectOptions:
+class InspectOptions(Options):
     """What to show."""
 
     data: str = option(help="prepared folder", positional=True)

@@ -23,13 +23,13 @@ from albert_fast.data.vocabulary import train_vocabulary
 from albert_fast.data.workers import Recipe, load_segmenter
 from albert_fast.data.write_part import encode_part
 from albert_fast.files import locked, write_file, writing
-from albert_fast.options import UserError, check_choice, note, option
+from albert_fast.options import Options, UserError, check_choice, note, option
 
 WORKER_BYTES = 1 << 23  # about a second's work, and a worker takes a fifth of one to start
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareOptions:
+class PrepareOptions(Options):
     """Which text (one sentence a line, a blank line between documents), and into what."""
 
     input: tuple[str, ...] = option(help="text files; .gz is read as gzip")

@@ -15,11 +15,11 @@ from albert_fast._loader import crc32c
 from albert_fast.data.manifest import MANIFEST, Manifest, open_folder
 from albert_fast.data.shards import FIRST_OF_DOCUMENT, HEADER, MAX_PAGE_TOKENS, PAGE, VERSION, page_bytes
 from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
-from albert_fast.options import UserError, option
+from albert_fast.options import Options, UserError, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyOptions:
+class VerifyOptions(Options):
     """Check a prepared folder to its last byte."""
 
     data: str = option(help="prepared folder", positional=True)

@@ -17,22 +17,21 @@ from torch import Tensor
 from albert_fast.downstream.classifier import AlbertForSequenceClassification, encode_texts
 from albert_fast.downstream.examples import ColumnOptions, Example, read_examples
 from albert_fast.downstream.scores import classification_scores
-from albert_fast.options import DeviceOptions, UserError, check_positive, note, option
+from albert_fast.options import DeviceOptions, Options, UserError, note, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(Options):
     """What to test on what."""
 
     model: str = option(help="folder that `albert-fast finetune` made", metavar="DIR")
     test: str = option(help="TSV or JSONL file of sentences or pairs; without labels, no scores", metavar="FILE")
     predictions: str | None = option(None, "JSONL file to write: class and probabilities of every row", metavar="FILE")
-    batch_size: int = option(64, "sentences or pairs computed at once")
-    max_seq_length: int | None = option(None, "tokens of the longest sequence; longer ones are cut (as in fine-tuning)")
+    batch_size: int = option(64, "sentences or pairs computed at once", at_least=1)
+    max_seq_length: int | None = option(
+        None, "tokens of the longest sequence; longer ones are cut (as in fine-tuning)", at_least=1
+    )
     json: bool = option(False, "print the scores as one JSON document")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "batch_size", "max_seq_length")
 
 
 def evaluate(options: EvaluateOptions, columns: ColumnOptions, where: DeviceOptions) -> None:

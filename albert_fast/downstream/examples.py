@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albert_fast.options import UserError, option
+from albert_fast.options import Options, UserError, option
 
 # Names that published data sets give their columns, ours first; what is not named is found by these.
 TEXT_A = ("text_a", "sentence1", "sentence", "text", "question1", "premise", "review", "content")
@@ -18,7 +18,7 @@ LABEL = ("label", "labels", "gold_label", "class", "category")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColumnOptions:
+class ColumnOptions(Options):
     """Where the texts and labels stand in the files (TSV with or without a header, or JSONL)."""
 
     text_a: str | None = option(

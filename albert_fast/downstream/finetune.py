@@ -20,12 +20,12 @@ from albert_fast.downstream.evaluate import class_indices, labelled_scores, writ
 from albert_fast.downstream.examples import ColumnOptions, class_names, read_examples
 from albert_fast.downstream.finetune_run import FinetuneRun
 from albert_fast.optimizer import FlatParameters, Optimizer
-from albert_fast.options import DeviceOptions, UserError, check_positive, note, option
+from albert_fast.options import DeviceOptions, Options, UserError, note, option
 from albert_fast.pretrained import checkpoint_folder, read_weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions:
+class FinetuneOptions(Options):
     """What to fine-tune on what, and for how long."""
 
     model: str = option(help="folder of a pretrained or fine-tuned model with its vocabulary", metavar="DIR")
@@ -33,35 +33,35 @@ class FinetuneOptions:
     dev: str = option(help="the same, to choose the best checkpoint on", metavar="FILE")
     output: str = option(help="folder of the best checkpoint, metrics.jsonl and predictions on --dev", metavar="DIR")
     resume: bool = option(False, "go on with a run that was stopped, with the same flags")
-    epochs: int = option(3, "passes over --train")
-    batch_size: int = option(32, "sentences or pairs in a step; packed, so short ones cost little")
-    max_seq_length: int = option(128, "tokens of the longest sequence, [CLS] and [SEP] included; longer ones are cut")
+    epochs: int = option(3, "passes over --train", at_least=1)
+    batch_size: int = option(32, "sentences or pairs in a step; packed, so short ones cost little", at_least=1)
+    max_seq_length: int = option(
+        128, "tokens of the longest sequence, [CLS] and [SEP] included; longer ones are cut", at_least=1
+    )
     learning_rate: float = option(3e-5, "peak learning rate; 1e-4 and more suit small models")
-    warmup_ratio: float = option(0.1, "share of all steps in which the rate rises; then it falls to 0")
+    warmup_ratio: float = option(
+        0.1, "share of all steps in which the rate rises; then it falls to 0", at_least=0, below=1
+    )
     weight_decay: float = option(0.01, "decoupled weight decay; biases and LayerNorms are exempt")
     max_grad_norm: float = option(1.0, "global gradient norm to clip at; 0 turns clipping off")
     hidden_dropout_prob: float | None = option(None, "probability of dropping a hidden unit (the config's)")
-    classifier_dropout_prob: float = option(0.1, "probability of dropping a unit of the pooled vector")
+    classifier_dropout_prob: float = option(
+        0.1, "probability of dropping a unit of the pooled vector", at_least=0, below=1
+    )
     pooling: Literal["first", "mean"] = option(
         "first",
         "what is classified: the first token's vector, or the mean of all, better after little pretraining",
     )
     metric: Literal["accuracy", "f1", "matthews"] = option("accuracy", "score on --dev by which a checkpoint is better")
-    patience: int = option(0, "epochs without a better score after which to stop; 0: never")
-    save_steps: int = option(1000, "steps between states that --resume can go on from; every epoch leaves one too")
-    logging_steps: int = option(10, "steps between log lines")
-    seed: int = option(42, "seed of the classifier's weights, the order of examples and dropout")
+    patience: int = option(0, "epochs without a better score after which to stop; 0: never", at_least=0)
+    save_steps: int = option(
+        1000, "steps between states that --resume can go on from; every epoch leaves one too", at_least=1
+    )
+    logging_steps: int = option(10, "steps between log lines", at_least=1)
+    seed: int = option(
+        42, "seed of the classifier's weights, the order of examples and dropout", at_least=0, at_most=2**63 - 1
+    )
     json: bool = option(False, "print the best scores as one JSON document")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "epochs", "batch_size", "max_seq_length", "save_steps", "logging_steps")
-        for name in ("warmup_ratio", "classifier_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be from 0 to below 1")
-        if self.patience < 0:
-            raise UserError(f"patience={self.patience} must be 0 or more")
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed={self.seed} must be from 0 to 2^63 - 1")
 
 
 def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOptions) -> None:

@@ -20,37 +20,33 @@ from albert_fast.config import AlbertConfig
 from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
 from albert_fast.downstream.classifier import encode_texts, mean_vectors
 from albert_fast.model import AlbertForPreTraining, Pretrained
-from albert_fast.options import DeviceOptions, UserError, check_positive, option
+from albert_fast.options import DeviceOptions, Options, UserError, option
 from albert_fast.packed import Packed
 from albert_fast.pretrained import checkpoint_folder, read_weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class FillMaskOptions:
+class FillMaskOptions(Options):
     """Which model fills the gaps of which texts."""
 
     model: str = option(help="folder of a pretrained model with its vocabulary, or of a pretraining run", metavar="DIR")
     text: tuple[str, ...] | None = option(None, "texts with [MASK] for words to fill in (lines of standard input)")
-    top: int = option(5, "likeliest words to show for each gap")
+    top: int = option(5, "likeliest words to show for each gap", at_least=1)
     json: bool = option(False, "print one JSON document")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "top")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedOptions:
+class EmbedOptions(Options):
     """Which model makes vectors of which texts."""
 
     model: str = option(help="folder of a model with its vocabulary, or of a pretraining run", metavar="DIR")
     input: str = option(help="UTF-8 text file, one text a line; an empty line is an empty text", metavar="FILE")
     output: str = option(help=".npy file to write: float32 [lines, hidden_size]", metavar="FILE")
     pooling: Literal["mean", "pooled"] = option("mean", "mean of all tokens' vectors, or the pooler's vector of [CLS]")
-    max_seq_length: int | None = option(None, "tokens of the longest text; longer ones are cut (the model's positions)")
-    batch_size: int = option(64, "texts computed at once")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "batch_size", "max_seq_length")
+    max_seq_length: int | None = option(
+        None, "tokens of the longest text; longer ones are cut (the model's positions)", at_least=1
+    )
+    batch_size: int = option(64, "texts computed at once", at_least=1)
 
 
 def fill_mask(options: FillMaskOptions, where: DeviceOptions) -> None:

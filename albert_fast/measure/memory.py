@@ -28,7 +28,7 @@ from albert_fast.kernels.main_grad import accumulate_product
 from albert_fast.measure.report import activation_table, markdown_table, plot
 from albert_fast.measure.storage_tracker import Lifetime, StorageTracker
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.options import UserError, compute_dtype, device_kind, note, option
+from albert_fast.options import Options, UserError, compute_dtype, device_kind, note, option
 from albert_fast.packed import Packed
 from albert_fast.step import TrainStep
 
@@ -39,11 +39,11 @@ CUBLAS_WORKSPACE_BYTES = 32 << 20  # its default on Hopper, 8 MiB before (aten/s
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryOptions:
+class MemoryOptions(Options):
     """The step whose memory is asked about."""
 
     tokens_per_batch: int = option(16384, "tokens of one micro-batch of one rank, packed")
-    max_seq_length: int = option(512, "tokens of a sequence; the micro-batch is full of such")
+    max_seq_length: int = option(512, "tokens of a sequence; the micro-batch is full of such", at_least=8)
     optimizer: Literal["lamb", "adamw"] = option("lamb", "update rule")
     precision: Literal["auto", "fp32", "bf16"] = option("auto", "compute precision; auto: bf16 for CUDA, fp32 for CPU")
     recompute: tuple[str, ...] = option(("none",), f"what backward recomputes: one or more of {', '.join(RECOMPUTE)}")
@@ -57,8 +57,7 @@ class MemoryOptions:
     json: bool = option(False, "print one JSON document instead of Markdown")
 
     def __post_init__(self) -> None:
-        if self.max_seq_length < 8:
-            raise UserError(f"max_seq_length={self.max_seq_length} must be 8 or more")
+        super().__post_init__()
         check_room(self.tokens_per_batch, self.max_seq_length)
         for name in self.recompute:
             if name not in RECOMPUTE:
@@ -294,7 +293,7 @@ def memory(options: MemoryOptions, model: ModelOptions) -> None:
     console = Console(stderr=True)
     for ln_type in ln_types:
         for share_type in share_types:
-            config = replace(model, share_type=share_type, ln_type=ln_type).build()
+            config = replace(model, share_type=share_type, ln_type=ln_type).build()  # type: ignore[arg-type]
             if options.max_seq_length > config.max_position_embeddings:
                 raise UserError(
                     f"max_seq_length={options.max_seq_length} is over the config's max_position_embeddings="

@@ -20,7 +20,7 @@ from albert_fast.config import PRESETS, DataConfig, ModelOptions, TrainConfig
 from albert_fast.data.batches import Batch
 from albert_fast.measure.memory import full_batch
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.options import UserError, check_positive, compute_dtype, device_kind, note, option
+from albert_fast.options import Options, compute_dtype, device_kind, note, option
 from albert_fast.pretrain import check_trainable, open_loader
 from albert_fast.step import TrainStep
 
@@ -31,20 +31,15 @@ LAUNCHING = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLau
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProfileOptions:
+class ProfileOptions(Options):
     """What to profile, and where the trace goes."""
 
     data: str | None = option(None, "prepared folder (full sequences of random tokens)", metavar="DIR")
-    steps: int = option(3, "steps to time, and then to trace")
-    warm_up: int = option(2, "steps before that")
+    steps: int = option(3, "steps to time, and then to trace", at_least=1)
+    warm_up: int = option(2, "steps before that", at_least=0)
     trace: str | None = option("trace.json", "Chrome trace to write; open it in chrome://tracing or Perfetto")
-    rows: int = option(20, "ops to list")
+    rows: int = option(20, "ops to list", at_least=1)
     json: bool = option(False, "print one JSON document instead of Markdown tables")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "steps", "rows")
-        if self.warm_up < 0:
-            raise UserError(f"warm_up={self.warm_up} must be 0 or more")
 
 
 class _Stages:

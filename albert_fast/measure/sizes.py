@@ -10,7 +10,7 @@ from rich.table import Table
 
 from albert_fast.config import PRESETS, AlbertConfig
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.options import option
+from albert_fast.options import Options, option
 
 SEED_MEGABYTES = {
     (768, "None"): 476.5, (768, "attention"): 372.4, (768, "ffn"): 268.6, (768, "all"): 164.6,
@@ -19,7 +19,7 @@ SEED_MEGABYTES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizesOptions:
+class SizesOptions(Options):
     """The seed's size table from real state dicts, then parameters and fp32 megabytes of every preset."""
 
     json: bool = option(False, "print one JSON document instead of tables; megabytes are 10^6 bytes")
