@@ -26,8 +26,9 @@ from albert_fast.config import AlbertConfig, DataConfig, ModelOptions, TrainConf
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.data.tokenizer import load_tokenizer
 from albert_fast.downstream.classifier import AlbertForSequenceClassification, encode_texts
+from albert_fast.downstream.columns import ColumnOptions
 from albert_fast.downstream.evaluate import class_indices, labelled_scores
-from albert_fast.downstream.examples import ColumnOptions, read_examples
+from albert_fast.downstream.examples import read_examples
 from albert_fast.downstream.finetune import FinetuneOptions, finetune
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import DeviceOptions
@@ -137,7 +138,7 @@ def finetuned(folder: Path, model: Path, epochs: int, seed: int) -> dict[str, An
     assert classifier.tokenizer is not None
     result = {}
     for part in ("dev", "test"):
-        examples = read_examples(folder / f"{part}.tsv")
+        examples = read_examples(folder / f"{part}.tsv").rows
         pairs = [(example.text_a, example.text_b) for example in examples]
         logits = classifier.logits(encode_texts(classifier.tokenizer, pairs, 160, classifier.config))
         result[part] = labelled_scores(logits, class_indices(examples, classifier.class_names))["accuracy"]

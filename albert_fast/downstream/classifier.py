@@ -15,6 +15,7 @@ from torch import Tensor
 
 from albert_fast.config import AlbertConfig
 from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
+from albert_fast.downstream.columns import Columns
 from albert_fast.model import Linear, Pretrained, initialize
 from albert_fast.ops import Ops
 from albert_fast.options import UserError, check_choice
@@ -53,7 +54,9 @@ class AlbertForSequenceClassification(Pretrained):
         self.dropout = float(config.extra.get("classifier_dropout_prob") or 0.0)
         self.classifier = Linear(config.hidden_size, len(names), self.ops)
         self.tokenizer: Tokenizer | None = None
-        self.max_seq_length = config.max_position_embeddings  # of fine-tuning, where from_pretrained finds it
+        # Of fine-tuning, where from_pretrained finds them:
+        self.max_seq_length = config.max_position_embeddings
+        self.columns: Columns | None = None
         initialize(self, config.initializer_range)
 
     @classmethod
@@ -62,8 +65,15 @@ class AlbertForSequenceClassification(Pretrained):
         model = super().from_pretrained(directory, ops, **overrides)
         model.tokenizer = load_tokenizer(directory)
         if (Path(directory) / SETTINGS).is_file():
-            model.max_seq_length = read_settings(Path(directory))["max_seq_length"]
+            settings = read_settings(Path(directory))
+            model.max_seq_length = settings["max_seq_length"]
+            model.columns = Columns(**settings["columns"]) if "columns" in settings else None
         return model
+
+    @property
+    def reads_pairs(self) -> bool | None:
+        """Whether it learnt from pairs of texts rather than single ones; None where its folder does not say."""
+        return None if self.columns is None else self.columns.text_b is not None
 
     def forward(self, batch: Packed) -> Tensor:
         """Logits [B, classes] of a packed batch."""

@@ -15,7 +15,8 @@ from rich.table import Table
 from torch import Tensor
 
 from albert_fast.downstream.classifier import AlbertForSequenceClassification, encode_texts
-from albert_fast.downstream.examples import ColumnOptions, Example, read_examples
+from albert_fast.downstream.columns import ColumnOptions, Expected
+from albert_fast.downstream.examples import Example, read_examples
 from albert_fast.downstream.scores import classification_scores
 from albert_fast.options import DeviceOptions, Options, UserError, note, option
 
@@ -25,7 +26,9 @@ class EvaluateOptions(Options):
     """What to test on what."""
 
     model: str = option(help="folder that `albert-fast finetune` made", metavar="DIR")
-    test: str = option(help="TSV or JSONL file of sentences or pairs; without labels, no scores", metavar="FILE")
+    test: str = option(
+        help="TSV, CSV, JSONL or JSON file of sentences or pairs; without labels, no scores", metavar="FILE"
+    )
     predictions: str | None = option(None, "JSONL file to write: class and probabilities of every row", metavar="FILE")
     batch_size: int = option(64, "sentences or pairs computed at once", at_least=1)
     max_seq_length: int | None = option(
@@ -37,19 +40,25 @@ class EvaluateOptions(Options):
 def evaluate(options: EvaluateOptions, columns: ColumnOptions, where: DeviceOptions) -> None:
     """Accuracy, F1 and Matthews correlation of a fine-tuned classifier; its predictions with --predictions."""
     device, dtype = where.resolve()
-    examples = read_examples(options.test, columns)
     model = AlbertForSequenceClassification.from_pretrained(options.model, ops=where.ops).to(device, dtype)
     assert model.tokenizer is not None
-    pairs = [(example.text_a, example.text_b) for example in examples]
+    expected = Expected(classes=model.class_names, pairs=model.reads_pairs, columns=model.columns)
+    examples = read_examples(options.test, columns, expected)
+    examples.describe()
+    labelled = [i for i, example in enumerate(examples.rows) if example.label is not None]
+    labels = class_indices(examples.labelled, model.class_names)
+    pairs = [(example.text_a, example.text_b) for example in examples.rows]
     length = options.max_seq_length or model.max_seq_length
     logits = model.logits(encode_texts(model.tokenizer, pairs, length, model.config), options.batch_size)
     if options.predictions is not None:
-        write_predictions(Path(options.predictions), examples, logits, model.class_names)
-    scores: dict[str, float] = {"examples": len(examples)}
-    if all(example.label is None for example in examples):
+        write_predictions(Path(options.predictions), examples.rows, logits, model.class_names)
+    scores: dict[str, float] = {"examples": len(examples.rows)}
+    if not labelled:
         note(f"{options.test} has no labels: no scores")
     else:
-        scores |= labelled_scores(logits, class_indices(examples, model.class_names))
+        if len(labelled) < len(examples.rows):
+            scores["labelled"] = len(labelled)
+        scores |= labelled_scores(logits[labelled], labels)
     if options.json:
         print(json.dumps(scores))
         return

@@ -16,8 +16,9 @@ from albert_fast._loader import crc32c
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.data.tokenizer import load_tokenizer
 from albert_fast.downstream.classifier import AlbertForSequenceClassification, EncodedTexts, encode_texts
+from albert_fast.downstream.columns import ColumnOptions, Expected
 from albert_fast.downstream.evaluate import class_indices, labelled_scores, write_predictions
-from albert_fast.downstream.examples import ColumnOptions, class_names, read_examples
+from albert_fast.downstream.examples import read_examples
 from albert_fast.downstream.finetune_run import FinetuneRun
 from albert_fast.optimizer import FlatParameters, Optimizer
 from albert_fast.options import DeviceOptions, Options, UserError, note, option
@@ -29,7 +30,7 @@ class FinetuneOptions(Options):
     """What to fine-tune on what, and for how long."""
 
     model: str = option(help="folder of a pretrained or fine-tuned model with its vocabulary", metavar="DIR")
-    train: str = option(help="TSV or JSONL file of labelled sentences or pairs to train on", metavar="FILE")
+    train: str = option(help="TSV, CSV, JSONL or JSON file of labelled sentences or pairs to train on", metavar="FILE")
     dev: str = option(help="the same, to choose the best checkpoint on", metavar="FILE")
     output: str = option(help="folder of the best checkpoint, metrics.jsonl and predictions on --dev", metavar="DIR")
     resume: bool = option(False, "go on with a run that was stopped, with the same flags")
@@ -67,12 +68,15 @@ class FinetuneOptions(Options):
 def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOptions) -> None:
     """Train a classifier of sentences or sentence pairs, and keep the checkpoint that is best on --dev."""
     device, dtype = where.resolve()
-    train, dev = read_examples(options.train, columns), read_examples(options.dev, columns)
-    names = class_names(train)
-    if len(names) < 2:
-        raise UserError(f"{options.train}: every label is {names[0]!r}; a classifier needs two classes or more")
+    examples = read_examples(options.train, columns, Expected(labelled=True))
+    train, names = examples.labelled, examples.class_names()
+    like_train = Expected(classes=names, pairs=examples.pairs, columns=examples.columns, labelled=True)
+    dev_examples = read_examples(options.dev, columns, like_train)
+    dev = dev_examples.labelled
     train_labels = torch.from_numpy(class_indices(train, names)).to(device)
     dev_labels = class_indices(dev, names)
+    examples.describe()
+    dev_examples.describe()
 
     torch.manual_seed(options.seed)
     model = starting_model(options, names, where.ops).to(device)
@@ -87,6 +91,7 @@ def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOpti
     optimizer = Optimizer(flat, _train_config(options, max_steps))
     precision = str(dtype).removeprefix("torch.")
     settings = asdict(options) | asdict(columns) | {"device": device.type, "precision": precision, "ops": where.ops}
+    settings["columns"] = asdict(examples.columns)
     settings["data_crc32c"] = _checksum((train_texts, train_labels.cpu().numpy()), (dev_texts, dev_labels))
     run = FinetuneRun(Path(options.output), model, optimizer, settings, options.metric, options.patience)
     with run.started(max_steps, resume=options.resume):

@@ -138,8 +138,8 @@ class FinetuneRun:
     def _resume(self) -> None:
         held, before = self.output / STATE, read_settings(self.output)
         for name, value in self.settings.items():
-            if name not in _FREE and before.get(name) != value:
-                raise UserError(f"{name}={value} differs from the run's {before.get(name)}; start in another folder")
+            if name not in _FREE and name in before and before[name] != value:
+                raise UserError(f"{name}={value} differs from the run's {before[name]}; start in another folder")
         if not held.is_file():
             raise UserError(f"output={self.output}: this run has ended; start another in another folder")
         self._load(held)

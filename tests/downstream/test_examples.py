@@ -1,4 +1,4 @@
-"""Labelled files as people have them: with and without headers, pairs and single sentences, TSV and JSONL."""
+"""Labelled files as people have them: texts and labels of a file become examples, or are refused with their line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from albert_fast.downstream.examples import ColumnOptions, Example, class_names, read_examples
+from albert_fast.downstream.columns import ColumnOptions, Expected
+from albert_fast.downstream.examples import Examples, read_examples
 from albert_fast.options import UserError
 
 PAIR = [("今天天气好吗", "天气怎么样", "1"), ('他说"你好', "再见", "0")]
@@ -18,8 +19,8 @@ def write(tmp_path: Path, content: str | bytes, name: str = "data.tsv") -> Path:
     return file
 
 
-def rows(examples: list[Example]) -> list[tuple[str, str | None, str | None]]:
-    return [(example.text_a, example.text_b, example.label) for example in examples]
+def rows(examples: Examples) -> list[tuple[str, str | None, str | None]]:
+    return [(example.text_a, example.text_b, example.label) for example in examples.rows]
 
 
 @pytest.mark.parametrize("header", ["", "text_a\ttext_b\tlabel\n", "sentence1\tsentence2\tgold_label\n"], ids=repr)
@@ -33,7 +34,7 @@ def test_line_ends_marks_and_strange_characters(tmp_path: Path) -> None:
     content = "\ufefftext_a\ttext_b\tlabel\r\na\u2028b\tc\x85\t1\r\n\r\nd\t\t0"
     examples = read_examples(write(tmp_path, content))
     assert rows(examples) == [("a\u2028b", "c\x85", "1"), ("d", "", "0")]
-    assert examples[1].place.endswith("data.tsv, line 4")
+    assert examples.rows[1].place.endswith("data.tsv, line 4")
 
 
 def test_single_sentences(tmp_path: Path) -> None:
@@ -94,15 +95,27 @@ def test_missing_file(tmp_path: Path) -> None:
         read_examples(tmp_path / "absent.tsv")
 
 
-def test_class_names_are_in_a_stable_order(tmp_path: Path) -> None:
-    def names(labels: list[str]) -> list[str]:
-        return class_names([Example("a", None, label, "here") for label in labels])
+def test_labels_lose_blanks_and_signs_of_no_label_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, "a\tb\t0 \nc\td\t1\ne\tf\t0\ng\th\t-\ni\tj\t\u30001\n")
+    examples = read_examples(file, None, Expected(labelled=True))
+    assert [example.label for example in examples.rows] == ["0", "1", "0", None, "1"]
+    assert examples.class_names() == ["0", "1"]
+    examples.describe()
+    said = "5 rows; no header; text 1 with 2; label 3, 2 classes: 0, 1; left out of training and scores"
+    assert capsys.readouterr().err == f"note: {file}: {said}, without a class: 1\n"
 
-    assert names(["10", "2", "-1", "2"]) == ["-1", "2", "10"]
-    assert names(["b", "a", "10"]) == ["10", "a", "b"]
-    with pytest.raises(UserError, match="line 9: no label"):
-        class_names([Example("a", None, None, "f, line 9")])
+
+def test_a_minus_beside_a_plus_is_a_class(tmp_path: Path) -> None:
+    examples = read_examples(write(tmp_path, "a\t+\nb\t-\nc\t+\nd\t-\n"))
+    assert examples.class_names() == ["+", "-"]
 
 
-def test_digits_that_are_no_numbers_are_words(tmp_path: Path) -> None:
-    assert class_names(read_examples(write(tmp_path, "a\t②\nb\t①\nc\t--1\n"))) == ["--1", "①", "②"]
+def test_hidden_labels_of_a_test_file(tmp_path: Path) -> None:
+    file = write(tmp_path, '{"sentence": "a", "label": -1}\n{"sentence": "b", "label": null}\n', "test.jsonl")
+    assert rows(read_examples(file, None, Expected(classes=["0", "1"], pairs=False))) == [
+        ("a", None, None),
+        ("b", None, None),
+    ]
+    assert rows(read_examples(file, None, Expected(classes=["-1", "1"])))[0] == ("a", None, "-1")

@@ -23,8 +23,8 @@ from albert_fast.config import AlbertConfig
 from albert_fast.convert.command import ConvertOptions, convert
 from albert_fast.data.tokenizer import wordpiece_tokenizer
 from albert_fast.downstream.classifier import AlbertForSequenceClassification, encode_texts
+from albert_fast.downstream.columns import ColumnOptions
 from albert_fast.downstream.evaluate import EvaluateOptions, evaluate
-from albert_fast.downstream.examples import ColumnOptions
 from albert_fast.downstream.finetune import FinetuneOptions, finetune
 from albert_fast.downstream.finetune_run import FinetuneRun
 from albert_fast.downstream.scores import classification_scores

@@ -1,0 +1,66 @@
+"""Which labels are classes, in which order, and what is said of doubtful ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from albert_fast.downstream.labels import class_names, distinct, hold_classes, is_no_label, label_text
+from albert_fast.options import UserError
+
+
+def test_class_names_are_in_a_stable_order() -> None:
+    assert class_names(["10", "2", "-1", "2"], "f") == ["-1", "2", "10"]
+    assert class_names(["b", "a", "10"], "f") == ["10", "a", "b"]
+
+
+def test_digits_that_are_no_numbers_are_words() -> None:
+    assert distinct(["②", "①", "--1"]) == ["--1", "①", "②"]
+
+
+def test_labels_as_text() -> None:
+    assert [label_text(value) for value in (" 0\u3000", 3, True, None, "\ufeffx y ", "")] == [
+        "0",
+        "3",
+        "true",
+        None,
+        "x y",
+        "",
+    ]
+
+
+def test_signs_of_no_label() -> None:
+    assert is_no_label(None, [])
+    assert is_no_label("-", ["a"])
+    assert not is_no_label("-", ["-", "+"])
+    assert is_no_label("-1", ["0", "1"])
+    assert not is_no_label("neutral", ["0", "1"])
+
+
+def test_most_cells_are_classes() -> None:
+    assert hold_classes(["a", "b", "typo"], ["a", "b"])
+    assert hold_classes(["a", "-", "-"], ["a", "b"])
+    assert not hold_classes(["a", "x", "y"], ["a", "b"])
+    assert not hold_classes(["-", "-"], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([], "f: no row has a label"),
+        (["a", "a"], "f: every label is 'a'; a classifier needs two"),
+        ([str(i / 7) for i in range(30)], "f: 30 different labels in 30 rows are no classes"),
+    ],
+    ids=["none", "one", "regression"],
+)
+def test_what_cannot_be_classes_is_refused(labels: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        class_names(labels, "f")
+
+
+def test_classes_that_look_alike_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert class_names(["Pos", "pos", "neg", "nan"], "f") == ["Pos", "nan", "neg", "pos"]
+    said = capsys.readouterr().err
+    assert "'Pos' and 'pos' are two classes" in said
+    assert "nan is learnt as a class" in said
+    class_names(["-1", "0", "1"], "f")
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,72 @@
+"""The rows of TSV, CSV, JSONL and JSON files, told apart by their content."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from albert_fast.downstream.tables import read_table
+from albert_fast.options import UserError
+
+
+def cells(tmp_path: Path, content: str, name: str = "data.tsv") -> list[list[object]]:
+    (tmp_path / name).write_bytes(content.encode())
+    return [list(row.cells.values()) for row in read_table(tmp_path / name).rows]
+
+
+def test_quotes_in_tsv_are_characters(tmp_path: Path) -> None:
+    assert cells(tmp_path, 'he said "yes\t0\r\n\r\n"a"\t1') == [['he said "yes', "0"], ['"a"', "1"]]
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_csv_by_its_suffix(tmp_path: Path, separator: str) -> None:
+    """A cell in quotes may hold the separator, a doubled quote and a line end."""
+    content = f'0{separator}"well, good; ""yes""\nand more"\r\n\r\n1{separator}bad\r\n'
+    assert cells(tmp_path, content, "data.csv") == [["0", 'well, good; "yes"\nand more'], ["1", "bad"]]
+    assert [row.place.rpartition(", ")[2] for row in read_table(tmp_path / "data.csv").rows] == ["line 1", "line 4"]
+
+
+def test_csv_by_known_names_whatever_its_suffix(tmp_path: Path) -> None:
+    assert cells(tmp_path, 'label,review\n1,"a, b"\n', "data.txt") == [["label", "review"], ["1", "a, b"]]
+    assert cells(tmp_path, "a text, with a comma\nanother\n", "data.txt") == [["a text, with a comma"], ["another"]]
+    assert cells(tmp_path, "a, b\t1\n", "data.csv") == [["a, b", "1"]]
+
+
+@pytest.mark.parametrize("indent", [None, 1], ids=["one-line", "pretty"])
+def test_json_arrays(tmp_path: Path, indent: int | None) -> None:
+    content = json.dumps([{"text": "a", "label": 1}, {"text": "b", "label": 0}], indent=indent)
+    assert cells(tmp_path, content, "data.json") == [["a", 1], ["b", 0]]
+    assert read_table(tmp_path / "data.json").rows[1].place.endswith("data.json, item 2")
+
+
+def test_text_that_begins_with_a_bracket_is_text(tmp_path: Path) -> None:
+    assert cells(tmp_path, "[MASK] is a mark\t1\n") == [["[MASK] is a mark", "1"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "a,1\nb\n", "line 2: 1 columns, line 1 has 2; columns are separated by ','"),
+        ("a.csv", 'a,1\n"b" c,2\n', "line 2: not CSV"),
+        ("a.json", '[{"text": "a"}, ', "begins as a JSON array but is none"),
+        ("a.json", '[{"text": "a"}, 3]', "item 2: not a JSON object"),
+        ("a.json", "[]", "empty JSON array"),
+        ("a.json", '{\n "data": [{"text": "a"}]\n}', "is one JSON object of data; write one object a row"),
+    ],
+    ids=["columns", "quote", "cut", "number", "empty", "object"],
+)
+def test_bad_files_say_what_they_are(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_table(tmp_path / name)
+
+
+def test_a_repeated_header_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data.tsv").write_text("text\tlabel\na\t1\ntext\tlabel\nb\t0\n")
+    with pytest.raises(UserError, match="line 3: the header again"):
+        read_table(tmp_path / "data.tsv").with_header()
+    (tmp_path / "data.tsv").write_text("text\ttext\na\t1\n")
+    with pytest.raises(UserError, match="names 'text' twice"):
+        read_table(tmp_path / "data.tsv").with_header()
