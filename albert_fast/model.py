@@ -74,10 +74,11 @@ class AlbertForPreTraining(Pretrained):
     def losses(self, batch: Packed, masked_lm: tuple[Tensor, ...], sentence_order: tuple[Tensor, ...]):
         """PretrainingLosses of a packed batch: the training path, static shapes and no synchronisation.
 
-        masked_lm: positions [P] into T, ids [P], weights [P]; sentence_order: labels [B], weights [B].
+        masked_lm: positions [P] into T, ids [P], weights [P]; sentence_order: labels and weights [M] of the first M
+        sequences.
         """
         positions, ids, weights = masked_lm
-        states = self.albert(batch, rows=batch.read_tokens(positions, weights))
+        states = self.albert(batch, rows=batch.read_tokens(len(sentence_order[0]), positions, weights))
         first_states, masked_states = states.tensor_split([len(states) - len(positions)])
         mlm_loss, mlm_accuracy = self.mlm_head.loss(masked_states, ids, weights, self.albert.embeddings)
         labels, weights = sentence_order

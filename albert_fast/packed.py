@@ -15,10 +15,10 @@ from albert_fast.options import UserError
 
 @dataclass
 class Packed:
-    """Tokens of several sequences end to end; tokens past cu_seqlens[-1] belong to none.
+    """Tokens of several sequences end to end; no token belongs to no sequence.
 
-    input_ids, token_type_ids, position_ids: int [T]; cu_seqlens: int32 [B+1], first 0; max_seqlen: a bound on every
-    sequence's length; dropout_key: int64 [2], the seed and the global micro-batch, where the batch is trained on.
+    input_ids, token_type_ids, position_ids: int [T]; cu_seqlens: int32 [B+1], from 0 to T, a repeated value is an empty
+    sequence; max_seqlen: a bound on every sequence's length; dropout_key: int64 [2], the seed and the global micro-batch, where the batch is trained on.
     """
 
     input_ids: Tensor
@@ -37,9 +37,13 @@ class Packed:
         starts, ends = self.cu_seqlens[:-1], self.cu_seqlens[1:]
         return torch.where(starts < ends, starts, len(self.input_ids))
 
-    def read_tokens(self, positions: Tensor, weights: Tensor) -> Tensor:
-        """int32 [B + P]: whose states the pretraining heads read, first_tokens() and the masked ones; T for none."""
-        return torch.cat((self.first_tokens(), torch.where(weights > 0, positions, len(self.input_ids))))
+    def read_tokens(self, examples: int, positions: Tensor, weights: Tensor) -> Tensor:
+        """int32 [examples + P]: the tokens whose states the pretraining heads read; T for an unused place.
+
+        They are the first token of each of the first `examples` sequences (padding sequences come last), and the
+        masked tokens, `positions` [P] where `weights` [P] are not zero.
+        """
+        return torch.cat((self.first_tokens()[:examples], torch.where(weights > 0, positions, len(self.input_ids))))
 
 
 def pack(input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None):

@@ -25,7 +25,7 @@ from albert_fast.packed import Packed
 
 FIELDS = (
     "input_ids", "token_type_ids", "position_ids", "cu_seqlens", "masked_lm_positions", "masked_lm_ids",
-    "masked_lm_weights", "sentence_order_labels", "sentence_order_weights",
+    "masked_lm_weights", "sentence_order_labels", "sentence_order_weights", "num_tokens",
 )  # fmt: skip
 SUMS = ("mlm_loss", "sop_loss", "mlm_accuracy", "sop_accuracy", "tokens", "micro_batches", "gradient_norm", "updates")
 
@@ -40,7 +40,8 @@ class Inputs:
 
     def __init__(self, example: Batch, max_seq_length: int, device: torch.device):
         self.max_seqlen, self.cuda = max_seq_length, device.type == "cuda"
-        arrays = {name: getattr(example, name) for name in FIELDS}
+        arrays = {name: np.atleast_1d(getattr(example, name)) for name in FIELDS}
+        arrays["num_tokens"] = arrays["num_tokens"].astype(np.int32)
         lengths = [-(-array.size // 32) * 32 for array in arrays.values()]  # every field starts at 128 bytes
         edges = [0, *np.cumsum(lengths).tolist()]
         self.layout = {n: (start, a.size, a.dtype) for (n, a), start in zip(arrays.items(), edges, strict=False)}
@@ -127,7 +128,7 @@ class TrainStep:
         losses.loss.backward()
         parts = (losses.mlm_loss, losses.sop_loss, losses.mlm_accuracy, losses.sop_accuracy)
         self.sums[:4] += torch.stack([part.detach() for part in parts])
-        self.sums[4] += self.inputs.fields["cu_seqlens"][-1]
+        self.sums[4] += self.inputs.fields["num_tokens"][0]
         self.sums[5] += 1
         self.key[1] += self.world_size
 

@@ -7,7 +7,9 @@
 
 namespace albert_fast {
 
-Batch::Batch(uint32_t tokens, uint32_t sequences, uint32_t predictions) {
+Batch::Batch(const LoaderConfig& config) {
+  const size_t tokens = config.tokens_per_batch, sequences = config.max_sequences;
+  const size_t predictions = config.predictions_per_batch;
   constexpr size_t kPage = 4096;
   size_t bytes = 0;
   const auto place = [&bytes](size_t elements) {
@@ -15,9 +17,10 @@ Batch::Batch(uint32_t tokens, uint32_t sequences, uint32_t predictions) {
     bytes += (elements * 4 + kSlackBytes + kPage - 1) / kPage * kPage;
     return begin;
   };
-  const size_t offsets[] = {place(tokens),      place(tokens),      place(tokens),      place(sequences + size_t{1}),
-                            place(predictions), place(predictions), place(predictions), place(sequences),
-                            place(sequences)};
+  const size_t offsets[] = {
+      place(tokens),      place(tokens),      place(tokens),      place(config.sequence_slots() + size_t{1}),
+      place(predictions), place(predictions), place(predictions), place(sequences),
+      place(sequences)};
   memory_ = std::aligned_alloc(kPage, bytes);
   if (memory_ == nullptr) throw std::bad_alloc();
   const auto at = [&](size_t field) { return static_cast<char*>(memory_) + offsets[field]; };
@@ -35,11 +38,7 @@ Batch::Batch(uint32_t tokens, uint32_t sequences, uint32_t predictions) {
 Batch::~Batch() { std::free(memory_); }
 
 BatchPool::BatchPool(const LoaderConfig& config, size_t most_idle)
-    : tokens_(config.tokens_per_batch),
-      sequences_(config.max_sequences),
-      predictions_(config.predictions_per_batch),
-      most_idle_(most_idle),
-      process_(::getpid()) {}
+    : config_(config), most_idle_(most_idle), process_(::getpid()) {}
 
 std::shared_ptr<Batch> BatchPool::take() {
   std::unique_ptr<Batch> batch;
@@ -50,7 +49,7 @@ std::shared_ptr<Batch> BatchPool::take() {
       idle_.pop_back();
     }
   }
-  if (!batch) batch = std::make_unique<Batch>(tokens_, sequences_, predictions_);
+  if (!batch) batch = std::make_unique<Batch>(config_);
   return {batch.release(), [pool = weak_from_this()](Batch* dropped) {
             std::unique_ptr<Batch> owned(dropped);
             if (const auto alive = pool.lock()) alive->give_back(std::move(owned));

@@ -34,7 +34,7 @@ py::tuple to_tuple(std::shared_ptr<Batch> batch, const LoaderConfig& config) {
   const uint32_t tokens = config.tokens_per_batch, sequences = config.max_sequences;
   const uint32_t predictions = config.predictions_per_batch;
   return py::make_tuple(view(b.input_ids, tokens, owner), view(b.token_type_ids, tokens, owner),
-                        view(b.position_ids, tokens, owner), view(b.cu_seqlens, sequences + 1, owner),
+                        view(b.position_ids, tokens, owner), view(b.cu_seqlens, config.sequence_slots() + 1, owner),
                         view(b.masked_lm_positions, predictions, owner), view(b.masked_lm_ids, predictions, owner),
                         view(b.masked_lm_weights, predictions, owner), view(b.sentence_order_labels, sequences, owner),
                         view(b.sentence_order_weights, sequences, owner), b.index, b.epoch, b.num_tokens,
@@ -100,6 +100,7 @@ PYBIND11_MODULE(_loader, module) {
       .def_readwrite("short_seq_millionths", &LoaderConfig::short_seq_millionths)
       .def_readwrite("sentence_order", &LoaderConfig::sentence_order)
       .def_readwrite("seed", &LoaderConfig::seed)
+      .def("sequence_slots", &LoaderConfig::sequence_slots, "N: slots for examples and padding sequences of a batch.")
       .def("budget", &budget, py::arg("length"), "Tokens to mask of `length`, specials included.");
 
   py::class_<Corpus, std::shared_ptr<Corpus>>(module, "Corpus", "Shards opened and checked, as one list of pages.")

@@ -59,6 +59,13 @@ void LoaderConfig::check() const {
   }
 }
 
+uint32_t LoaderConfig::sequence_slots() const {
+  const uint32_t shortest = 2 + num_specials();
+  const uint32_t examples = std::min(max_sequences, tokens_per_batch / shortest);
+  const uint32_t unused = tokens_per_batch - examples * shortest;
+  return std::max(max_sequences, examples + (unused + max_seq_length - 1) / max_seq_length);
+}
+
 uint32_t budget(const LoaderConfig& config, uint32_t length) {
   const uint64_t product = uint64_t{config.masked_lm_millionths} * length;
   uint64_t whole = product / kMillion;

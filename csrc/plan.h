@@ -15,7 +15,7 @@ constexpr uint32_t kMillion = 1000000;  // probabilities are integers, in millio
 struct LoaderConfig {
   uint32_t tokens_per_batch = 0;       // T
   uint32_t max_seq_length = 0;         // S, specials included
-  uint32_t max_sequences = 0;          // N
+  uint32_t max_sequences = 0;          // M, examples of a batch at most
   uint32_t predictions_per_batch = 0;  // P
   uint32_t max_predictions = 0;        // of one example
   uint32_t max_ngram = 3;
@@ -26,6 +26,9 @@ struct LoaderConfig {
 
   uint32_t num_specials() const { return sentence_order ? 3 : 2; }
   uint32_t max_chunk() const { return max_seq_length - num_specials(); }
+  // N: examples, and the padding sequences of at most S tokens each that close a batch. The most are needed by a batch
+  // with as many examples of two tokens as it may have: a longer or a missing example never costs a slot more.
+  uint32_t sequence_slots() const;
   // Throws std::invalid_argument with value, rule and remedy.
   void check() const;
 };

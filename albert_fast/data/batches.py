@@ -23,30 +23,36 @@ from albert_fast.options import UserError
 
 _MILLION = 1_000_000
 _BATCHES_BEFORE_REPORT = 100
+_STREAM_SETTINGS = (
+    "tokens_per_batch", "max_seq_length", "max_sequences", "predictions_per_batch", "max_predictions", "max_ngram",
+    "masked_lm_millionths", "short_seq_millionths", "sentence_order", "seed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One micro-batch of fixed shapes: T tokens, at most N sequences, P prediction slots.
+    """One micro-batch of fixed shapes: T tokens, at most M examples, N sequence slots, P prediction slots.
 
-    Sequence i is `input_ids[cu_seqlens[i]:cu_seqlens[i + 1]]`: [CLS] A [SEP] B [SEP], or [CLS] A [SEP] where sentence
-    order is off. Tokens past `cu_seqlens[-1]` are padding and belong to no sequence. The arrays are views of memory
-    that lives as long as one of them; torch.from_numpy takes them without a copy.
+    Sequence i is `input_ids[cu_seqlens[i]:cu_seqlens[i + 1]]`. The first num_sequences are examples: [CLS] A [SEP] B
+    [SEP], or [CLS] A [SEP] where sentence order is off. No token belongs to no sequence: padding sequences of at most
+    max_seq_length tokens ([PAD], type and position 0) follow up to T, so `cu_seqlens[-1]` is always T, and the slots
+    left are empty. The arrays are views of memory that lives as long as one of them; torch.from_numpy takes
+    them without a copy.
     """
 
     input_ids: np.ndarray  # [T] int32
     token_type_ids: np.ndarray  # [T] int32, 0 for [CLS] A [SEP], 1 for B [SEP]
-    position_ids: np.ndarray  # [T] int32, from 0 in each sequence
-    cu_seqlens: np.ndarray  # [N+1] int32, padded by repeating its last value
+    position_ids: np.ndarray  # [T] int32, from 0 in each example
+    cu_seqlens: np.ndarray  # [N+1] int32, from 0 to T
     masked_lm_positions: np.ndarray  # [P] int32, indices into [T], ascending within a sequence; 0 in unused slots
     masked_lm_ids: np.ndarray  # [P] int32, the original ids
     masked_lm_weights: np.ndarray  # [P] float32, 1, or 0 in unused slots
-    sentence_order_labels: np.ndarray  # [N] int32, 1 = A and B are swapped
-    sentence_order_weights: np.ndarray  # [N] float32, 1, or 0 in unused places and where there is no order to learn
+    sentence_order_labels: np.ndarray  # [M] int32, 1 = A and B are swapped
+    sentence_order_weights: np.ndarray  # [M] float32, 1, or 0 in unused places and where there is no order to learn
     index: int  # of the global micro-batch
     epoch: int
-    num_tokens: int  # specials included, padding not
-    num_sequences: int
+    num_tokens: int  # of the examples, specials included
+    num_sequences: int  # examples
     num_predictions: int
 
 
@@ -76,7 +82,8 @@ class PretrainingLoader(Iterator[Batch]):
         max_predictions: most masked tokens of an example; None: no cap.
         predictions_per_batch: P; None: ceil(T * max(masked_lm_prob, b(S) / S)) + ceil(sqrt(T / S)), rounded up to 16,
             with b(S) the budget of a full example.
-        max_sequences: N; None: T / 32, more where the corpus's documents are shorter than that.
+        max_sequences: M, most examples of a batch; None: T / 32, more where the corpus's documents are shorter than
+            that. N, the attribute sequence_slots, leaves room for the padding sequences besides.
         short_seq_prob: probability that a document is cut at a random shorter length.
         sentence_order: False makes one segment and no label.
 
@@ -136,6 +143,7 @@ class PretrainingLoader(Iterator[Batch]):
         self.tokens_per_batch: int = config.tokens_per_batch
         self.max_seq_length: int = config.max_seq_length
         self.max_sequences: int = config.max_sequences
+        self.sequence_slots: int = config.sequence_slots()
         self.predictions_per_batch: int = config.predictions_per_batch
         self._fingerprint = _fingerprint(config, corpus)
         self._count = 0
@@ -305,7 +313,6 @@ def _warn_of_capacities(statistics: Mapping[str, Any]) -> None:
 
 
 def _fingerprint(config: Any, corpus: Any) -> str:
-    names = [name for name in dir(config) if not name.startswith("_") and name != "budget"]
-    settings = {name: getattr(config, name) for name in names}
+    settings = {name: getattr(config, name) for name in _STREAM_SETTINGS}
     text = json.dumps([corpus.fingerprint, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 
 from albert_fast import attention, ops
+from albert_fast._loader import LoaderConfig
 from albert_fast.attention import Queries
 from albert_fast.config import AlbertConfig, ModelOptions, TrainConfig, check_room
 from albert_fast.data.batches import Batch
@@ -100,10 +101,13 @@ class Prediction:
 def full_batch(config: AlbertConfig, tokens: int, length: int) -> Batch:
     """A micro-batch of full sequences with the loader's default capacities (batches.PretrainingLoader); ids random."""
     random = np.random.default_rng(0)
-    sequences, slots = tokens // length, max(tokens // 32, 1)
+    sequences = tokens // length
+    loader = LoaderConfig()
+    loader.tokens_per_batch, loader.max_seq_length, loader.max_sequences = tokens, length, max(tokens // 32, sequences)
+    most = loader.max_sequences
     share = max(0.15, round(0.15 * length) / length)
     predictions = min(-(-(math.ceil(tokens * share) + math.ceil(math.sqrt(tokens / length))) // 16) * 16, tokens)
-    edges = np.minimum(np.arange(slots + 1), sequences) * length
+    edges = np.minimum(np.arange(loader.sequence_slots() + 1) * length, tokens)
     columns = 1 + random.random((sequences, length - 1)).argsort(1)[:, : round(0.15 * length)]
     masked = (np.arange(sequences)[:, None] * length + np.sort(columns)).ravel()
     used = len(masked)
@@ -117,8 +121,8 @@ def full_batch(config: AlbertConfig, tokens: int, length: int) -> Batch:
         masked_lm_positions=positions,
         masked_lm_ids=random.integers(0, config.vocab_size, predictions, dtype=np.int32),
         masked_lm_weights=(np.arange(predictions) < used).astype(np.float32),
-        sentence_order_labels=np.zeros(slots, np.int32),
-        sentence_order_weights=(np.arange(slots) < sequences).astype(np.float32),
+        sentence_order_labels=np.zeros(most, np.int32),
+        sentence_order_weights=(np.arange(most) < sequences).astype(np.float32),
         index=0, epoch=0, num_tokens=sequences * length, num_sequences=sequences, num_predictions=used,
     )  # fmt: skip
 
@@ -192,7 +196,8 @@ def _tracker(model: AlbertForPreTraining, target: str, batch: Batch) -> StorageT
     names = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens")
     fields = {name: torch.from_numpy(getattr(batch, name)) for name in names}
     packed = Packed(**fields, max_seqlen=len(batch.input_ids))
-    read = packed.read_tokens(*map(torch.from_numpy, (batch.masked_lm_positions, batch.masked_lm_weights)))
+    masked = map(torch.from_numpy, (batch.masked_lm_positions, batch.masked_lm_weights))
+    read = packed.read_tokens(len(batch.sentence_order_labels), *masked)
     own = Queries.pack(read, packed.cu_seqlens, len(packed.input_ids)).cu_seqlens
 
     def real(body: Callable, q: int) -> Callable:

@@ -40,7 +40,7 @@ std::string bytes_of(const Batch& b, const LoaderConfig& c) {
   add(b.input_ids, c.tokens_per_batch);
   add(b.token_type_ids, c.tokens_per_batch);
   add(b.position_ids, c.tokens_per_batch);
-  add(b.cu_seqlens, c.max_sequences + size_t{1});
+  add(b.cu_seqlens, c.sequence_slots() + size_t{1});
   add(b.masked_lm_positions, c.predictions_per_batch);
   add(b.masked_lm_ids, c.predictions_per_batch);
   add(b.masked_lm_weights, c.predictions_per_batch);
@@ -131,7 +131,7 @@ void test_instruction_sets_write_the_same() {
         for (uint32_t number = 0; number < group.plan.num_batches(); ++number) {
           std::vector<std::string> written;
           for (int set = 0; set <= static_cast<int>(best_instruction_set()); ++set) {
-            Batch batch(config.tokens_per_batch, config.max_sequences, config.predictions_per_batch);
+            Batch batch(config);
             build_batch_for(static_cast<InstructionSet>(set), token_bytes)(rules, group, number, scratch, batch);
             written.push_back(bytes_of(batch, config));
           }

@@ -218,8 +218,13 @@ def test_no_capacity_is_exceeded_and_the_counts_add_up(shard):
         unused_tokens = unused_predictions = sequences = 0
         for count in range(1, 301):
             batch = next(loader)
-            assert batch.cu_seqlens[batch.num_sequences] == batch.cu_seqlens[-1] == batch.num_tokens <= 1024
-            assert (np.diff(batch.cu_seqlens) <= 64).all()
+            lengths = np.diff(batch.cu_seqlens)
+            assert batch.cu_seqlens[batch.num_sequences] == batch.num_tokens
+            assert batch.cu_seqlens[-1] == 1024
+            assert lengths.max() <= 64
+            padding = lengths[batch.num_sequences :]
+            assert np.count_nonzero(padding) == -(-(1024 - batch.num_tokens) // 64)
+            assert not batch.sentence_order_weights[batch.num_sequences :].any()
             assert (batch.input_ids[batch.num_tokens :] == PAD).all()
             unused_tokens += 1024 - batch.num_tokens
             unused_predictions += 160 - int(batch.masked_lm_weights.sum())

@@ -53,7 +53,7 @@ def test_statistics_count_what_stands_in_a_batch(folder):
         input_ids=np.array(ids, np.int32),
         token_type_ids=np.array([0] * 5 + [1] * 3 + [0] * 2, np.int32),
         position_ids=np.array([*range(8), 0, 0], np.int32),
-        cu_seqlens=np.array([0, 8, 8], np.int32),
+        cu_seqlens=np.array([0, 8, 10], np.int32),
         masked_lm_positions=np.array([1, 2, 5, 0], np.int32),
         masked_lm_ids=np.array([the, ing, the, 0], np.int32),
         masked_lm_weights=np.array([1, 1, 1, 0], np.float32),

@@ -58,6 +58,7 @@ class Rules:
     tokens_per_batch: int
     max_seq_length: int
     max_sequences: int
+    sequence_slots: int
     predictions_per_batch: int
     seed: int
     cls_id: int
@@ -192,11 +193,14 @@ class Reference:
             out["masked_lm_weights"] += [1] * len(example.masked)
             out["sentence_order_labels"].append(example.label)
             out["sentence_order_weights"].append(example.weight)
-        total = len(out["input_ids"])
+        padding = range(len(out["input_ids"]), rules.tokens_per_batch, rules.max_seq_length)
+        out["cu_seqlens"] += padding
         for name, value in out.items():
-            size = {"cu": rules.max_sequences + 1, "se": rules.max_sequences, "ma": rules.predictions_per_batch}
-            fill = {"cu_seqlens": total, "input_ids": rules.pad_id}.get(name, 0)
-            value += [fill] * (size.get(name[:2], rules.tokens_per_batch) - len(value))
+            size = {"cu": rules.sequence_slots + 1, "se": rules.max_sequences, "ma": rules.predictions_per_batch}
+            fill = {"cu_seqlens": rules.tokens_per_batch, "input_ids": rules.pad_id}.get(name, 0)
+            missing = size.get(name[:2], rules.tokens_per_batch) - len(value)
+            assert missing >= (name == "cu_seqlens")
+            value += [fill] * missing
         return out
 
 
@@ -312,6 +316,7 @@ def rules_of(loader: PretrainingLoader, vocab_size: int, unused=(), **settings) 
         tokens_per_batch=loader.tokens_per_batch,
         max_seq_length=loader.max_seq_length,
         max_sequences=loader.max_sequences,
+        sequence_slots=loader.sequence_slots,
         predictions_per_batch=loader.predictions_per_batch,
         cls_id=CLS,
         sep_id=SEP,

@@ -18,7 +18,8 @@ def make_batch(index: int) -> Batch:
     lengths = lengths[np.cumsum(lengths) <= TOKENS]
     edges = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
     used = int(edges[-1])
-    cu_seqlens = np.full(SEQUENCES + 1, used, np.int32)
+    edges = np.concatenate((edges, np.arange(used + LENGTH, TOKENS, LENGTH)))  # padding sequences
+    cu_seqlens = np.full(SEQUENCES + 1, TOKENS, np.int32)
     cu_seqlens[: len(edges)] = edges
     positions = np.zeros(PREDICTIONS, np.int32)
     weights = np.zeros(PREDICTIONS, np.float32)
@@ -27,7 +28,7 @@ def make_batch(index: int) -> Batch:
     order = np.zeros(SEQUENCES, np.float32)
     order[: len(lengths)] = 1
     position_ids = np.zeros(TOKENS, np.int32)
-    for start, length in zip(edges, lengths, strict=False):
+    for start, length in zip(edges[:-1], lengths, strict=False):
         position_ids[start : start + length] = np.arange(length)
     return Batch(
         input_ids=random.integers(0, VOCABULARY, TOKENS, dtype=np.int32),
