@@ -14,7 +14,11 @@ FUZZ_SECONDS ?= 600
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt $(CSRC)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@command -v $${CXX:-c++} >/dev/null || { echo "a C++ compiler is missing: apt-get install g++, or set CXX" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "$$($(PYTHON) --version) is too old: make PYTHON=python3.10 or later" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "venv is missing: apt-get install python3-venv" >&2; exit 2; }
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)  # none yet, or half made
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
 	touch $@
 
@@ -34,6 +38,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
 format: $(INSTALLED)
@@ -60,4 +65,4 @@ fuzz: $(INSTALLED)
 		-artifact_prefix=build/fuzz/ build/fuzz/found tests/csrc/corpus
 
 clean:
-	rm -rf build dist *.egg-info albert_fast/*.so .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info albert_fast/*.so .mypy_cache .ruff_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
 import re
@@ -32,6 +33,31 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "profile": ("measure.profiling:profile_command", "time of a training step by stage and op, with a trace"),
     "memory": ("measure.memory:memory", "memory of a step per share_type: predicted, measured, fitted"),
     "sizes": ("measure.sizes:sizes", "the seed's model-size table, and every preset's"),
+}
+
+
+# Flags of other trainers, and what means the same here; the first that a command has is named.
+_SAME_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "lr": ("learning_rate",),
+    "epochs": ("max_steps",),
+    "num_train_epochs": ("epochs", "max_steps"),
+    "batch_size": ("tokens_per_batch",),
+    "train_batch_size": ("batch_size", "tokens_per_batch"),
+    "per_device_train_batch_size": ("batch_size", "tokens_per_batch"),
+    "steps": ("max_steps",),
+    "model": ("init_from", "config"),
+    "model_name_or_path": ("model", "init_from", "config"),
+    "fp16": ("precision",),
+    "bf16": ("precision",),
+    "no_cuda": ("device",),
+    "num_workers": ("loader_threads", "workers"),
+    "max_seq_len": ("max_seq_length",),
+    "max_len": ("max_seq_length",),
+    "warmup": ("warmup_steps", "warmup_ratio"),
+    "warmup_proportion": ("warmup_ratio", "warmup_steps"),
+    "output_dir": ("output",),
+    "data_dir": ("data", "train"),
+    "dropout": ("hidden_dropout_prob",),
 }
 
 
@@ -102,7 +128,10 @@ def _find(name: str) -> Callable[..., None]:
 def _call(program: str, function: Callable[..., None], arguments: Sequence[str]) -> None:
     hints = {k: t for k, t in typing.get_type_hints(function).items() if k != "return"}
     parser = _parser(program, function, hints)
-    given = vars(parser.parse_args([_underscored(argument) for argument in arguments]))
+    parsed, unknown = parser.parse_known_args([_underscored(argument) for argument in arguments])
+    if unknown:
+        parser.error(_unknown(unknown[0], [f.name for kind in hints.values() for f in fields(kind)]))
+    given = vars(parsed)
     # A command that can go on with an earlier run knows what that run was given.
     saved_options = getattr(sys.modules[function.__module__], "saved_options", None)
     values = {**(saved_options(given) if saved_options else {}), **given}
@@ -113,6 +142,16 @@ def _call(program: str, function: Callable[..., None], arguments: Sequence[str])
             parser.error(f"the following flags are required: {', '.join(missing)}")
         options[parameter] = kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
     function(**options)
+
+
+def _unknown(argument: str, known: list[str]) -> str:
+    """What to say of an argument that is no flag: the flag that is meant, where that can be told."""
+    name = argument.removeprefix("--").split("=")[0]
+    if not argument.startswith("--"):
+        return f"{argument!r} follows no flag that takes it"
+    same = [flag for flag in _SAME_ELSEWHERE.get(name, ()) if flag in known]
+    close = same or difflib.get_close_matches(name, known, n=1)
+    return f"--{name} is no flag of this command" + (f"; did you mean --{close[0]}?" if close else "")
 
 
 def _underscored(argument: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.report import File, Key, timed_rows
+from bench.result_files import File, Key, timed_rows
 
 
 def draw(document: dict[str, Any], folder: Path, stem: str) -> list[Path]:

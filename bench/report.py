@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,9 +10,8 @@ from typing import Any
 
 from albert_fast import cli
 from albert_fast.options import Options, UserError, note, option
-
-File = tuple[Path, dict[str, Any]]  # a result file and what it holds
-Key = tuple[str, str, str, int, str]  # op, direction, preset, tokens, implementation
+from bench import plots
+from bench.result_files import File, peer, read_results, timed_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,39 +53,10 @@ def report(options: ReportOptions) -> None:
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.md").write_text(text + "\n", encoding="utf-8")
-    from bench import plots
-
     drawn = [plot for file, document in documents for plot in plots.draw(document, folder, file.stem)]
     if len(ops) == 2:
         drawn.append(plots.draw_regression(ops[0], ops[1], folder))
     note(f"wrote {folder / 'report.md'} and {', '.join(path.name for path in drawn)}")
-
-
-def read_results(file: Path) -> dict[str, Any]:
-    """A result file; raises UserError for anything else."""
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror or error}; give JSON files of bench/results") from None
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}); give files that a bench wrote") from None
-    if not isinstance(document, dict):
-        raise UserError(f"{file} holds {type(document).__name__}, not an object; give files that a bench wrote")
-    return document
-
-
-def timed_rows(document: dict[str, Any]) -> dict[Key, dict[str, Any]]:
-    """Rows with a time, by what they timed."""
-    names = ("op", "direction", "preset", "tokens", "implementation")
-    return {tuple(row[name] for name in names): row for row in document["rows"] if "median_seconds" in row}  # type: ignore[misc]
-
-
-def peer(rows: dict[Key, dict[str, Any]], key: Key) -> dict[str, Any] | None:
-    """The row that `key` is to be held against: eager torch's or HuggingFace's of the same group."""
-    for name in ("torch", "huggingface", "torch-foreach"):
-        if (*key[:4], name) in rows:
-            return rows[(*key[:4], name)]
-    return None
 
 
 def op_table(file: Path, document: dict[str, Any]) -> str:

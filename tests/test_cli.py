@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from albert_fast.cli import COMMANDS, _underscored
+from albert_fast.cli import COMMANDS, _underscored, main
 
 
 def run(*words: str) -> subprocess.CompletedProcess:
@@ -27,6 +27,31 @@ def test_every_flag_has_a_help_line(name):
 def test_the_overview_names_every_command():
     shown = run().stdout
     assert all(f"  {name} " in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("pretrain", "--lr=1e-3"), "--learning_rate"),
+        (("pretrain", "--epochs", "3"), "--max_steps"),
+        (("pretrain", "--batch_size", "32"), "--tokens_per_batch"),
+        (("pretrain", "--model", "run"), "--init_from"),
+        (("pretrain", "--fp16"), "--precision"),
+        (("pretrain", "--num-workers", "2"), "--loader_threads"),
+        (("finetune", "--num_train_epochs", "3"), "--epochs"),
+        (("finetune", "--lerning_rate", "1"), "--learning_rate"),
+    ],
+)
+def test_a_flag_of_another_trainer_names_ours(words, meant, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_the_overview_is_quick_and_needs_no_torch():
+    code = "import sys; from albert_fast.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_both_spellings():
