@@ -16,22 +16,23 @@ from torch import Tensor
 
 @dataclass
 class Queries:
-    """Tokens that ask, packed by sequence: tokens int64 [R], cu_seqlens int32 [B+1] of them, places int64 [R].
+    """The tokens whose queries are wanted, packed by sequence.
 
-    places says where among `tokens` each of the rows asked for stands.
+    tokens: int64 [R], ascending; cu_seqlens: int32 [B+1], of these tokens; inverse: int64 [R], where in `tokens` each
+    of the positions asked for stands.
     """
 
     tokens: Tensor
     cu_seqlens: Tensor
-    places: Tensor
+    inverse: Tensor
 
     @classmethod
-    def pack(cls, rows: Tensor, cu_seqlens: Tensor, tokens: int) -> Queries:
-        """Of rows int [R], in any order, among `tokens` packed ones; a row past cu_seqlens[-1] stands for none."""
-        ordered, order = rows.sort()
-        places = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        edges = torch.searchsorted(ordered, cu_seqlens, out_int32=True)
-        return cls(ordered.long().clamp(max=tokens - 1), edges, places)
+    def pack(cls, positions: Tensor, cu_seqlens: Tensor, num_tokens: int) -> Queries:
+        """Of positions int [R], in any order, among num_tokens packed tokens; num_tokens itself stands for none."""
+        ascending, order = positions.sort()
+        inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        cu_queries = torch.searchsorted(ascending, cu_seqlens, out_int32=True)
+        return cls(ascending.long().clamp(max=num_tokens - 1), cu_queries, inverse)
 
 
 def varlen_attention(

@@ -1,14 +1,15 @@
 """ALBERT (Lan et al. 2019, https://arxiv.org/abs/1909.11942) on packed tokens, in plain PyTorch.
 
-Post-LN and pre-LN as in Xiong et al. 2020 (https://arxiv.org/abs/2002.04745). The same few layers are used again and
-again: `share_type` says which weights the L layers share, `layout` how embeddings are built (see AlbertConfig).
+Post-LN and pre-LN as in Xiong et al. 2020 (https://arxiv.org/abs/2002.04745). `share_type` says which weights the L
+layers share, `layout` how embeddings are built (see AlbertConfig).
 
-Dimension letters: T tokens (packed), B sequences, S sequence length, P masked positions, L layers, H hidden,
-E embedding, F feed-forward, N heads, D head size, V vocabulary.
+Dimension letters: T tokens (packed), R queries of the last layer, B sequences, S sequence length, P masked positions,
+L layers, H hidden, E embedding, F feed-forward, N heads, D head size, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,9 @@ from torch.utils.checkpoint import checkpoint
 
 from albert_fast.attention import Queries
 from albert_fast.config import AlbertConfig
-from albert_fast.ops import Ops, get_ops, rows_of, wide
-from albert_fast.packed import Packed, pack
-from albert_fast.pretrained import FolderModel
+from albert_fast.ops import Ops, dropout_site, take_rows, upcast
+from albert_fast.packed import Dropout, Packed, pack
+from albert_fast.pretrained import PretrainedModel
 
 
 @dataclass
@@ -52,23 +53,14 @@ class PretrainingLosses:
         return self.mlm_loss + self.sop_loss
 
 
-class Pretrained(FolderModel):
-    """An ALBERT, to which heads are added, that can be saved to a folder and loaded from one."""
-
-    def __init__(self, config: AlbertConfig, ops: str | Ops = "torch"):
-        super().__init__()
-        self.config = config
-        self.ops = ops if isinstance(ops, Ops) else get_ops(ops)
-        self.albert = Albert(config, self.ops)
-
-
-class AlbertForPreTraining(Pretrained):
+class AlbertForPreTraining(PretrainedModel):
     """ALBERT with the masked-word and sentence-order heads."""
 
     def __init__(self, config: AlbertConfig, ops: str | Ops = "torch"):
         super().__init__(config, ops)
+        self.albert = Albert(config, self.ops)
         self.mlm_head = MaskedLmHead(config, self.ops)
-        self.sop_head = Linear(config.hidden_size, 2, self.ops)
+        self.sop_head = SentenceOrderHead(config.hidden_size, 2, self.ops)
         initialize(self, config.initializer_range)
 
     def losses(self, batch: Packed, masked_lm: tuple[Tensor, ...], sentence_order: tuple[Tensor, ...]):
@@ -78,15 +70,10 @@ class AlbertForPreTraining(Pretrained):
         sequences.
         """
         positions, ids, weights = masked_lm
-        states = self.albert(batch, rows=batch.read_tokens(len(sentence_order[0]), positions, weights))
+        states = self.albert(batch, batch.head_positions(len(sentence_order[0]), positions, weights))  # [M + P, H]
         first_states, masked_states = states.tensor_split([len(states) - len(positions)])
         mlm_loss, mlm_accuracy = self.mlm_head.loss(masked_states, ids, weights, self.albert.embeddings)
-        labels, weights = sentence_order
-        logits = self.sop_head(self.albert.pool(first_states))
-        weights = weights / torch.where(weights.sum() > 0, weights.sum(), 1.0)
-        log_probabilities = wide(logits).log_softmax(-1).gather(1, labels.long()[:, None])[:, 0]
-        sop_loss = -(log_probabilities * weights).sum()
-        sop_accuracy = ((logits.detach().argmax(1) == labels) * weights).sum()
+        sop_loss, sop_accuracy = self.sop_head.loss(self.albert.pool(first_states), *sentence_order)
         return PretrainingLosses(mlm_loss, sop_loss, mlm_accuracy, sop_accuracy)
 
     def forward(
@@ -104,17 +91,24 @@ class AlbertForPreTraining(Pretrained):
         """
         packed, unpack = pack(input_ids, attention_mask, token_type_ids)
         states: list[Tensor] | None = [] if output_hidden_states else None
-        last = unpack(self.albert(packed, states))  # [B, S, H]
+        last = unpack(self.albert(packed, states=states))  # [B, S, H]
         first = 0 if attention_mask is None else (attention_mask > 0).int().argmax(1)
         pooled = self.albert.pool(last[torch.arange(len(last), device=last.device), first])  # [B, H]
-        rows = (
-            last
-            if masked_lm_positions is None
-            else last.gather(1, masked_lm_positions.long()[..., None].expand(-1, -1, last.shape[-1]))
-        )  # [B, P, H]
-        logits = self.mlm_head.logits(rows.flatten(0, 1), self.albert.embeddings).unflatten(0, rows.shape[:2])
+        masked = last
+        if masked_lm_positions is not None:
+            masked = last.gather(1, masked_lm_positions.long()[..., None].expand(-1, -1, last.shape[-1]))  # [B, P, H]
+        logits = self.mlm_head.logits(masked.flatten(0, 1), self.albert.embeddings).unflatten(0, masked.shape[:2])
         hidden_states = tuple(unpack(state) for state in states) if states is not None else None
         return PretrainingOutput(last, pooled, logits, self.sop_head(pooled), hidden_states)
+
+
+class AlbertModel(PretrainedModel):
+    """ALBERT without a head."""
+
+    def __init__(self, config: AlbertConfig, ops: str | Ops = "torch"):
+        super().__init__(config, ops)
+        self.albert = Albert(config, self.ops)
+        initialize(self, config.initializer_range)
 
 
 class Albert(nn.Module):
@@ -122,17 +116,22 @@ class Albert(nn.Module):
 
     def __init__(self, config: AlbertConfig, ops: Ops):
         super().__init__()
+        self.ops = ops
         self.embeddings = Embeddings(config, ops)
         self.encoder = Encoder(config, ops)
         self.pooler = Linear(config.hidden_size, config.hidden_size, ops)
 
-    def forward(self, batch: Packed, states: list[Tensor] | None = None, rows: Tensor | None = None) -> Tensor:
-        """Hidden states [T, H], or [R, H] of the tokens `rows` [R] alone, for which the last layer does less.
+    def forward(self, batch: Packed, positions: Tensor | None = None, states: list[Tensor] | None = None) -> Tensor:
+        """Hidden states [T, H], or [R, H] of some positions alone, for which the last layer does less.
 
-        T in `rows` stands for no token: its state means nothing. At most max_seqlen rows are of one sequence.
-        `states`, where given, takes the L+1 hidden states, the embeddings first.
+        Args:
+            positions: int [R], indices into T in any order, at most max_seqlen of one sequence; T stands for no token,
+                whose state means nothing.
+            states: takes the L+1 hidden states [T, H], the embeddings first.
         """
-        return self.encoder(self.embeddings(batch), batch, states, rows)
+        queries = None if positions is None else Queries.pack(positions, batch.cu_seqlens, len(batch.input_ids))
+        hidden = self.encoder(self.embeddings(batch), batch, queries, states)
+        return hidden if queries is None else self.ops.embedding(queries.inverse, hidden)
 
     def pool(self, vectors: Tensor) -> Tensor:
         """The pooler over one vector a sequence, the first token's as a rule: [B, H] -> [B, H]."""
@@ -159,84 +158,90 @@ class Embeddings(nn.Module):
         word = self.word_embeddings(batch.input_ids)  # [T, E]
         if not self.google and self.projection is not None:
             word = self.projection(word)  # [T, H]
-        total = word + self.position_embeddings(batch.position_ids) + self.token_type_embeddings(batch.token_type_ids)
-        hidden = self.ops.dropout(self.layer_norm(total), batch.dropout(self.dropout), batch.dropout_key, 0)
+        norm, dropout = self.layer_norm, batch.dropout(self.dropout, dropout_site("embeddings"))
+        hidden = self.ops.embed_layer_norm(
+            word, batch.position_ids, batch.token_type_ids, self.position_embeddings.weight,
+            self.token_type_embeddings.weight, norm.weight, norm.bias, norm.epsilon, *dropout,
+        )  # fmt: skip
         return hidden if self.projection is None or not self.google else self.projection(hidden)  # [T, H]
 
 
 class Encoder(nn.Module):
-    """L layers over the sets of weights that share_type and the groups leave distinct."""
+    """L x inner_group_num layers over the parameter sets that share_type and the groups leave distinct."""
 
     def __init__(self, config: AlbertConfig, ops: Ops):
         super().__init__()
-        self.config, self.ops, self.recompute = config, ops, "none"
-        self.attention = nn.ModuleList(Attention(config, ops) for _ in range(config.num_attention_sets))
-        self.feed_forward = nn.ModuleList(FeedForward(config, ops) for _ in range(config.num_feed_forward_sets))
-        final = config.ln_type == "preln" and config.final_layer_norm
+        self.pre_ln, self.inner_group_num = config.ln_type == "preln", config.inner_group_num
+        self.recompute = "none"  # what backward recomputes to save memory: none, ffn or layer
+        attention = [Attention(config, ops) for _ in range(config.num_attention_sets)]
+        feed_forward = [FeedForward(config, ops) for _ in range(config.num_feed_forward_sets)]
+        self.attention, self.feed_forward = nn.ModuleList(attention), nn.ModuleList(feed_forward)
+        final = self.pre_ln and config.final_layer_norm
         self.layer_norm = LayerNorm(config.hidden_size, config, ops) if final else None
-
-    def layers(self) -> list[tuple[Any, Any]]:
-        """The weights that each of the L x inner_group_num layers uses, in order."""
-        c, attention, feed_forward = self.config, list(self.attention), list(self.feed_forward)
-        return [
-            (
-                attention[c.set_index(len(attention), layer, inner)],
-                feed_forward[c.set_index(len(feed_forward), layer, inner)],
-            )
-            for layer in range(c.num_hidden_layers)
-            for inner in range(c.inner_group_num)
-        ]
+        places = [(layer, inner) for layer in range(config.num_hidden_layers) for inner in range(self.inner_group_num)]
+        first = [attention[config.set_index(len(attention), *place)] for place in places]
+        second = [feed_forward[config.set_index(len(feed_forward), *place)] for place in places]
+        following = [*(part.layer_norm for part in first[1:]), self.layer_norm]
+        # A plain list: its parameters are registered above, once, under the names that checkpoints know.
+        self.layers = [Layer(*parts) for parts in zip(range(len(places)), first, second, following, strict=True)]
 
     def forward(
-        self, hidden: Tensor, batch: Packed, states: list[Tensor] | None = None, rows: Tensor | None = None
+        self, hidden: Tensor, batch: Packed, queries: Queries | None = None, states: list[Tensor] | None = None
     ) -> Tensor:
-        run = self.post_layer if self.config.ln_type == "postln" else self.pre_layer
-        layers = self.layers()
-        queries = None if rows is None else Queries.pack(rows, batch.cu_seqlens, len(hidden))
+        """[T, H] -> [T, H], or [R, H] of the queries alone; `states` takes the embeddings and each layer's output."""
+        x, residual = (self.layers[0].attention.layer_norm(hidden) if self.pre_ln else hidden), hidden
+        for layer in self.layers:
+            if states is not None and layer.depth % self.inner_group_num == 0:
+                states.append(residual)
+            x, residual = layer(x, residual, batch, queries if layer is self.layers[-1] else None, self.recompute)
         if states is not None:
-            states.append(hidden)
-        # In pre-LN a layer ends in the sum that the next layer's LayerNorm reads, so the join of two layers is one op.
-        normed = None if self.config.ln_type == "postln" else layers[0][0].layer_norm(hidden)
-        for depth, (attention, feed_forward) in enumerate(layers):
-            last = depth + 1 == len(layers)
-            following = self.layer_norm if last else layers[depth + 1][0].layer_norm
-            arguments = (attention, feed_forward, following, depth, batch, hidden, normed, queries if last else None)
-            if self.recompute == "layer" and torch.is_grad_enabled():
-                hidden, normed = checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False)
-            else:
-                hidden, normed = run(*arguments)
-            if states is not None and (depth + 1) % self.config.inner_group_num == 0:
-                states.append(hidden)
-        hidden = hidden if normed is None else normed
-        return hidden if queries is None else self.ops.embedding(queries.places, hidden)
+            states.append(residual)
+        return x
 
-    def post_layer(self, attention, feed_forward, following, depth, batch, x, _, queries=None):
-        """a = LN(x + attention(x)); LN(a + ffn(a))."""
-        attended, x = self.attend(attention, x, x, batch, queries)
-        a = attention.layer_norm.add(attended, attention.output.bias, x, batch, 2 * depth + 1)
-        f = self.feed(feed_forward, a)
-        return feed_forward.layer_norm.add(f, feed_forward.output.bias, a, batch, 2 * depth + 2), None
 
-    def pre_layer(self, attention, feed_forward, following, depth, batch, x, normed, queries=None):
-        """a = x + attention(LN(x)); y = a + ffn(LN(a)), returned with the next layer's LN(y) (None after the last)."""
-        attended, x = self.attend(attention, normed, x, batch, queries)
-        normed, a = feed_forward.layer_norm.add_pre(attended, attention.output.bias, x, batch, 2 * depth + 1)
-        f, bias, site = self.feed(feed_forward, normed), feed_forward.output.bias, 2 * depth + 2
-        if following is None:
-            dropout = batch.dropout(feed_forward.layer_norm.dropout)
-            return self.ops.add_residual(f, bias, a, dropout, batch.dropout_key, site), None
-        normed, y = following.add_pre(f, bias, a, batch, site)
-        return y, normed
+class Layer(nn.Module):
+    """The layer at `depth`, from 0: an attention and a feed-forward layer, whose parameters other layers may share.
 
-    def attend(self, attention, x, residual, batch, queries):
-        """(attention(x), residual), of the queries' tokens alone where given: no token needs another's from here on."""
+    post-LN: a = LN1(x + attention(x)), y = LN2(a + ffn(a)). pre-LN: a = x + attention(LN1(x)), y = a + ffn(LN2(a)).
+    A residual add and the LayerNorm that reads it are one op, so pre-LN's LN1 runs at the end of the layer before.
+    """
+
+    def __init__(self, depth: int, attention: Attention, feed_forward: FeedForward, following: LayerNorm | None):
+        super().__init__()
+        self.depth, self.attention, self.feed_forward = depth, attention, feed_forward
+        self.post_ln, self.following = attention.layer_norm.post_ln, following
+
+    def forward(
+        self, x: Tensor, residual: Tensor, batch: Packed, queries: Queries | None = None, recompute: str = "none"
+    ) -> tuple[Tensor, Tensor]:
+        """What attention reads [T, H] and what its output is added to [T, H] -> the same two of the next layer.
+
+        In post-LN both are the layer's input; in pre-LN `residual` is, and x is LN1 of it. With queries both results
+        are [R, H], of their tokens alone: no token needs another's state from there on.
+        """
+        if recompute == "layer":
+            return recomputed(self, x, residual, batch, queries)
+        attention, feed_forward = self.attention, self.feed_forward
         attended = attention(x, batch, queries)
-        return attended, residual if queries is None else self.ops.embedding(queries.tokens, residual)
+        residual = residual if queries is None else attention.ops.embedding(queries.tokens, residual)
+        after = attention.layer_norm if self.post_ln else feed_forward.layer_norm
+        dropout = batch.dropout(after.dropout, dropout_site("attention", self.depth))
+        x, residual = after.add(attended, attention.output.bias, residual, dropout)
 
-    def feed(self, feed_forward: FeedForward, x: Tensor) -> Tensor:
-        if self.recompute == "ffn" and torch.is_grad_enabled():
-            return checkpoint(feed_forward, x, use_reentrant=False, preserve_rng_state=False)
-        return feed_forward(x)
+        fed = recomputed(feed_forward, x) if recompute == "ffn" else feed_forward(x)
+        last = feed_forward.layer_norm if self.post_ln else self.following
+        dropout = batch.dropout(feed_forward.layer_norm.dropout, dropout_site("feed_forward", self.depth))
+        if last is None:
+            total = attention.ops.add_residual(fed, feed_forward.output.bias, residual, *dropout)
+            return total, total
+        return last.add(fed, feed_forward.output.bias, residual, dropout)
+
+
+def recomputed(function: Callable[..., Any], *arguments: Any) -> Any:
+    """function(*arguments), which backward runs once more instead of keeping what it made."""
+    if not torch.is_grad_enabled():
+        return function(*arguments)
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 class Attention(nn.Module):
@@ -250,17 +255,16 @@ class Attention(nn.Module):
         self.layer_norm = LayerNorm(config.hidden_size, config, ops)
 
     def forward(self, x: Tensor, batch: Packed, queries: Queries | None = None) -> Tensor:
-        edges = (batch.cu_seqlens, batch.max_seqlen)
         if queries is None:
             qkv = self.query_key_value(x).unflatten(-1, (3, self.heads, -1))  # [T, 3, N, D]
-            context = self.ops.varlen_attention(qkv, *edges)  # [T, N, D]
+            context = self.ops.varlen_attention(qkv, batch.cu_seqlens, batch.max_seqlen)  # [T, N, D]
         else:
             hidden = x.shape[-1]
-            asking = self.ops.embedding(queries.tokens, x)  # [R, H]
-            q = self.query_key_value(asking, slice(hidden)).unflatten(-1, (self.heads, -1))  # [R, N, D]
+            q = self.ops.embedding(queries.tokens, x)  # [R, H]
+            q = self.query_key_value(q, slice(hidden)).unflatten(-1, (self.heads, -1))  # [R, N, D]
             kv = self.query_key_value(x, slice(hidden, None)).unflatten(-1, (2, self.heads, -1))  # [T, 2, N, D]
-            context = self.ops.varlen_attention(kv, *edges, q, queries.cu_seqlens)  # [R, N, D]
-        return self.ops.linear(context.flatten(-2), self.output.weight)
+            context = self.ops.varlen_attention(kv, batch.cu_seqlens, batch.max_seqlen, q, queries.cu_seqlens)
+        return self.ops.linear(context.flatten(-2), self.output.weight)  # [T or R, H]
 
 
 class FeedForward(nn.Module):
@@ -289,71 +293,82 @@ class MaskedLmHead(nn.Module):
         self.layer_norm = LayerNorm(width, config, ops)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
-    def rows(self, hidden: Tensor, embeddings: Embeddings) -> Tensor:
-        """What meets the word embeddings: [P, E]."""
-        x = self.layer_norm(self.ops.gelu(self.transform(hidden), self.activation))  # [P, H or E]
+    def features(self, hidden: Tensor, embeddings: Embeddings) -> Tensor:
+        """What is multiplied with the word embeddings: [P, H] -> [P, E]."""
+        transform, norm = self.transform, self.layer_norm
+        x = self.ops.linear_gelu_layer_norm(
+            hidden, transform.weight, transform.bias, norm.weight, norm.bias, self.activation, norm.epsilon
+        )  # [P, H or E]
         if not embeddings.google and embeddings.projection is not None:
             x = self.ops.linear(x, embeddings.projection.weight, transposed=True)  # [P, E]
         return x
 
     def logits(self, hidden: Tensor, embeddings: Embeddings) -> Tensor:
-        """[P, V]."""
-        return self.ops.linear(self.rows(hidden, embeddings), embeddings.word_embeddings.weight, self.bias)
+        """[P, H] -> [P, V]."""
+        return self.ops.linear(self.features(hidden, embeddings), embeddings.word_embeddings.weight, self.bias)
 
     def loss(self, hidden: Tensor, ids: Tensor, weights: Tensor, embeddings: Embeddings) -> tuple[Tensor, Tensor]:
         """Cross entropy and accuracy over the vocabulary, averaged by weights [P], without keeping [P, V]."""
         word = embeddings.word_embeddings.weight
-        return self.ops.linear_cross_entropy(self.rows(hidden, embeddings), word, self.bias, ids, weights)
+        return self.ops.linear_cross_entropy(self.features(hidden, embeddings), word, self.bias, ids, weights)
 
 
 class Linear(nn.Module):
-    """x @ weight.T + bias, weight [out, in]; `outputs`, where given, are the rows of both to take."""
+    """x @ weight.T + bias, weight [out, in]; `outputs`, where given, is the part of the output features to make."""
 
     def __init__(self, in_features: int, out_features: int, ops: Ops, bias: bool = True):
         super().__init__()
         self.ops = ops
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.bias: Any = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def forward(self, x: Tensor, outputs: slice | None = None) -> Tensor:
         if outputs is None:
             return self.ops.linear(x, self.weight, self.bias)
-        return self.ops.linear(x, rows_of(self.weight, outputs), rows_of(self.bias, outputs))
+        return self.ops.linear(x, take_rows(self.weight, outputs), take_rows(self.bias, outputs))
+
+
+class SentenceOrderHead(Linear):
+    """Whether the two segments are swapped, from the pooled vector."""
+
+    def loss(self, pooled: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross entropy and accuracy of pooled [B, H] at labels [B], averaged by weights [B]."""
+        logits = self(pooled)  # [B, 2]
+        weights = weights / torch.where(weights.sum() > 0, weights.sum(), 1.0)
+        log_probabilities = upcast(logits).log_softmax(-1).gather(1, labels.long()[:, None])[:, 0]
+        accuracy = ((logits.detach().argmax(1) == labels) * weights).sum()
+        return -(log_probabilities * weights).sum(), accuracy
 
 
 class Embedding(nn.Module):
-    """Rows of weight [rows, width]."""
+    """weight [count, width] at ids."""
 
-    def __init__(self, rows: int, width: int, ops: Ops):
+    def __init__(self, count: int, width: int, ops: Ops):
         super().__init__()
         self.ops = ops
-        self.weight = nn.Parameter(torch.empty(rows, width))
+        self.weight = nn.Parameter(torch.empty(count, width))
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.ops.embedding(ids, self.weight)
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm, alone or fused with the bias, dropout and residual sum before it."""
+    """LayerNorm, alone or fused with the residual add, bias and dropout before it."""
 
     def __init__(self, width: int, config: AlbertConfig, ops: Ops):
         super().__init__()
-        self.ops, self.epsilon, self.dropout = ops, config.layer_norm_eps, config.hidden_dropout_prob
+        self.ops, self.post_ln = ops, config.ln_type == "postln"
+        self.epsilon, self.dropout = config.layer_norm_eps, config.hidden_dropout_prob
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.ops.layer_norm(x, self.weight, self.bias, self.epsilon)
 
-    def add(self, x: Tensor, bias: Tensor, residual: Tensor, batch: Packed, site: int) -> Tensor:
-        """LN(residual + dropout(x + bias))."""
-        arguments = (self.weight, self.bias, self.epsilon, batch.dropout(self.dropout), batch.dropout_key, site)
-        return self.ops.add_layer_norm(x, bias, residual, *arguments)
-
-    def add_pre(self, x: Tensor, bias: Tensor, residual: Tensor, batch: Packed, site: int) -> tuple[Tensor, Tensor]:
-        """(LN(s), s) of the sum s = residual + dropout(x + bias)."""
-        arguments = (self.weight, self.bias, self.epsilon, batch.dropout(self.dropout), batch.dropout_key, site)
-        return self.ops.add_pre_layer_norm(x, bias, residual, *arguments)
+    def add(self, x: Tensor, bias: Tensor, residual: Tensor, dropout: Dropout) -> tuple[Tensor, Tensor]:
+        """LN(s) of s = residual + dropout(x + bias), and the residual from here on: LN(s) in post-LN, s in pre-LN."""
+        op = self.ops.add_post_layer_norm if self.post_ln else self.ops.add_pre_layer_norm
+        return op(x, bias, residual, self.weight, self.bias, self.epsilon, *dropout)
 
 
 def initialize(model: nn.Module, std: float) -> None:

@@ -5,12 +5,15 @@ Dimension letters: T tokens (packed), B sequences, P masked positions, S columns
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from albert_fast.options import UserError
+
+Dropout = tuple[float, Tensor | None, int]  # the probability, the key int64 [2], the site
 
 
 @dataclass
@@ -28,25 +31,28 @@ class Packed:
     max_seqlen: int
     dropout_key: Tensor | None = None
 
-    def dropout(self, probability: float) -> float:
-        """The probability of dropping a hidden unit: none without a key, that is in evaluation."""
-        return 0.0 if self.dropout_key is None else probability
+    def dropout(self, probability: float, site: int) -> Dropout:
+        """The last arguments of every op with dropout; without a key, that is in evaluation, none is dropped."""
+        return (0.0 if self.dropout_key is None else probability), self.dropout_key, site
 
     def first_tokens(self) -> Tensor:
         """int32 [B]: where each sequence begins; T, which is no token, for an empty one."""
         starts, ends = self.cu_seqlens[:-1], self.cu_seqlens[1:]
         return torch.where(starts < ends, starts, len(self.input_ids))
 
-    def read_tokens(self, examples: int, positions: Tensor, weights: Tensor) -> Tensor:
+    def head_positions(self, examples: int, masked_lm_positions: Tensor, masked_lm_weights: Tensor) -> Tensor:
         """int32 [examples + P]: the tokens whose states the pretraining heads read; T for an unused place.
 
         They are the first token of each of the first `examples` sequences (padding sequences come last), and the
-        masked tokens, `positions` [P] where `weights` [P] are not zero.
+        masked tokens, where their weight is not zero.
         """
-        return torch.cat((self.first_tokens()[:examples], torch.where(weights > 0, positions, len(self.input_ids))))
+        masked = torch.where(masked_lm_weights > 0, masked_lm_positions, len(self.input_ids))
+        return torch.cat((self.first_tokens()[:examples], masked))
 
 
-def pack(input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None):
+def pack(
+    input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+) -> tuple[Packed, Callable[[Tensor], Tensor]]:
     """(Packed, unpack) of padded input [B, S]; unpack lays [T, ...] back to [B, S, ...], zeros at padding."""
     if input_ids.dim() != 2:
         raise UserError(f"input_ids {list(input_ids.shape)} must be [sequences, length]; unsqueeze a single sequence")
@@ -55,8 +61,8 @@ def pack(input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids
         raise UserError(f"attention_mask {list(keep.shape)} must have input_ids' shape {list(input_ids.shape)}")
     rows, columns = (keep > 0).nonzero(as_tuple=True)
     types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-    edges = nn.functional.pad((keep > 0).sum(1).cumsum(0), (1, 0)).int()
-    packed = Packed(input_ids[rows, columns], types[rows, columns], columns, edges, input_ids.shape[1])
+    cu_seqlens = nn.functional.pad((keep > 0).sum(1).cumsum(0), (1, 0)).int()
+    packed = Packed(input_ids[rows, columns], types[rows, columns], columns, cu_seqlens, input_ids.shape[1])
 
     def unpack(x: Tensor) -> Tensor:
         return x.new_zeros(*input_ids.shape, *x.shape[1:]).index_put((rows, columns), x)

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from albert_fast.config import AlbertConfig
 from albert_fast.files import file_crc
-from albert_fast.ops import Ops
+from albert_fast.ops import Ops, get_ops
 from albert_fast.options import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 INDEX = "checkpoint.json"  # of a pretraining checkpoint: the CRC32C of every file beside it
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
 
 
-class FolderModel(nn.Module):
-    """A module made from an AlbertConfig and ops that lives in a folder."""
+class PretrainedModel(nn.Module):
+    """A model made from an AlbertConfig and ops, which can be saved to a folder and loaded from one."""
 
-    config: AlbertConfig
+    def __init__(self, config: AlbertConfig, ops: str | Ops = "torch"):
+        super().__init__()
+        self.config = config
+        self.ops = ops if isinstance(ops, Ops) else get_ops(ops)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, ops: str | Ops = "torch", **overrides: Any):
+    def from_pretrained(cls, directory: str | Path, ops: str | Ops = "torch", **overrides: Any) -> Self:
         """The model saved in `directory`; `overrides` change its config (ln_type, dropout), never its shapes."""
         directory = checkpoint_folder(directory)
         config, weights = AlbertConfig.from_pretrained(directory, **overrides), read_weights(directory)

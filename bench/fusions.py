@@ -45,7 +45,7 @@ def count() -> list[tuple[str, int, int]]:
 
     counted = OpBytes(), OpBytes()
     with counted[0]:
-        y = model.mlm_head.rows(masked, model.albert.embeddings)
+        y = model.mlm_head.features(masked, model.albert.embeddings)
     with counted[1]:
         y.backward(torch.empty_like(y))
     rows.append(("MLM head: bias, GELU and LayerNorm", _sum(counted, *normed, "gelu", "gelu_backward", "sum"),

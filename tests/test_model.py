@@ -163,20 +163,22 @@ def test_padded_equals_packed_equals_alone(share_type, ln_type, layout):
 
 @pytest.mark.parametrize(("share_type", "ln_type", "layout"), COMBINATIONS)
 @pytest.mark.parametrize("recompute", ["none", "ffn", "layer"])
-def test_rows_are_those_of_the_whole_and_so_are_their_gradients(share_type, ln_type, layout, recompute):
+def test_hidden_states_of_some_positions_are_those_of_all_and_so_are_their_gradients(
+    share_type, ln_type, layout, recompute
+):
     config = tiny_config(share_type=share_type, ln_type=ln_type, layout=layout)
     model = AlbertForPreTraining(config).double()
     model.albert.encoder.recompute = recompute
     ids, mask, types, _ = padded_batch(config.vocab_size)
     packed, _ = pack(ids, mask, types)
-    rows = torch.tensor([0, 16, 21, 3, 31, 3])  # of each sequence, out of order, one twice
-    scale = torch.randn(len(rows), config.hidden_size, dtype=torch.float64)
+    positions = torch.tensor([0, 16, 21, 3, 31, 3])  # of each sequence, out of order, one twice
+    scale = torch.randn(len(positions), config.hidden_size, dtype=torch.float64)
     gradients = []
-    for hidden in (model.albert(packed, rows=rows), model.albert(packed)[rows]):
+    for hidden in (model.albert(packed, positions), model.albert(packed)[positions]):
         (hidden * scale).sum().backward()
         gradients.append([(name, p.grad) for name, p in model.albert.named_parameters() if p.grad is not None])
         model.zero_grad()
-    torch.testing.assert_close(model.albert(packed, rows=rows), model.albert(packed)[rows])
+    torch.testing.assert_close(model.albert(packed, positions), model.albert(packed)[positions])
     assert len(gradients[0]) == len(gradients[1]) > 10
     for (name, actual), (_, expected) in zip(*gradients, strict=True):
         torch.testing.assert_close(actual, expected, msg=name)

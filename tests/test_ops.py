@@ -44,7 +44,7 @@ def test_varlen_attention_of_some_tokens_is_that_of_all_at_these(edges):
 
     def asked(qkv):
         q = qkv[queries.tokens, 0]
-        return ops.varlen_attention(qkv[:, 1:], cu_seqlens, 32, q, queries.cu_seqlens)[queries.places]
+        return ops.varlen_attention(qkv[:, 1:], cu_seqlens, 32, q, queries.cu_seqlens)[queries.inverse]
 
     of_tokens = asked(qkv)[:14]
     expected = ops.varlen_attention(qkv, cu_seqlens, 32)[rows[:14]]

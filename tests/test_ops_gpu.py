@@ -23,7 +23,7 @@ def results(function, tensors, scale):
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("head_size", [26, 64])
-@pytest.mark.parametrize("some", [False, True], ids=["every token asks", "some ask"])
+@pytest.mark.parametrize("some", [False, True], ids=["all queries", "some queries"])
 def test_varlen_attention(dtype, head_size, some):
     torch.manual_seed(0)
     tokens, edges = 700, torch.tensor([0, 130, 131, 131, 400, 690, 690], dtype=torch.int32)
@@ -36,7 +36,7 @@ def test_varlen_attention(dtype, head_size, some):
             return ops.varlen_attention(qkv, cu_seqlens, 300)
         queries = Queries.pack(rows.to(qkv.device), cu_seqlens, tokens)
         q = qkv[queries.tokens, 0]
-        return ops.varlen_attention(qkv[:, 1:], cu_seqlens, 300, q, queries.cu_seqlens)[queries.places]
+        return ops.varlen_attention(qkv[:, 1:], cu_seqlens, 300, q, queries.cu_seqlens)[queries.inverse]
 
     scale = torch.randn(len(rows) if some else tokens, 4, head_size)
     expected = results(attend, [qkv.double()], scale)

@@ -12,9 +12,8 @@ from torch import Tensor
 from albert_fast.config import AlbertConfig
 from albert_fast.convert.names import huggingface_names
 from albert_fast.data.tokenizer import Tokenizer
-from albert_fast.model import Pretrained
 from albert_fast.options import UserError, note
-from albert_fast.pretrained import CONFIG, WEIGHTS
+from albert_fast.pretrained import CONFIG, WEIGHTS, PretrainedModel
 from albert_fast.sharing import unshare
 
 _OURS_ALONE = ("layout", "ln_type", "share_type", "final_layer_norm")
@@ -25,7 +24,7 @@ def huggingface_group(config: AlbertConfig, layer: int) -> int:
     return int(layer / (config.num_hidden_layers / config.num_hidden_groups))
 
 
-def export_huggingface(model: Pretrained, directory: Path, tokenizer: Tokenizer | None = None) -> None:
+def export_huggingface(model: PretrainedModel, directory: Path, tokenizer: Tokenizer | None = None) -> None:
     """Write config.json, model.safetensors and the tokenizer's files, as transformers saves the class of the same name.
 
     Raises UserError, saying why, for models that HuggingFace's code cannot compute: the zh layout and pre-LN.

@@ -16,10 +16,11 @@ from torch import Tensor
 from albert_fast.config import AlbertConfig
 from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
 from albert_fast.downstream.columns import Columns
-from albert_fast.model import Linear, Pretrained, initialize
-from albert_fast.ops import Ops
+from albert_fast.model import Albert, Linear, initialize
+from albert_fast.ops import Ops, dropout_site
 from albert_fast.options import UserError, check_choice
 from albert_fast.packed import Packed
+from albert_fast.pretrained import PretrainedModel
 
 SETTINGS = "finetune.json"  # the flags of the run that made a classifier, beside it
 Text = str | tuple[str, str | None] | list[str]
@@ -33,7 +34,7 @@ class Prediction:
     probabilities: dict[str, float]
 
 
-class AlbertForSequenceClassification(Pretrained):
+class AlbertForSequenceClassification(PretrainedModel):
     """ALBERT with a classifier over the pooled vector; the config's id2label names the classes.
 
     The pooler reads the first token's vector or, where classifier_pooling of the config is mean, the mean of all.
@@ -42,6 +43,7 @@ class AlbertForSequenceClassification(Pretrained):
 
     def __init__(self, config: AlbertConfig, ops: str | Ops = "torch"):
         super().__init__(config, ops)
+        self.albert = Albert(config, self.ops)
         names = config.extra.get("id2label") or {}
         if len(names) < 2 or set(names) != {str(i) for i in range(len(names))}:
             raise UserError(
@@ -80,11 +82,10 @@ class AlbertForSequenceClassification(Pretrained):
         if self.pooling == "mean":
             vectors = mean_vectors(self.albert(batch), batch.cu_seqlens)  # [B, H]
         else:
-            vectors = self.albert(batch, rows=batch.first_tokens())
+            vectors = self.albert(batch, batch.first_tokens())
         pooled = self.albert.pool(vectors)
-        site = 2 * self.config.num_hidden_layers * self.config.inner_group_num + 1  # after the last layer's
-        dropped = self.ops.dropout(pooled, batch.dropout(self.dropout), batch.dropout_key, site)
-        return self.classifier(dropped)
+        site = dropout_site("classifier", self.config.num_hidden_layers * self.config.inner_group_num)
+        return self.classifier(self.ops.dropout(pooled, *batch.dropout(self.dropout, site)))
 
     @torch.no_grad()
     def logits(self, texts: EncodedTexts, batch_size: int = 64) -> Tensor:

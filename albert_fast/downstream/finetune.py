@@ -21,7 +21,7 @@ from albert_fast.downstream.evaluate import class_indices, labelled_scores, writ
 from albert_fast.downstream.examples import read_examples
 from albert_fast.downstream.finetune_run import FinetuneRun
 from albert_fast.optimizer import FlatParameters, Optimizer
-from albert_fast.options import DeviceOptions, Options, UserError, note, option
+from albert_fast.options import DeviceOptions, Options, note, option
 from albert_fast.pretrained import checkpoint_folder, read_weights
 
 

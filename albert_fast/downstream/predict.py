@@ -19,7 +19,7 @@ from torch import Tensor
 from albert_fast.config import AlbertConfig
 from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
 from albert_fast.downstream.classifier import encode_texts, mean_vectors
-from albert_fast.model import AlbertForPreTraining, Pretrained
+from albert_fast.model import AlbertForPreTraining, AlbertModel
 from albert_fast.options import DeviceOptions, Options, UserError, option
 from albert_fast.packed import Packed
 from albert_fast.pretrained import checkpoint_folder, read_weights
@@ -73,7 +73,7 @@ def embed(options: EmbedOptions, where: DeviceOptions) -> None:
     device, dtype = where.resolve()
     folder = checkpoint_folder(options.model)
     config, tokenizer = AlbertConfig.from_pretrained(folder), load_tokenizer(folder)
-    model = Pretrained(config, where.ops)
+    model = AlbertModel(config, where.ops)
     weights = read_weights(folder)
     model.load_weights({name: w for name, w in weights.items() if name.startswith("albert.")}, str(folder))
     model.to(device, dtype)
@@ -109,10 +109,10 @@ def fill_masks(
 
 
 @torch.no_grad()
-def vectors_of(model: Pretrained, batch: Packed, pooling: str = "mean") -> Tensor:
+def vectors_of(model: AlbertModel, batch: Packed, pooling: str = "mean") -> Tensor:
     """float32 [B, H] of a packed batch: the mean over every token, [CLS] and [SEP] included, or the pooler's."""
     if pooling == "pooled":
-        return model.albert.pool(model.albert(batch, rows=batch.first_tokens())).float()
+        return model.albert.pool(model.albert(batch, batch.first_tokens())).float()
     return mean_vectors(model.albert(batch).float(), batch.cu_seqlens)
 
 

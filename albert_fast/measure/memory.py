@@ -179,7 +179,7 @@ def _ops_for(target: str) -> ops.Ops:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that kernels would be interpreted here: on the meta device none runs
             return ops.get_ops("triton")
-    return replace(ops.Ops(), linear_cross_entropy=partial(ops.linear_cross_entropy, chunk=ops.logit_rows("cpu")))
+    return ops.Ops(linear_cross_entropy=partial(ops.linear_cross_entropy, chunk=ops.logit_rows("cpu")))
 
 
 def _tracker(model: AlbertForPreTraining, target: str, batch: Batch) -> StorageTracker:
@@ -197,7 +197,7 @@ def _tracker(model: AlbertForPreTraining, target: str, batch: Batch) -> StorageT
     fields = {name: torch.from_numpy(getattr(batch, name)) for name in names}
     packed = Packed(**fields, max_seqlen=len(batch.input_ids))
     masked = map(torch.from_numpy, (batch.masked_lm_positions, batch.masked_lm_weights))
-    read = packed.read_tokens(len(batch.sentence_order_labels), *masked)
+    read = packed.head_positions(len(batch.sentence_order_labels), *masked)
     own = Queries.pack(read, packed.cu_seqlens, len(packed.input_ids)).cu_seqlens
 
     def real(body: Callable, q: int) -> Callable:

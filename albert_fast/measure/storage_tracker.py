@@ -116,9 +116,10 @@ class StorageTracker(TorchDispatchMode):
                 # Reading f_locals keeps what they hold until they are read again, before the next op: here.
                 variables = frame.f_locals
                 in_model = True
-                name = name or self._names.get(id(variables.get("self")), "")
-                if layer is None and isinstance(variables.get("depth"), int):
-                    layer = variables["depth"]
+                module = variables.get("self")
+                name = name or self._names.get(id(module), "")
+                if layer is None and isinstance(module, model.Layer):
+                    layer = module.depth
             frame = frame.f_back
         operator = str(func).removeprefix("aten.").removesuffix(".default").partition(".")[0]
         place = ".".join(part for part in name.split(".") if not part.isdigit())

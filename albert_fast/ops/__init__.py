@@ -14,26 +14,31 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from albert_fast.attention import varlen_attention
 from albert_fast.ops.cross_entropy import linear_cross_entropy, logit_rows
-from albert_fast.ops.feed_forward import gelu, gelu_ffn
-from albert_fast.ops.norms import add_layer_norm, add_pre_layer_norm, add_residual, layer_norm
-from albert_fast.ops.philox import dropout, dropout_keep, dropout_threshold
-from albert_fast.ops.products import embedding, linear, product, rows_of, wide, wide_parameter
+from albert_fast.ops.embeddings import embed_layer_norm
+from albert_fast.ops.feed_forward import gelu, gelu_ffn, linear_gelu_layer_norm
+from albert_fast.ops.norms import add_layer_norm, add_post_layer_norm, add_pre_layer_norm, add_residual, layer_norm
+from albert_fast.ops.philox import dropout, dropout_keep, dropout_site, dropout_threshold
+from albert_fast.ops.products import embedding, linear, product, take_rows, upcast, upcast_parameter
 from albert_fast.options import UserError
 
 __all__ = [
     "Ops",
     "add_layer_norm",
+    "add_post_layer_norm",
     "add_pre_layer_norm",
     "add_residual",
     "dropout",
     "dropout_keep",
+    "dropout_site",
     "dropout_threshold",
+    "embed_layer_norm",
     "embedding",
     "gelu",
     "gelu_ffn",
@@ -41,31 +46,46 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_cross_entropy",
+    "linear_gelu_layer_norm",
     "logit_rows",
     "product",
-    "rows_of",
+    "take_rows",
+    "upcast",
+    "upcast_parameter",
     "varlen_attention",
-    "wide",
-    "wide_parameter",
 ]
 
 
-@dataclass(frozen=True)
 class Ops:
-    """The implementations a model runs on; every field has the signature of its namesake above."""
+    """The implementations that a model runs on: the plain ones above, but for those given by name.
 
-    name: str = "torch"
-    linear: Callable = linear
-    embedding: Callable = embedding
-    dropout: Callable = dropout
-    layer_norm: Callable = layer_norm
-    add_residual: Callable = add_residual
-    add_layer_norm: Callable = add_layer_norm
-    add_pre_layer_norm: Callable = add_pre_layer_norm
-    gelu: Callable = gelu
-    gelu_ffn: Callable = gelu_ffn
-    linear_cross_entropy: Callable = linear_cross_entropy
-    varlen_attention: Callable = varlen_attention
+    An implementation takes the arguments and returns the results of the op that it replaces.
+    """
+
+    linear = staticmethod(linear)
+    embedding = staticmethod(embedding)
+    embed_layer_norm = staticmethod(embed_layer_norm)
+    dropout = staticmethod(dropout)
+    layer_norm = staticmethod(layer_norm)
+    add_residual = staticmethod(add_residual)
+    add_post_layer_norm = staticmethod(add_post_layer_norm)
+    add_pre_layer_norm = staticmethod(add_pre_layer_norm)
+    linear_gelu_layer_norm = staticmethod(linear_gelu_layer_norm)
+    gelu_ffn = staticmethod(gelu_ffn)
+    linear_cross_entropy = staticmethod(linear_cross_entropy)
+    varlen_attention = staticmethod(varlen_attention)
+
+    def __init__(self, name: str = "torch", **implementations: Callable):
+        self.name = name
+        for op, implementation in implementations.items():
+            if op not in self.names():
+                raise UserError(f"op {op!r} is unknown; use {', '.join(self.names())}")
+            setattr(self, op, implementation)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The names of all ops."""
+        return [name for name, value in vars(cls).items() if isinstance(value, staticmethod)]
 
 
 def _triton_ops() -> Ops:
@@ -81,7 +101,16 @@ def _triton_ops() -> Ops:
     from albert_fast.kernels.add_layer_norm import add_layer_norm, add_pre_layer_norm
     from albert_fast.kernels.gelu_ffn import gelu_ffn
 
-    return Ops("triton", add_layer_norm=add_layer_norm, add_pre_layer_norm=add_pre_layer_norm, gelu_ffn=gelu_ffn)
+    def add_post_layer_norm(*arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
+        y = add_layer_norm(*arguments, **keywords)
+        return y, y
+
+    return Ops(
+        "triton",
+        add_post_layer_norm=add_post_layer_norm,
+        add_pre_layer_norm=add_pre_layer_norm,
+        gelu_ffn=gelu_ffn,
+    )
 
 
 def get_ops(name: str = "auto") -> Ops:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from albert_fast.kernels.main_grad import accumulate_product
-from albert_fast.ops.products import product, wide
+from albert_fast.ops.products import product, upcast
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -25,7 +25,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, x.shape[0], chunk):
             rows = slice(start, start + chunk)
             target, scale = targets[rows].long()[:, None], row_scale[rows].to(dtype)[:, None]
-            logits = wide(product(x[rows], weight, bias))
+            logits = upcast(product(x[rows], weight, bias))
             largest, likeliest = logits.max(1, keepdim=True)
             of_target = logits.gather(1, target)
             # [P, V] is all that this op moves, so each pass over it counts. In place: the softmax kernels read an

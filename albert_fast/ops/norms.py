@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from albert_fast.ops.philox import dropout as apply_dropout
-from albert_fast.ops.products import wide, wide_parameter
+from albert_fast.ops.products import upcast, upcast_parameter
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-12) -> Tensor:
     """LayerNorm (Ba et al. 2016) over the last axis of x [T, H], statistics in fp32."""
-    return F.layer_norm(wide(x), weight.shape, wide_parameter(weight), wide_parameter(bias), epsilon).to(x.dtype)
+    return F.layer_norm(upcast(x), weight.shape, upcast_parameter(weight), upcast_parameter(bias), epsilon).to(x.dtype)
 
 
 def add_pre_layer_norm(
@@ -25,12 +25,31 @@ def add_pre_layer_norm(
     key: Tensor | None = None,
     site: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """The pre-LN join: s = residual + dropout(x + bias), y = LN(s); returns (y, s), both [T, H].
+    """Pre-LN residual add + LayerNorm: s = residual + dropout(x + bias), y = LN(s); returns (y, s), both [T, H].
 
     The statistics are those of s as stored. `bias` [H] is the bias of the product that made x.
     """
     total = add_residual(x, bias, residual, dropout, key, site)
     return layer_norm(total, weight, layer_norm_bias, epsilon), total
+
+
+def add_post_layer_norm(
+    x: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    layer_norm_bias: Tensor,
+    epsilon: float = 1e-12,
+    dropout: float = 0.0,
+    key: Tensor | None = None,
+    site: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Post-LN residual add + LayerNorm: y = LN(residual + dropout(x + bias)); returns (y, y), both [T, H].
+
+    Twice, for the branch and for the residual, so that a kernel's backward can take the two gradients apart.
+    """
+    y = add_layer_norm(x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)
+    return y, y
 
 
 def add_layer_norm(
@@ -44,7 +63,7 @@ def add_layer_norm(
     key: Tensor | None = None,
     site: int = 0,
 ) -> Tensor:
-    """The post-LN join: LN(residual + dropout(x + bias)) -> [T, H]; see `add_pre_layer_norm`."""
+    """LN(residual + dropout(x + bias)) -> [T, H]; see `add_pre_layer_norm`."""
     return add_pre_layer_norm(x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)[0]
 
 
@@ -52,5 +71,5 @@ def add_residual(
     x: Tensor, bias: Tensor, residual: Tensor, probability: float = 0.0, key: Tensor | None = None, site: int = 0
 ) -> Tensor:
     """residual + dropout(x + bias) -> [T, H], rounded once."""
-    joined = apply_dropout(wide(x) + wide_parameter(bias), probability, key, site)
-    return joined.add_(wide(residual)).to(x.dtype)
+    total = apply_dropout(upcast(x) + upcast_parameter(bias), probability, key, site)
+    return total.add_(upcast(residual)).to(x.dtype)

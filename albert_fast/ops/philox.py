@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -44,6 +45,15 @@ def dropout_keep(key: Tensor, site: int, rows: int, columns: int, probability: f
     words = torch.stack(_philox(counter, [seed & low, (seed >> 32) & low]), dim=-1)
     halves = torch.stack((words & 0xFFFF, words >> 16), dim=-1).reshape(rows, -1)[:, :columns]
     return halves >= dropout_threshold(probability)
+
+
+def dropout_site(place: Literal["embeddings", "attention", "feed_forward", "classifier"], depth: int = 0) -> int:
+    """The number of a dropout in the model, so that no two share a mask.
+
+    depth: the layer, from 0, that the attention or feed-forward belongs to; for the classifier the number of layers.
+    """
+    first = {"embeddings": 0, "attention": 1, "feed_forward": 2, "classifier": 1}
+    return first[place] + 2 * depth
 
 
 def dropout_threshold(probability: float) -> int:

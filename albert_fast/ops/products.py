@@ -9,18 +9,18 @@ from torch import Tensor
 from albert_fast.kernels.main_grad import accumulate_product
 
 
-def wide(x: Tensor) -> Tensor:
-    """x in the precision of the arithmetic: fp32, or fp64 where it is that already."""
+def upcast(x: Tensor) -> Tensor:
+    """x in the accumulation dtype: fp32, or fp64 where it is that already."""
     return x if x.dtype == torch.float64 else x.float()
 
 
-class _WideParameter(torch.autograd.Function):
+class _UpcastParameter(torch.autograd.Function):
     """A parameter as fp32 whose gradient, fp32 too, goes into main_grad where there is one."""
 
     @staticmethod
     def forward(ctx, parameter: Tensor) -> Tensor:
         ctx.main_grad, ctx.dtype = getattr(parameter, "main_grad", None), parameter.dtype
-        return wide(parameter).view_as(parameter)
+        return upcast(parameter).view_as(parameter)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor | None:
@@ -30,15 +30,13 @@ class _WideParameter(torch.autograd.Function):
         return None
 
 
-def wide_parameter(parameter: Tensor) -> Tensor:
+def upcast_parameter(parameter: Tensor) -> Tensor:
     """`parameter` in fp32 (fp64 stays), differentiable under the main_grad rule: for vectors, whose sums are cheap."""
-    return _WideParameter.apply(parameter)
+    return _UpcastParameter.apply(parameter)
 
 
-def rows_of(parameter: Tensor | None, rows: slice) -> Tensor | None:
+def take_rows(parameter: Tensor, rows: slice) -> Tensor:
     """Some rows of a parameter, differentiable under the main_grad rule."""
-    if parameter is None:
-        return None
     part = parameter[rows]
     if (main_grad := getattr(parameter, "main_grad", None)) is not None:
         part.main_grad = main_grad[rows]  # type: ignore[attr-defined]
@@ -79,7 +77,7 @@ class _Linear(torch.autograd.Function):
         elif ctx.needs_input_grad[1]:
             grad_weight = left.t() @ right
         if ctx.bias_dtype is not None:
-            total = wide(grad).sum(0)
+            total = upcast(grad).sum(0)
             if ctx.bias_main_grad is not None:
                 ctx.bias_main_grad.add_(total)
             else:
@@ -103,7 +101,7 @@ class _Embedding(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         (ids,) = ctx.saved_tensors
-        grad, total = wide(grad), ctx.main_grad
+        grad, total = upcast(grad), ctx.main_grad
         if grad.is_cuda:
             # It sorts the ids and sums the rows of each in parts, always the same. index_add_ would add with atomics;
             # index_put_ would take the 16,384 rows of one token type one after another.

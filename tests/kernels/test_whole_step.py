@@ -101,15 +101,15 @@ def test_torch_compile_takes_a_layer_whole(ln_type, backend):
     fields = make_batch(1)
     batch = Packed(*(torch.from_numpy(getattr(fields, name)) for name in
                      ("input_ids", "token_type_ids", "position_ids", "cu_seqlens")), LENGTH)  # fmt: skip
-    attention, feed_forward = encoder.layers()[0]
-    layer = encoder.post_layer if ln_type == "postln" else encoder.pre_layer
+    layer = encoder.layers[0]
     x = torch.randn(len(fields.input_ids), 24, generator=torch.Generator().manual_seed(1))
 
     def run(function):
         leaf = x.clone().requires_grad_()
-        y, normed = function(attention, feed_forward, attention.layer_norm, 0, batch, leaf, leaf * 1.0)
-        (y.square().sum() + (0 if normed is None else normed.sum())).backward()
-        grads = [leaf.grad, *(p.grad.clone() for p in (feed_forward.intermediate.weight, attention.layer_norm.weight))]
+        y, residual = function(leaf * 1.0, leaf, batch)
+        (residual.square().sum() + y.sum()).backward()
+        weights = (layer.feed_forward.intermediate.weight, layer.attention.layer_norm.weight)
+        grads = [leaf.grad, *(p.grad.clone() for p in weights)]
         step.model.zero_grad()
         return [y.detach(), *grads]
 

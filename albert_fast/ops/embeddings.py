@@ -1,0 +1,35 @@
+"""The embeddings' sum and LayerNorm."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from albert_fast.ops.norms import layer_norm
+from albert_fast.ops.philox import dropout as apply_dropout
+from albert_fast.ops.products import embedding
+
+
+def embed_layer_norm(
+    word: Tensor,
+    position_ids: Tensor,
+    token_type_ids: Tensor,
+    position_weight: Tensor,
+    token_type_weight: Tensor,
+    weight: Tensor,
+    layer_norm_bias: Tensor,
+    epsilon: float = 1e-12,
+    dropout: float = 0.0,
+    key: Tensor | None = None,
+    site: int = 0,
+) -> Tensor:
+    """dropout(LN(word + position_weight[position_ids] + token_type_weight[token_type_ids])) -> [T, H].
+
+    Args:
+        word: the words' embeddings [T, H], looked up and, where the layout says so, projected.
+        position_ids, token_type_ids: int32 or int64 [T], into the tables position_weight [S, H] and token_type_weight
+            [types, H].
+        weight, layer_norm_bias: LayerNorm's [H].
+        key, site: as in `dropout`.
+    """
+    total = word + embedding(position_ids, position_weight) + embedding(token_type_ids, token_type_weight)
+    return apply_dropout(layer_norm(total, weight, layer_norm_bias, epsilon), dropout, key, site)
