@@ -1,6 +1,7 @@
 """The plain ops against PyTorch's own, each under both forms of the main_grad rule."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -119,3 +120,25 @@ def test_main_grad_takes_what_autograd_would_return(case):
         torch.testing.assert_close(
             b.main_grad - 1, torch.zeros_like(a) if a.grad is None else a.grad, atol=1e-5, rtol=1e-5
         )
+
+
+def test_auto_follows_the_tensors_not_the_machine(monkeypatch):
+    """On a machine with a GPU, a run on its CPU must not give CPU tensors to Triton, which refuses them."""
+
+    def kernel(*_, **__):
+        raise ValueError("Pointer argument (at 0) cannot be accessed from Triton (cpu tensor?)")
+
+    fused = ("add_post_layer_norm", "add_pre_layer_norm", "gelu_ffn")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(ops, "_triton_ops", lambda: ops.Ops("triton", **dict.fromkeys(fused, kernel)))
+    auto, plain = ops.get_ops("auto"), ops.Ops()
+    x, row = torch.randn(4, 6), torch.randn(6)
+    for ours, expected in zip(*(p.add_pre_layer_norm(x, row, x, row, row) for p in (auto, plain)), strict=True):
+        assert torch.equal(ours, expected)
+    assert torch.equal(auto.gelu_ffn(x, torch.ones(3, 6), row[:3], torch.ones(6, 3)),
+                       plain.gelu_ffn(x, torch.ones(3, 6), row[:3], torch.ones(6, 3)))  # fmt: skip
+    for name in fused:
+        with pytest.raises(ValueError, match="cpu tensor"):
+            getattr(auto, name)(SimpleNamespace(is_cuda=True))
+    with pytest.raises(ValueError, match="cpu tensor"):  # who asks for Triton gets it
+        ops.get_ops("triton").add_pre_layer_norm(x, row, x, row, row)

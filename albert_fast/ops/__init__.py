@@ -113,12 +113,20 @@ def _triton_ops() -> Ops:
     )
 
 
+def _by_device(kernel: Callable, plain: Callable) -> Callable:
+    """`kernel` for CUDA tensors and `plain` for others: where a run is, not what the machine has, decides."""
+    if kernel is plain:
+        return plain
+    return lambda x, *arguments, **keywords: (kernel if x.is_cuda else plain)(x, *arguments, **keywords)
+
+
 def get_ops(name: str = "auto") -> Ops:
-    """The ops called `name`: torch, triton, or auto (triton where there is CUDA, torch elsewhere)."""
-    if name == "auto":
-        name = "triton" if torch.cuda.is_available() else "torch"
-    if name == "torch":
+    """The ops called `name`: torch, triton, or auto (triton for tensors on CUDA, torch for others)."""
+    if name == "torch" or (name == "auto" and not torch.cuda.is_available()):
         return Ops()
     if name == "triton":
         return _triton_ops()
+    if name == "auto":
+        plain, kernels = Ops(), _triton_ops()
+        return Ops("auto", **{n: _by_device(getattr(kernels, n), getattr(plain, n)) for n in Ops.names()})
     raise UserError(f"ops={name!r} is unknown; use torch, triton or auto")
