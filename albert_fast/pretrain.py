@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -23,8 +22,9 @@ from albert_fast.data.tokenizer import load_tokenizer
 from albert_fast.files import locked
 from albert_fast.metrics import MetricsLog
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.options import Options, UserError, compute_dtype, device_kind, note, option
+from albert_fast.options import Options, UserError, compute_dtype, note, option
 from albert_fast.pretrained import checkpoint_folder, read_weights
+from albert_fast.ranks import ranks
 from albert_fast.sharing import unshare
 from albert_fast.step import TrainStep
 
@@ -65,12 +65,19 @@ def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: Trai
     A step takes tokens_per_batch x gradient_accumulation_steps x ranks tokens. Start several ranks with
     `torchrun --nproc-per-node=W -m albert_fast pretrain ...`; the stream of micro-batches is the same for any W.
     """
+    with ranks(train.device) as place:
+        _pretrain(run, model, data, train, *place)
+
+
+def _pretrain(
+    run: RunOptions, model: ModelOptions, data: DataConfig, train: TrainConfig,
+    rank: int, world_size: int, device: torch.device,
+) -> None:  # fmt: skip
     output = Path(run.output)
-    rank, world_size, device = _ranks(train)
     options = asdict(run) | asdict(model) | asdict(data) | asdict(train)
     found = _open_run(output, run, options)
     start = found.data["cursor"] if found else None
-    with open_loader(run.data, data, train.seed, rank, world_size, cursor=start) as loader:
+    with open_loader(run.data, data, train.seed, rank, world_size, cursor=start) as loader, ExitStack() as at_end:
         config = _model_config(model, found, run, loader)
         check_trainable(config, data)
         if run.eval_data:  # asked now, not at the first evaluation
@@ -86,6 +93,7 @@ def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: Trai
             _build(config, run, train, found).to(device), first, data.max_seq_length, train,
             compute_dtype(train.precision, device.type), rank, world_size,
         )  # fmt: skip
+        at_end.callback(train_step.close)
         if found:
             found.load_into(train_step)
         step = found.step if found else 0
@@ -140,19 +148,6 @@ def _read_options(file: Path) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise UserError(f"{file} is damaged (it holds no object); start in another folder, with --init_from")
     return options
-
-
-def _ranks(train: TrainConfig) -> tuple[int, int, torch.device]:
-    """This process's rank, how many there are, and its device; joins the group that torchrun has set up."""
-    kind = device_kind(train.device)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
-    if kind == "cuda":
-        torch.cuda.set_device(device)
-    if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
-        atexit.register(dist.destroy_process_group)
-    return int(os.environ.get("RANK", "0")), world_size, device
 
 
 def _open_run(output: Path, run: RunOptions, options: dict[str, Any]) -> checkpoint.Checkpoint | None:

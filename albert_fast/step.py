@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from albert_fast.capture import CaptureError, capture
 from albert_fast.config import TrainConfig
 from albert_fast.data.batches import Batch
 from albert_fast.model import AlbertForPreTraining
@@ -56,6 +56,7 @@ class Inputs:
             self.staging = [torch.zeros_like(self.device_buffer) for _ in range(ring)]
             self.stream = torch.cuda.Stream(device)
             self.copied, self.taken = ([torch.cuda.Event() for _ in range(ring)] for _ in range(2))
+            self.stream.wait_stream(torch.cuda.current_stream(device))  # which fills `staging` with zeros
         self.turn = 0
 
     def load(self, batch: Batch) -> None:
@@ -110,8 +111,9 @@ class TrainStep:
         # The dropout key: the seed, and the global micro-batch that this rank takes next.
         self.key = torch.tensor([config.seed, rank], dtype=torch.int64, device=device)
         self.sums = torch.zeros(len(SUMS), device=device)
-        self._run_micro_step: Callable[[], None] = self.micro_step
-        self._run_update: Callable[[], None] = self.update
+        self.run_micro_step: Callable[[], None] = self.micro_step
+        self.run_update: Callable[[], None] = self.update
+        self.graphs: list[torch.cuda.CUDAGraph] = []
         if config.capture == "on" or (config.capture == "auto" and device.type == "cuda"):
             self._capture(device)
 
@@ -119,8 +121,27 @@ class TrainStep:
         """One step over this rank's gradient_accumulation_steps micro-batches."""
         for batch in batches:
             self.inputs.load(batch)
-            self._run_micro_step()
-        self._run_update()
+            self.run_micro_step()
+        self.run_update()
+
+    def _capture(self, device: torch.device) -> None:
+        """Put graph replays in place of the two functions; where that fails, end the run or go on eagerly."""
+        try:
+            with self.untouched():
+                self.graphs = capture((self.micro_step, self.update), device)
+        except CaptureError as error:
+            if self.config.capture == "on":
+                raise UserError(f"the step was {error}; use --capture off") from error
+            warnings.warn(f"the step was {error}; use --capture off. Going on eagerly.", stacklevel=3)
+            return
+        self.run_micro_step, self.run_update = (graph.replay for graph in self.graphs)
+
+    def close(self) -> None:
+        """Free the graphs, whoever still refers to this step: NCCL's communicators wait for those that use them."""
+        self.run_micro_step, self.run_update = self.micro_step, self.update
+        for graph in self.graphs:
+            graph.reset()
+        self.graphs = []
 
     def micro_step(self) -> None:
         """Forward and backward of the static inputs: gradients, sums of metrics and the dropout key move on."""
@@ -186,7 +207,8 @@ class TrainStep:
         """The optimizer's tensors by name, for checkpoints; copying into them loads one."""
         return self.optimizer.state()
 
-    def _mutable(self) -> list[Tensor]:
+    def mutable_tensors(self) -> list[Tensor]:
+        """Every tensor that a step changes, but for the inputs."""
         optimizer = self.optimizer
         counters = (optimizer.steps, optimizer.updates, optimizer.gradient_norm, optimizer.last_learning_rate)
         flat = (self.flat.master, self.flat.grad, self.flat.compute, optimizer.exp_avg, optimizer.exp_avg_sq)
@@ -195,59 +217,12 @@ class TrainStep:
     @contextmanager
     def untouched(self):
         """Whatever happens inside leaves weights, optimizer state, dropout key and metrics as they were."""
-        before = [tensor.clone() for tensor in self._mutable()]
+        before = [tensor.clone() for tensor in self.mutable_tensors()]
         try:
             yield
         finally:
-            for tensor, saved in zip(self._mutable(), before, strict=True):
+            for tensor, saved in zip(self.mutable_tensors(), before, strict=True):
                 tensor.copy_(saved)
-
-    # ------------------------------------------------------------------------------------------------ CUDA graphs
-
-    def _capture(self, device: torch.device) -> None:
-        watch = _LastOp()
-        try:
-            if device.type != "cuda":
-                raise RuntimeError(f"CUDA graphs need a CUDA device, this is {device.type}")
-            with self.untouched():
-                self._warm_up()
-                pool = torch.cuda.graph_pool_handle()
-                graphs = []
-                for body in (self.micro_step, self.update):
-                    graph = torch.cuda.CUDAGraph()
-                    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"), watch:
-                        body()
-                    graphs.append(graph)
-                torch.cuda.synchronize()
-        except RuntimeError as error:
-            place = f" at {watch.last}" if watch.last else ""
-            message = f"the step could not be captured{place}: {str(error).splitlines()[0]}; use --capture off"
-            if self.config.capture == "on":
-                raise UserError(message) from error
-            warnings.warn(f"{message}. Going on eagerly.", stacklevel=3)
-            return
-        self.graphs = graphs
-        self._run_micro_step, self._run_update = graphs[0].replay, graphs[1].replay
-
-    def _warm_up(self) -> None:
-        """Three whole steps on a side stream: compile every kernel, make every workspace, warm up NCCL."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self.micro_step()
-                self.update()
-        torch.cuda.current_stream().wait_stream(stream)
-
-
-class _LastOp(TorchDispatchMode):
-    """Remembers the op that ran last, to name the one at which capture failed."""
-
-    last: str = ""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.last = str(func)
-        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

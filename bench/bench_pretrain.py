@@ -152,14 +152,14 @@ def _timed_ours(step: TrainStep, loader: Iterator[Batch]) -> tuple[Batch, dict[s
     step.inputs.load(batch)
     clock.mark("data")
     if step.key.is_cuda:
-        step._run_micro_step()
+        step.run_micro_step()
         clock.mark("forward")
     else:
         losses = step.losses()
         clock.mark("forward")
         losses.loss.backward()
     clock.mark("backward")
-    step._run_update()
+    step.run_update()
     clock.mark("update")
     return batch, {"tokens": batch.num_tokens, "seconds": sum(clock.stages.values()), "stages": clock.stages}
 

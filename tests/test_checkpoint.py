@@ -25,7 +25,7 @@ def test_going_on_equals_never_having_stopped(tmp_path, dtype):
     for step in (whole, again):
         step.read_metrics()
         step([make_batch(10)])
-    assert same([t.clone() for t in whole._mutable()], [t.clone() for t in again._mutable()])
+    assert same([t.clone() for t in whole.mutable_tensors()], [t.clone() for t in again.mutable_tensors()])
 
 
 @pytest.mark.parametrize(("old", "new"), LOOSER)

@@ -270,6 +270,37 @@ def test_a_failed_rank_stops_all_with_a_message(folder, tmp_path):
     assert "SIGKILL" in stderr
 
 
+FAILING_RANK = """
+import sys, time
+import torch.distributed as dist
+from albert_fast.cli import main
+from albert_fast.step import TrainStep
+
+update = TrainStep.update
+
+def fail_at_step_three(self):
+    if self.rank == 1 and int(self.optimizer.steps) == 2:
+        raise FloatingPointError("planted in rank 1")
+    update(self)
+
+TrainStep.update = fail_at_step_three
+# As NCCL's does while the traceback keeps a graph with a collective alive.
+dist.destroy_process_group = lambda: time.sleep(1000)
+main(sys.argv[1:])
+"""
+
+
+def test_an_exception_in_one_rank_ends_all_within_a_minute(folder, tmp_path):
+    (tmp_path / "failing.py").write_text(FAILING_RANK)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = arguments(folder, tmp_path / "run", max_steps=5000)
+    result = subprocess.run(
+        [*launcher, str(tmp_path / "failing.py"), *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode != 0
+    assert "planted in rank 1" in result.stderr
+
+
 def test_another_number_of_ranks_goes_on_with_the_same_stream(folder):
     """One rank for four steps equals two ranks for two of them, then one again."""
     whole, parts = folder / "whole", folder / "parts"

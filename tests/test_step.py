@@ -101,7 +101,7 @@ def test_the_step_stays_on_its_device():
     """On the meta device an op that mixes in a CPU tensor of more than one element fails."""
     step = make_step(device="meta")
     whole_step(step)
-    assert all(tensor.device.type == "meta" for tensor in step._mutable())
+    assert all(tensor.device.type == "meta" for tensor in step.mutable_tensors())
 
 
 def test_untouched_restores_every_bit():

@@ -15,7 +15,7 @@ def run(step, steps: int = 20, first: int = 0):
     for index in range(first, first + steps):
         step([make_batch(index)])
     torch.cuda.synchronize()
-    return [tensor.clone() for tensor in step._mutable()]
+    return [tensor.clone() for tensor in step.mutable_tensors()]
 
 
 @pytest.mark.parametrize("ln_type", ["postln", "preln"])
@@ -48,7 +48,7 @@ def test_learning_rate_and_masks_advance():
 
 
 def test_capture_leaves_the_state_untouched():
-    for a, b in zip(make("off")._mutable(), make("on")._mutable(), strict=True):
+    for a, b in zip(make("off").mutable_tensors(), make("on").mutable_tensors(), strict=True):
         assert torch.equal(a, b)
 
 

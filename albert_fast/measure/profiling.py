@@ -46,7 +46,7 @@ class _Stages:
     """Runs a step stage by stage, noting the seconds of each; the device is waited for after each."""
 
     def __init__(self, step: TrainStep):
-        self.step, self.captured = step, hasattr(step, "graphs")
+        self.step, self.captured = step, bool(step.graphs)
         self.seconds: dict[str, float] = {}
 
     def run(self, batches: Iterator[Batch]) -> int:
@@ -59,7 +59,7 @@ class _Stages:
             tokens += batch.num_tokens
             if self.captured:
                 with self._timed("forward and backward (graph)"):
-                    step._run_micro_step()
+                    step.run_micro_step()
                 continue
             with self._timed("forward"):
                 losses = step.losses()
@@ -67,7 +67,7 @@ class _Stages:
                 losses.loss.backward()
                 del losses
         with self._timed("optimizer"):
-            step._run_update()
+            step.run_update()
         return tokens
 
     def _timed(self, name: str):

@@ -57,7 +57,7 @@ def make_step(dtype=torch.float32, train=None, device="cpu", **config) -> TrainS
 
 
 def bits(step: TrainStep) -> list[torch.Tensor]:
-    return [tensor.clone() for tensor in step._mutable()]
+    return [tensor.clone() for tensor in step.mutable_tensors()]
 
 
 def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:

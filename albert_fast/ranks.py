@@ -1,0 +1,31 @@
+"""The processes of one run: which of them this is, on which device, and how their group ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+from albert_fast.options import device_kind
+
+
+@contextmanager
+def ranks(device: str) -> Iterator[tuple[int, int, torch.device]]:
+    """This process's rank, the number of ranks, and its device, inside the group that torchrun's variables describe.
+
+    The group is destroyed after success alone. Destroying waits for the other ranks and, under NCCL, for every CUDA
+    graph that holds a collective: after a failure this process ends at once instead, and torchrun ends the others.
+    """
+    kind = device_kind(device)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    place = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
+    if kind == "cuda":
+        torch.cuda.set_device(place)
+    if world_size > 1:
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    yield int(os.environ.get("RANK", "0")), world_size, place
+    if world_size > 1:
+        dist.destroy_process_group()
