@@ -21,7 +21,8 @@ class Packed:
     """Tokens of several sequences end to end; no token belongs to no sequence.
 
     input_ids, token_type_ids, position_ids: int [T]; cu_seqlens: int32 [B+1], from 0 to T, a repeated value is an empty
-    sequence; max_seqlen: a bound on every sequence's length; dropout_key: int64 [2], the seed and the global micro-batch, where the batch is trained on.
+    sequence; max_seqlen: a bound on every sequence's length; dropout_key: int64 [2], the seed and the global
+    micro-batch, where the batch is trained on.
     """
 
     input_ids: Tensor
