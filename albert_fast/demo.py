@@ -1,4 +1,4 @@
-"""`albert-fast demo`: the whole path, text to a model that fills masked words, in about two minutes on two cores."""
+"""`albert-fast demo`: text to a model, memory per share_type and kernels against eager, in about two minutes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ import re
 import shutil
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from albert_fast.config import DataConfig, ModelOptions, TrainConfig
+from albert_fast.config import AlbertConfig, DataConfig, ModelOptions, TrainConfig
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.data.tokenizer import load_tokenizer
 from albert_fast.downstream.predict import fill_masks
+from albert_fast.measure.eager import time_ops
+from albert_fast.measure.memory import MemoryOptions, memory
 from albert_fast.metrics import plot_losses, read_metrics
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.options import Options, UserError, option
-from albert_fast.pretrain import RunOptions, pretrain
+from albert_fast.ops import get_ops
+from albert_fast.options import Options, UserError, compute_dtype, device_kind, option
+from albert_fast.pretrain import RunOptions, open_loader, pretrain
 from albert_fast.pretrained import checkpoint_folder
+from albert_fast.step import TrainStep
 
 SENTENCES = (
     "The function returns a new [MASK] object.",
@@ -27,34 +34,32 @@ SENTENCES = (
     "An exception is [MASK] when the value is not found.",
     "The [MASK] statement is used to define a function.",
 )
-
+TOKENS, LENGTH = 2048, 128  # of a micro-batch, of a sequence
+FEWEST_STEPS = 20
 # The file that says that a folder is a demo's, which the next may replace.
-MARK, PLOT = ".albert_fast_demo", "loss.png"
+MARK, LOSSES, MEMORY = ".albert_fast_demo", "loss.png", "memory.png"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(Options):
-    """The demo: where it writes, and how long it trains."""
+    """The demo: where it writes, and how long it takes."""
 
     output: str = option("demo", "folder to write; an earlier demo in it is replaced", metavar="DIR")
-    steps: int = option(260, "optimizer steps of 2,048 tokens")
+    minutes: float = option(2.0, "about how long it takes; as many steps are trained as fit into it", above=0)
     config: str = option("tiny", "preset or config file of the model")
-    vocab_size: int = option(4096, "tokens of the vocabulary to train")
+    vocab_size: int = option(4096, "tokens of the vocabulary to train", at_least=1)
 
 
 def demo(options: DemoOptions) -> None:
-    """Pretrain an ALBERT-tiny on the Python documentation that ships with CPython, and look at what it learned."""
-    console, root, steps = Console(), Path(options.output), options.steps
+    """The three jobs in small: pretrain an ALBERT-tiny, profile memory per share_type, time kernels against eager.
+
+    The text is the Python documentation that ships with CPython.
+    """
+    begun, console, root = time.monotonic(), Console(), Path(options.output)
     run, shards, text = root / "run", root / "data", root / "text.txt"
-    whole = (  # made first: what they refuse is refused before anything is removed
-        RunOptions(data=str(shards), output=str(run), save_steps=steps, logging_steps=max(steps // 40, 1)),
-        ModelOptions(config=options.config),
-        DataConfig(tokens_per_batch=2048, max_seq_length=128),
-        TrainConfig(max_steps=steps, warmup_steps=steps // 10, optimizer="adamw", learning_rate=1e-3),
-    )
-    whole[1].build()
+    ModelOptions(config=options.config).build()  # what it refuses is refused before anything is removed
     found = {path.name for path in root.iterdir()} if root.exists() else set()
-    if found and not (MARK in found and found <= {MARK, text.name, shards.name, run.name, PLOT}):
+    if found and not (MARK in found and found <= {MARK, text.name, shards.name, run.name, LOSSES, MEMORY}):
         raise UserError(f"output={root} holds files that no demo wrote; give another folder")
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
@@ -68,41 +73,96 @@ def demo(options: DemoOptions) -> None:
     prepare(PrepareOptions(input=(str(text),), output=str(shards), train_vocab=options.vocab_size))
 
     console.rule("3. pretrain")
-    begun = time.perf_counter()
-    pretrain(*whole)
-    seconds = time.perf_counter() - begun
-
-    console.rule("4. what it learned: masked words filled in")
-    checkpoint = checkpoint_folder(run)
-    model, tokenizer = AlbertForPreTraining.from_pretrained(checkpoint), load_tokenizer(checkpoint)
-    for sentence in SENTENCES:
-        guesses = fill_masks(model, tokenizer, sentence, top=4)[0]
-        best = ", ".join(f"{token} {probability:.0%}" for token, probability in guesses)
-        console.print(f"  {sentence.replace('[MASK]', '____')}  [bold]{best}[/bold]", highlight=False)
-    plot_losses(run, root / PLOT)
-
-    lines = read_metrics(run)
-    tokens = sum(line["tokens_per_second"] for line in lines) / len(lines)
-    table = Table(title=f"{seconds:.0f} s of pretraining", show_header=False)
-    for name, value in (
-        ("steps", f"{steps}"),
-        ("tokens", f"{steps * 2048:,}"),
-        ("tokens/s", f"{tokens:,.0f}"),
-        ("first MLM loss", f"{lines[0]['mlm_loss']:.2f} nats"),
-        ("last MLM loss", f"{lines[-1]['mlm_loss']:.2f} nats"),
-        ("loss curve", str(root / PLOT)),
-        ("checkpoint", str(checkpoint)),
-    ):
-        table.add_row(name, value)
-    console.print(table)
+    model, data = ModelOptions(config=options.config), DataConfig(tokens_per_batch=TOKENS, max_seq_length=LENGTH)
+    left = 60 * options.minutes - (time.monotonic() - begun)
+    steps = _fitting_steps(model, data, shards, 0.75 * left)  # the rest is for the other two jobs
+    train = TrainConfig(max_steps=steps, warmup_steps=steps // 10, optimizer="adamw", learning_rate=1e-3)
+    where = RunOptions(data=str(shards), output=str(run), save_steps=steps, logging_steps=max(steps // 40, 1))
+    pretrain(where, model, data, train)
+    plot_losses(run, root / LOSSES)
+    console.print(_learned(read_metrics(run), _by_frequency(shards, data)), _guesses(run), sep="\n")
     console.print(
-        "Next:\n"
+        "Minutes on a CPU teach how often words occur, and the first of what their neighbours tell; a model that is of "
+        "use takes billions of tokens.\n"
+    )
+
+    console.rule("4. memory of a training step per share_type: base, S=512, T=16,384, bf16, predicted for CUDA")
+    memory(MemoryOptions(png=str(root / MEMORY)), ModelOptions(config="base", ln_type="postln"))
+
+    console.rule("5. our ops against eager PyTorch on this device")
+    console.print(_timings(run, device_kind("auto")))
+    console.print(
+        f"{time.monotonic() - begun:.0f} s in all. Plots: {root / LOSSES}, {root / MEMORY}.\nNext:\n"
         f"  albert-fast inspect {shards}                   # examples as the model sees them\n"
         f"  albert-fast fill-mask --model {run} --text 'the [MASK] statement'\n"
         "  albert-fast prepare --help                     # then your own text\n"
         "  albert-fast pretrain --help",
         highlight=False,
     )
+
+
+def _fitting_steps(model: ModelOptions, data: DataConfig, shards: Path, seconds: float) -> int:
+    """How many optimizer steps fit into `seconds` on this machine as busy as it is now, from the time of a few."""
+    train = TrainConfig(optimizer="adamw", capture="off")
+    device = torch.device(device_kind("auto"))
+    with open_loader(str(shards), data, train.seed) as loader:
+        config = model.build(vocab_size=loader.corpus.vocab_size)
+        first = next(loader)
+        step = TrainStep(AlbertForPreTraining(config, train.ops).to(device), first, data.max_seq_length, train)
+        step([first])
+        begun, count = time.monotonic(), 3
+        for batch in islice(loader, count):
+            step([batch])
+        step.read_metrics()  # waits for the device
+        return max(int(seconds * count / (time.monotonic() - begun)), FEWEST_STEPS)
+
+
+def _by_frequency(shards: Path, data: DataConfig) -> tuple[float, float]:
+    """(loss, accuracy) of guessing masked words by their frequency alone: the entropy, and the commonest word's share.
+
+    Loss in nats.
+    """
+    with open_loader(str(shards), data, seed=1) as loader:
+        ids = np.concatenate([batch.masked_lm_ids[: batch.num_predictions] for batch in islice(loader, 50)])
+    shares = np.bincount(ids) / len(ids)
+    shares = shares[shares > 0]
+    return float(-(shares * np.log(shares)).sum()), float(shares.max())
+
+
+def _learned(lines: list[dict[str, float]], by_frequency: tuple[float, float]) -> Table:
+    last = lines[-3:]
+
+    def mean(name: str) -> float:
+        return sum(line[name] for line in last) / len(last)
+
+    tokens = sum(line["tokens_per_second"] for line in lines) / len(lines)
+    table = Table(title=f"{lines[-1]['step']:,.0f} steps of {TOKENS:,} tokens, {tokens:,.0f} tokens/s")
+    for column in ("masked words", "first step", "last steps", "guessing by word frequency"):
+        table.add_column(column, justify="left" if column == "masked words" else "right")
+    loss, accuracy = by_frequency
+    table.add_row("loss, nats", f"{lines[0]['mlm_loss']:.2f}", f"{mean('mlm_loss'):.2f}", f"{loss:.2f}")
+    table.add_row("accuracy", f"{lines[0]['mlm_accuracy']:.1%}", f"{mean('mlm_accuracy'):.1%}", f"{accuracy:.1%}")
+    return table
+
+
+def _guesses(run: Path) -> Table:
+    checkpoint = checkpoint_folder(run)
+    model, tokenizer = AlbertForPreTraining.from_pretrained(checkpoint), load_tokenizer(checkpoint)
+    table = Table(title="masked words filled in", show_header=False)
+    for sentence in SENTENCES:
+        guesses = fill_masks(model, tokenizer, sentence, top=4)[0]
+        best = ", ".join(f"{token} {probability:.0%}" for token, probability in guesses)
+        table.add_row(sentence.replace("[MASK]", "____"), best)
+    return table
+
+
+def _timings(run: Path, kind: str) -> Table:
+    config, device = AlbertConfig.from_pretrained(checkpoint_folder(run)), torch.device(kind)
+    table = Table("op, forward and backward", "rows", "eager ms", "ours ms", "ratio")
+    for timing in time_ops(config, TOKENS, get_ops(), device, compute_dtype("auto", kind)):
+        milliseconds = (f"{1000 * seconds:.2f}" for seconds in (timing.eager_seconds, timing.our_seconds))
+        table.add_row(timing.op, f"{timing.rows:,}", *milliseconds, f"{timing.ratio:.2f}x")
+    return table
 
 
 def python_topics() -> str:
