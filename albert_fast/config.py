@@ -13,7 +13,7 @@ from albert_fast.options import DeviceOptions, Options, UserError, check_choice,
 ShareType = Literal["all", "ffn", "attention", "None"]
 LnType = Literal["postln", "preln"]
 Layout = Literal["zh", "google"]
-HiddenAct = Literal["gelu", "gelu_new"]
+HiddenAct = Literal["gelu", "gelu_new", "relu"]
 
 
 # Shapes: google-research/albert (large, xlarge, xxlarge as in Lan et al. 2019, table 1) and albert_zh (tiny, small).
@@ -168,7 +168,9 @@ class ModelOptions(Options):
     layout: Layout | None = option(
         None, "embeddings as in albert_zh (zh) or in Google's and HuggingFace's ALBERT (google) (the config's, or zh)"
     )
-    hidden_act: HiddenAct | None = option(None, "gelu is the erf form, gelu_new the tanh form (the config's, or gelu)")
+    hidden_act: HiddenAct | None = option(
+        None, "gelu (erf), gelu_new (tanh) or relu, of Google's Chinese models (the config's, or gelu)"
+    )
     hidden_dropout_prob: float | None = option(None, "probability of dropping a hidden unit (the config's, or 0)")
     final_layer_norm: bool | None = option(
         None, "with preln, a LayerNorm after the last layer, which the references have not (config's, or none)"

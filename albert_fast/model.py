@@ -268,7 +268,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """gelu(x W1 + b1) W2, its last bias left to the LayerNorm that follows; its LayerNorm lives with it."""
+    """activation(x W1 + b1) W2, its last bias left to the LayerNorm that follows; its LayerNorm lives with it."""
 
     def __init__(self, config: AlbertConfig, ops: Ops):
         super().__init__()
@@ -283,7 +283,7 @@ class FeedForward(nn.Module):
 
 
 class MaskedLmHead(nn.Module):
-    """transform, gelu, LayerNorm, then back through the embeddings' own matrices, with a bias per word."""
+    """transform, activation, LayerNorm, then back through the embeddings' own matrices, with a bias per word."""
 
     def __init__(self, config: AlbertConfig, ops: Ops):
         super().__init__()

@@ -69,7 +69,7 @@ def huggingface_weights(model, groups: int):
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("hidden_act", ["gelu", "gelu_new"])
+@pytest.mark.parametrize("hidden_act", ["gelu", "gelu_new", "relu"])
 def test_huggingface_loss_and_every_gradient(groups, hidden_act):
     config = tiny_config(layout="google", num_hidden_groups=groups, hidden_act=hidden_act)
     model = AlbertForPreTraining(config)
@@ -106,6 +106,36 @@ def test_huggingface_loss_and_every_gradient(groups, hidden_act):
     for name, grad in huggingface_weights(model, groups).items():
         if name != "predictions.decoder.bias":
             torch.testing.assert_close(grad, theirs[name], atol=2e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_relu_in_the_zh_layout_is_the_relu_of_its_equations():
+    """What HuggingFace cannot compute: one layer and the masked-word head written out."""
+    config = tiny_config(layout="zh", hidden_act="relu", num_hidden_layers=1)
+    model = AlbertForPreTraining(config)
+    for p in model.parameters():
+        p.data += 0.2 * torch.randn_like(p)
+    ids, mask, types, _ = padded_batch(config.vocab_size, lengths=(9,))
+    packed, _ = pack(ids, mask, types)
+    albert, layer = model.albert, model.albert.encoder.layers[0]
+
+    def norm(layer_norm, x):
+        return F.layer_norm(x, x.shape[-1:], layer_norm.weight, layer_norm.bias, config.layer_norm_eps)
+
+    x = albert.embeddings(packed)
+    a = norm(layer.attention.layer_norm, x + layer.attention(x, packed) + layer.attention.output.bias)
+    w1, w2 = layer.feed_forward.intermediate, layer.feed_forward.output
+    fed = F.linear(F.relu(F.linear(a, w1.weight, w1.bias)), w2.weight, w2.bias)
+    y = norm(layer.feed_forward.layer_norm, a + fed)
+    torch.testing.assert_close(albert(packed), y)
+    head = model.mlm_head
+    z = norm(head.layer_norm, F.relu(F.linear(y, head.transform.weight, head.transform.bias)))
+    logits = z @ albert.embeddings.projection.weight @ albert.embeddings.word_embeddings.weight.T + head.bias
+    torch.testing.assert_close(model(ids, mask, types).prediction_logits[0], logits)
+
+
+def test_an_unknown_activation_is_refused_by_name():
+    with pytest.raises(UserError, match="hidden_act='swish'"):
+        tiny_config(hidden_act="swish")
 
 
 @pytest.mark.parametrize(("share_type", "ln_type", "layout"), COMBINATIONS)

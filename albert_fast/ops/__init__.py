@@ -22,7 +22,7 @@ from torch import Tensor
 from albert_fast.attention import varlen_attention
 from albert_fast.ops.cross_entropy import linear_cross_entropy, logit_rows
 from albert_fast.ops.embeddings import embed_layer_norm
-from albert_fast.ops.feed_forward import gelu, gelu_ffn, linear_gelu_layer_norm
+from albert_fast.ops.feed_forward import activate, gelu_ffn, linear_gelu_layer_norm
 from albert_fast.ops.norms import add_layer_norm, add_post_layer_norm, add_pre_layer_norm, add_residual, layer_norm
 from albert_fast.ops.philox import dropout, dropout_keep, dropout_site, dropout_threshold
 from albert_fast.ops.products import embedding, linear, product, take_rows, upcast, upcast_parameter
@@ -30,6 +30,7 @@ from albert_fast.options import UserError
 
 __all__ = [
     "Ops",
+    "activate",
     "add_layer_norm",
     "add_post_layer_norm",
     "add_pre_layer_norm",
@@ -40,7 +41,6 @@ __all__ = [
     "dropout_threshold",
     "embed_layer_norm",
     "embedding",
-    "gelu",
     "gelu_ffn",
     "get_ops",
     "layer_norm",

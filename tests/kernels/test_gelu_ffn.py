@@ -51,12 +51,12 @@ def test_equals_fp64_within_gates(shape, dtype, implementation, activation, devi
     gates = GATES[dtype]
     wide = [t.double() for t in (x, weight1, bias1, weight2)]
     true_z = wide[0] @ wide[1].t() + wide[2]
-    true_h = ops.gelu(true_z, activation)
+    true_h = ops.activate(true_z, activation)
     assert_within("z", z, true_z, gates["z"])
     assert_within("h", h, true_h, gates["h"])
     # Backward starts from the stored z, whose rounding the gate of z has judged.
     stored = z.double().requires_grad_()
-    ops.gelu(stored, activation).backward(grad.double() @ wide[3])
+    ops.activate(stored, activation).backward(grad.double() @ wide[3])
     assert_within("grad_z", grad_z, stored.grad, gates["grad_z"])
     total = torch.ops.albert_fast.sum_partials(partials)[0]
     # The library's product rounds grad_h on its way to the pass behind it; the epilogue does not.
@@ -88,7 +88,7 @@ def test_gradcheck(activation):
 def test_gelu_is_right_from_tail_to_tail(activation):
     z = torch.cat([torch.linspace(-12, 12, 20_001), torch.tensor([-1e4, -100.0, -0.0, 0.0, 100.0, 1e4])])
     wide = z.double().requires_grad_()
-    truth = ops.gelu(wide, activation)
+    truth = ops.activate(wide, activation)
     truth.sum().backward()
     ours = gelu.gelu(z, activation == "gelu_new")
     slope = gelu.gelu_backward(torch.ones(1, len(z)), z[None], activation == "gelu_new")[0][0]
@@ -102,7 +102,7 @@ def test_non_finite_numbers_spread_as_in_pytorch(value, activation):
     z = random(8, 300, seed=0)
     z[2, 5] = z[7, 299] = value
     plain = z.clone().requires_grad_()
-    h = ops.gelu(plain, activation)
+    h = ops.activate(plain, activation)
     h.sum().backward()
     ours = gelu.gelu(z, activation == "gelu_new")
     grad_z, again, partials = gelu.gelu_backward(torch.ones_like(z), z, activation == "gelu_new")
