@@ -45,6 +45,8 @@ class AlbertConfig:
 
     `layout` says how embeddings are built. zh (albert_zh, albert_pytorch): words of width E projected to H, positions
     and token types of width H, then LayerNorm. google: all three of width E, LayerNorm, then the projection.
+    `real_vocab_size`, where the vocabulary was padded to vocab_size (a multiple of 8 or 64, say): how many ids have a
+    token; the others are never predicted.
     """
 
     hidden_size: int = option(at_least=1)
@@ -66,6 +68,7 @@ class AlbertConfig:
     share_type: ShareType = "all"
     layout: Layout = "zh"
     final_layer_norm: bool = False
+    real_vocab_size: int | None = option(None, at_least=1)
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -80,6 +83,11 @@ class AlbertConfig:
             raise UserError(
                 f"num_attention_heads={self.num_attention_heads} does not divide hidden_size={self.hidden_size}; "
                 f"use {near}"
+            )
+        if (self.real_vocab_size or 0) > self.vocab_size:
+            raise UserError(
+                f"real_vocab_size={self.real_vocab_size} is more than vocab_size={self.vocab_size}, which holds it and "
+                "padding"
             )
         if self.num_hidden_groups > self.num_hidden_layers:
             raise UserError(
@@ -135,7 +143,7 @@ class AlbertConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json holds: every field, with the unknown keys of the config it came from laid beside them."""
-        values = asdict(self)
+        values = {name: value for name, value in asdict(self).items() if value is not None}
         return {**values.pop("extra"), **values}
 
     @property

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from albert_fast.attention import Queries
 from albert_fast.config import AlbertConfig
-from albert_fast.ops import Ops, dropout_site, take_rows, upcast
+from albert_fast.ops import Ops, dropout_site, take_rows, upcast, upcast_parameter
 from albert_fast.packed import Dropout, Packed, pack
 from albert_fast.pretrained import PretrainedModel
 
@@ -292,6 +292,14 @@ class MaskedLmHead(nn.Module):
         self.transform = Linear(config.hidden_size, width, ops)
         self.layer_norm = LayerNorm(width, config, ops)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.real_vocab_size = config.real_vocab_size
+
+    def decoder_bias(self) -> Tensor:
+        """[V]: the bias, and -inf for ids that only pad the vocabulary: no probability, no share in the loss."""
+        if self.real_vocab_size is None:
+            return self.bias
+        padding = torch.arange(len(self.bias), device=self.bias.device) >= self.real_vocab_size
+        return upcast_parameter(self.bias).masked_fill(padding, -torch.inf).to(self.bias.dtype)
 
     def features(self, hidden: Tensor, embeddings: Embeddings) -> Tensor:
         """What is multiplied with the word embeddings: [P, H] -> [P, E]."""
@@ -305,12 +313,14 @@ class MaskedLmHead(nn.Module):
 
     def logits(self, hidden: Tensor, embeddings: Embeddings) -> Tensor:
         """[P, H] -> [P, V]."""
-        return self.ops.linear(self.features(hidden, embeddings), embeddings.word_embeddings.weight, self.bias)
+        return self.ops.linear(
+            self.features(hidden, embeddings), embeddings.word_embeddings.weight, self.decoder_bias()
+        )
 
     def loss(self, hidden: Tensor, ids: Tensor, weights: Tensor, embeddings: Embeddings) -> tuple[Tensor, Tensor]:
         """Cross entropy and accuracy over the vocabulary, averaged by weights [P], without keeping [P, V]."""
         word = embeddings.word_embeddings.weight
-        return self.ops.linear_cross_entropy(self.features(hidden, embeddings), word, self.bias, ids, weights)
+        return self.ops.linear_cross_entropy(self.features(hidden, embeddings), word, self.decoder_bias(), ids, weights)
 
 
 class Linear(nn.Module):

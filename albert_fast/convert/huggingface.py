@@ -16,7 +16,7 @@ from albert_fast.options import UserError, note
 from albert_fast.pretrained import CONFIG, WEIGHTS, PretrainedModel
 from albert_fast.sharing import unshare
 
-_OURS_ALONE = ("layout", "ln_type", "share_type", "final_layer_norm")
+_OURS_ALONE = ("layout", "ln_type", "share_type", "final_layer_norm", "real_vocab_size")
 
 
 def huggingface_group(config: AlbertConfig, layer: int) -> int:

@@ -101,9 +101,10 @@ def fill_masks(
     device = next(model.parameters()).device
     positions = torch.tensor([gaps], device=device)
     logits = model(torch.tensor([ids], device=device), masked_lm_positions=positions).prediction_logits[0].float()
+    logits = logits[:, : tokenizer.vocab_size]  # ids past it pad the vocabulary and have no token
     best = logits.softmax(-1).topk(min(top, logits.shape[-1]))
     return [
-        [(tokenizer.tokens[i] if i < tokenizer.vocab_size else f"id {i}", p) for i, p in zip(*row, strict=True)]
+        [(tokenizer.tokens[i], p) for i, p in zip(*row, strict=True)]
         for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 
