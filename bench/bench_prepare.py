@@ -26,6 +26,7 @@ import tokenizers
 from rich.console import Console
 from rich.table import Table
 
+from albert_fast.data.inputs import input_files
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
 from albert_fast.data.vocabulary import train_vocabulary
@@ -202,7 +203,7 @@ def sample_text(folder: Path, language: str, megabytes: float) -> tuple[Path, Pa
         blocks = ["\n".join(sentences[i : i + 10]) for i in range(0, len(sentences), 10)]
     unit = "\n\n".join(blocks) + "\n\n"
     file.write_text(unit * max(1, size // len(unit.encode())), encoding="utf-8")
-    train_vocabulary([str(file)], 8000).save(vocab)
+    train_vocabulary(input_files((str(file),)), 8000).save(vocab)
     return file, vocab / "vocab.txt"
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from albert_fast._loader import crc32c
+from albert_fast.data.inputs import InputFile, expand, file_bytes, input_files, spooled
 from albert_fast.data.manifest import FORMAT, MANIFEST, VERSION, Manifest, open_folder, write_manifest
 from albert_fast.data.progress import Counts, Progress, check_same, check_text, read_progress, sweep
+from albert_fast.data.sentences import icu_version
 from albert_fast.data.text import Span, part_spans
 from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
 from albert_fast.data.vocabulary import train_vocabulary
@@ -32,13 +34,18 @@ WORKER_BYTES = 1 << 23  # about a second's work, and a worker takes a fifth of o
 class PrepareOptions(Options):
     """Which text (one sentence a line, a blank line between documents), and into what."""
 
-    input: tuple[str, ...] = option(help="text files; .gz is read as gzip")
+    input: tuple[str, ...] = option(
+        help="text files, folders of them, or - for standard input; compressed (.gz, .zst) and tables (Parquet, Arrow, "
+        "the folders of HuggingFace's datasets) as they are"
+    )
     output: str = option(help="folder to write; a stopped run goes on where it was")
     vocab: str | None = option(None, "vocab.txt, tokenizer.json, or a folder that holds one")
     train_vocab: int | None = option(None, "make a WordPiece vocabulary of this many tokens from the input instead")
     lowercase: bool | None = option(None, "lower the text and strip accents (yes, but a tokenizer.json says itself)")
     segmenter: Literal["none", "jieba"] = option("none", "jieba: Chinese words, as it finds them, are masked whole")
     json_field: str | None = option(None, "input is one JSON object a line, and this string field is a document's text")
+    columns: tuple[str, ...] = option((), "of tables, the columns that hold a document's text (text, or the only one)")
+    split_sentences: bool = option(False, "the text has a paragraph a line: cut it into sentences, by the rules of ICU")
     workers: int = option(0, "processes that tokenize (0: one a core)")
     part: str = option("1/1", "i/n: do the i-th of n parts; the run that finds all n complete joins them")
     shard_tokens: int = option(1 << 26, "tokens after which a shard is closed and the run can go on from there")
@@ -55,11 +62,18 @@ def prepare(options: PrepareOptions) -> Manifest | None:
     """
     part, parts = _check(options)
     directory = Path(options.output)
-    spans = part_spans(options.input, part, parts, options.json_field is not None)
+    with spooled(options.input, directory) as paths:
+        files = input_files(expand(paths, directory), options.json_field, options.columns)
+        return _prepare(options, files, part, parts)
+
+
+def _prepare(options: PrepareOptions, files: tuple[InputFile, ...], part: int, parts: int) -> Manifest | None:
+    directory = Path(options.output)
+    spans = part_spans(files, part, parts)
     tokenizer = None if options.vocab is None else load_tokenizer(options.vocab, options.lowercase)
     if options.segmenter != "none" and tokenizer and not tokenizer.is_wordpiece:
         raise UserError(f"segmenter={options.segmenter} needs a WordPiece vocabulary, where an ideograph is a token")
-    settings = _settings(options, parts, tokenizer)
+    settings = _settings(options, files, parts, tokenizer)
     if (directory / MANIFEST).exists():
         return _already_finished(open_folder(directory), settings, spans, part)
     with writing(directory):
@@ -68,14 +82,14 @@ def prepare(options: PrepareOptions) -> Manifest | None:
         progress = Progress(directory, settings, spans, part, parts)
         progress.load()
         if not progress.complete:
-            tokenizer = tokenizer or _trained(options, directory)
+            tokenizer = tokenizer or _trained(options, files, directory)
             with writing(directory):
                 for name, content in tokenizer.files().items():
                     write_file(directory / name, content)
-            recipe = Recipe(tokenizer.backend.to_str(), options.json_field, options.segmenter)
+            recipe = Recipe(tokenizer.backend.to_str(), options.json_field, options.segmenter, options.split_sentences)
             _note_capitals(tokenizer)
             began, before = time.monotonic(), replace(progress.counts)
-            encode_part(progress, tokenizer, recipe, options.workers or _fitting_workers(options.input))
+            encode_part(progress, tokenizer, recipe, options.workers or _fitting_workers(files))
             _report(progress, time.monotonic() - began, before)
         return _merge(progress)
 
@@ -91,31 +105,34 @@ def _check(options: PrepareOptions) -> tuple[int, int]:
         raise UserError(f"shard_tokens={options.shard_tokens} must be 1 or more; the default is {1 << 26}")
     check_choice("segmenter", options.segmenter, ("none", "jieba"))
     load_segmenter(options.segmenter)
-    repeated = [path for path in options.input if options.input.count(path) > 1]
-    if repeated:
-        raise UserError(f"input {repeated[0]} is given twice; name a file once")
-    if options.json_field is None:
-        for path in options.input:
-            if path.removesuffix(".gz").endswith(".jsonl"):
-                raise UserError(f"input {path} is JSON lines by its name; name the text's field with --json_field")
     part, _, parts = options.part.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts) <= 9999):
         raise UserError(f"part={options.part!r} must be i/n with 1 <= i <= n <= 9999, such as 3/8")
+    if "-" in options.input and parts != "1":
+        raise UserError(f"part={options.part} needs files that every part can read; give files in place of -")
     return int(part), int(parts)
 
 
-def _fitting_workers(paths: tuple[str, ...]) -> int:
+def _fitting_workers(files: tuple[InputFile, ...]) -> int:
     """One process a core, but none for whom there is not a second's work."""
-    return min(len(os.sched_getaffinity(0)), 1 + sum(os.stat(path).st_size for path in paths) // WORKER_BYTES)
+    return min(len(os.sched_getaffinity(0)), 1 + sum(file_bytes(file.path) for file in files) // WORKER_BYTES)
 
 
-def _settings(options: PrepareOptions, parts: int, tokenizer: Tokenizer | None) -> dict[str, Any]:
+def _settings(
+    options: PrepareOptions, files: tuple[InputFile, ...], parts: int, tokenizer: Tokenizer | None
+) -> dict[str, Any]:
     """What decides the folder's bytes, beside the text itself."""
     segmenter: str = options.segmenter
     if segmenter == "jieba":
         segmenter = f"jieba {metadata.version('jieba')}"
+    more: dict[str, Any] = {}
+    columns = [list(file.columns) for file in files]
+    if any(columns):
+        more["columns"] = columns
+    if options.split_sentences:
+        more["split_sentences"] = f"ICU {icu_version()}"
     return {
-        "input": [[Path(path).name, os.stat(path).st_size] for path in options.input],
+        "input": [[Path(file.path).name, file_bytes(file.path)] for file in files],
         "json_field": options.json_field,
         "parts": parts,
         "segmenter": segmenter,
@@ -123,14 +140,15 @@ def _settings(options: PrepareOptions, parts: int, tokenizer: Tokenizer | None) 
         "train_vocab": options.train_vocab
         and {"size": options.train_vocab, "lowercase": options.lowercase is not False},
         "vocab_crc32c": tokenizer and crc32c(tokenizer.files()["tokenizer.json"]),
+        **more,
     }
 
 
-def _trained(options: PrepareOptions, directory: Path) -> Tokenizer:
+def _trained(options: PrepareOptions, files: tuple[InputFile, ...], directory: Path) -> Tokenizer:
     if (directory / "tokenizer.json").exists():  # by a run that was stopped, or by another part
         return load_tokenizer(directory / "tokenizer.json")
     size, lowercase = int(options.train_vocab or 0), options.lowercase is not False
-    return train_vocabulary(options.input, size, lowercase=lowercase, json_field=options.json_field)
+    return train_vocabulary(files, size, lowercase=lowercase, json_field=options.json_field)
 
 
 def _merge(progress: Progress) -> Manifest | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from albert_fast._loader import crc32c
-from albert_fast.data.text import CHUNK_BYTES, Position, Span, open_text
+from albert_fast.data.text import CHUNK_BYTES, Position, Span
 from albert_fast.files import write_file, writing
 from albert_fast.options import UserError
 
@@ -110,7 +110,7 @@ def check_text(directory: Path, spans: list[Span], crcs: list[int], until: Posit
 
 def _text_crc(span: Span) -> int:
     crc, left = 0, (1 << 62) if span.end is None else span.end - span.start
-    with open_text(span.path, span.start) as file:
+    with span.file.open(span.start) as file:
         while block := file.read(min(left, CHUNK_BYTES)):
             crc, left = crc32c(block, crc), left - len(block)
     return crc

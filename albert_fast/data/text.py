@@ -1,21 +1,17 @@
-"""Raw text files to chunks of bytes, in bounded memory, each cut where nothing but its own bytes decides.
+"""Input files to chunks of their text, in bounded memory, each cut where nothing but its own bytes decides.
 
-One sentence a line, a blank line between documents; only \\n ends a line, a \\r before it goes. A file's end ends a
-document. With a JSON field, a line holds one object, which is a document, and the field's lines are its sentences.
+Only \\n ends a line, a \\r before it goes. A file's end ends a document; what else does is its layout's affair.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
 import re
-import stat
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
+from albert_fast.data.inputs import DOC_EDGE, InputFile, Layout, file_bytes
 from albert_fast.options import UserError
 
 CHUNK_BYTES = 1 << 19
@@ -29,9 +25,13 @@ _WORD_END = re.compile(rb"(?s).*(?=[ \t\xe4-\xe9])")
 class Span:
     """Bytes start..end of a file's text (uncompressed); end None: to its end. Begins and ends between documents."""
 
-    path: str
+    file: InputFile
     start: int
     end: int | None
+
+    @property
+    def path(self) -> str:
+        return self.file.path
 
 
 @dataclass(frozen=True)
@@ -52,61 +52,66 @@ class Chunk:
     data: bytes
     begins_span: bool
     ends_span: bool
+    layout: Layout = "lines"
 
     @property
     def ends_line(self) -> bool:
         return self.ends_span or self.data.endswith(b"\n")
 
 
-def part_spans(paths: tuple[str, ...], part: int, parts: int, lines_are_documents: bool) -> list[Span]:
+def part_spans(files: Sequence[InputFile], part: int, parts: int) -> list[Span]:
     """The spans of part `part` (1..parts): together the parts hold every document once, each about as many bytes.
 
-    A plain file is cut at the first boundary of documents at or after its share of the bytes of all files on disk.
-    A gzip file cannot be entered in its middle and belongs whole to the part in whose share it begins.
+    A plain file is cut at the first boundary of documents at or after its share of the bytes of all files on disk, a
+    table between groups of rows. A compressed file cannot be entered in its middle and belongs whole to the part in
+    whose share it begins.
     """
-    sizes = [_file_bytes(path) for path in paths]
+    sizes = [file_bytes(file.path) for file in files]
     total = sum(sizes)
     low, high = total * (part - 1) // parts, total * part // parts
     spans, begin = [], 0
-    for path, size in zip(paths, sizes, strict=True):
-        if path.endswith(".gz"):
-            if low <= begin < high:
-                spans.append(Span(path, 0, None))
-        elif begin < high and begin + size >= low:
-            start = _boundary(path, low - begin, size, lines_are_documents)
-            end = _boundary(path, high - begin, size, lines_are_documents)
-            if start < end:
-                spans.append(Span(path, start, end))
+    for file, size in zip(files, sizes, strict=True):
+        if file.is_seekable:
+            if begin < high and begin + size >= low:
+                start, end = _boundary(file, low - begin, size), _boundary(file, high - begin, size)
+                if start < end:
+                    spans.append(Span(file, start, end))
+        else:
+            count = file.groups[1] if file.columns else 1
+            owned = [index for index in range(count) if low <= begin + size * index // count < high]
+            if owned:
+                groups = (owned[0], owned[-1] + 1) if file.columns else file.groups
+                spans.append(Span(replace(file, groups=groups), 0, None))
         begin += size
     return spans
 
 
-def read_chunks(spans: list[Span], position: Position, lines_are_documents: bool) -> Iterator[Chunk]:
+def read_chunks(spans: list[Span], position: Position) -> Iterator[Chunk]:
     """The chunks from `position` on. A chunk depends on the bytes from its beginning alone, so that a run begun at
-    any chunk goes on as the one that was stopped there. It ends after a blank line where it can, else after a line,
-    else before a word; JSON lines are never cut."""
+    any chunk goes on as the one that was stopped there. It ends with a document where it can, else after a line, else
+    before a word; JSON lines are never cut."""
     for index in range(position.span, len(spans)):
         span = spans[index]
         here = position if index == position.span else Position(index, span.start)
-        with open_text(span.path, here.offset) as file:
+        with span.file.open(here.offset) as file:
             data = b""
             while data := _fill(file, data, span, here.offset, CHUNK_BYTES):
                 window = data[:CHUNK_BYTES]
                 if len(data) < CHUNK_BYTES:
                     cut, inside = len(data), False
-                elif lines_are_documents and b"\n" not in window:
+                elif span.file.layout == "json" and b"\n" not in window:
                     data = _finish_line(file, data, span, here.offset)
                     cut, inside = data.find(b"\n") + 1 or len(data), False
                 else:
-                    cut, inside = _cut(window, here.inside_line)
+                    cut, inside = _cut(window, here.inside_line, span.file.layout)
                 ends_span = len(data) < CHUNK_BYTES or (cut == len(data) and not data.endswith(b"\n"))
                 end = Position(index, here.offset + cut, inside)
-                yield Chunk(here, end, data[:cut], here.offset == span.start, ends_span)
+                yield Chunk(here, end, data[:cut], here.offset == span.start, ends_span, span.file.layout)
                 here, data = end, data[cut:]
 
 
 def chunk_lines(chunk: Chunk, json_field: str | None) -> list[str]:
-    """The lines of a chunk, the first and the last perhaps in parts; a document's end is a line of only whitespace.
+    """The lines of a chunk, the first and the last perhaps in parts; `ends_document` tells which end one.
 
     Raises:
         TextError: with the offset in the chunk of a byte that is not UTF-8, or of a line that is no such object.
@@ -125,7 +130,15 @@ def chunk_lines(chunk: Chunk, json_field: str | None) -> list[str]:
         *complete, last = lines
         lines = [line.removesuffix("\r") for line in complete]
         lines.append(last.removesuffix("\r") if chunk.ends_line else last)
+    if chunk.layout == "docs" or "</doc>" in text or "<doc" in text:
+        begun, blank = int(chunk.position.inside_line), " " if chunk.layout == "docs" else ""
+        lines[begun:] = ["" if DOC_EDGE.fullmatch(line) else line or blank for line in lines[begun:]]
     return lines
+
+
+def ends_document(line: str, layout: Layout) -> bool:
+    """Whether a line of `chunk_lines` ends a document: a blank one, but where <doc> lines do that an empty one."""
+    return not (line if layout == "docs" else line.strip())
 
 
 class TextError(Exception):
@@ -137,50 +150,13 @@ class TextError(Exception):
         self.message = message
 
 
-def locate(path: str, offset: int, message: str) -> UserError:
+def locate(file: InputFile, offset: int, message: str) -> UserError:
     """The user's error for what stands at byte `offset` of a file: names the line, found by counting those before."""
     number, left = 1, offset
-    with open_text(path, 0) as file:
-        while left > 0 and (block := file.read(min(left, CHUNK_BYTES))):
+    with file.open() as text:
+        while left > 0 and (block := text.read(min(left, CHUNK_BYTES))):
             number, left = number + block.count(b"\n"), left - len(block)
-    return UserError(f"{path} line {number} (offset {offset}): {message}")
-
-
-def open_text(path: str, offset: int) -> BinaryIO:
-    """Open a plain or gzip file at `offset` of its text; failures name the file."""
-    try:
-        file = _Gzip(path) if path.endswith(".gz") else open(path, "rb")  # noqa: SIM115
-        file.seek(offset)
-        return file  # type: ignore[return-value]
-    except OSError as error:
-        raise UserError(f"input {path}: {error.strerror or error}") from None
-
-
-class _Gzip(gzip.GzipFile):
-    """A gzip file whose damage is a UserError with its name."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        try:
-            return super().read(size)
-        except (EOFError, OSError, zlib.error) as error:
-            raise UserError(f"input {self.name}: damaged or cut gzip ({error}); check it with gzip -t") from None
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        try:
-            return super().seek(offset, whence)
-        except (EOFError, OSError, zlib.error) as error:
-            raise UserError(f"input {self.name}: damaged or cut gzip ({error}); check it with gzip -t") from None
-
-
-def _file_bytes(path: str) -> int:
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise UserError(f"input {path}: {error.strerror}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"input {path}: is no regular file; prepare reads files, to be able to go on where it stopped")
-    open_text(path, 0).close()
-    return status.st_size
+    return UserError(f"{file.path} line {number} (offset {offset}): {message}")
 
 
 def _fill(file: BinaryIO, data: bytes, span: Span, offset: int, size: int) -> bytes:
@@ -206,7 +182,7 @@ def _finish_line(file: BinaryIO, data: bytes, span: Span, offset: int) -> bytes:
     """`data`, which begins a line at `offset`, with more of the span until that line ends."""
     while b"\n" not in data:
         if len(data) >= MAX_OBJECT_BYTES:
-            raise locate(span.path, offset, f"a JSON line of over {MAX_OBJECT_BYTES >> 20} MiB; split the document")
+            raise locate(span.file, offset, f"a JSON line of over {MAX_OBJECT_BYTES >> 20} MiB; split the document")
         size = 2 * len(data)
         data = _fill(file, data, span, offset, size)
         if len(data) < size:
@@ -214,11 +190,12 @@ def _finish_line(file: BinaryIO, data: bytes, span: Span, offset: int) -> bytes:
     return data
 
 
-def _cut(data: bytes, inside_line: bool) -> tuple[int, bool]:
+def _cut(data: bytes, inside_line: bool, layout: Layout) -> tuple[int, bool]:
     """Where the chunk that begins `data` ends, and whether that is inside a line that has text."""
-    blank = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
-    if blank > 2:
-        return blank, False
+    edge = b"\n</doc>" if layout == "docs" else b"\n"
+    document = max(data.rfind(edge + end) + len(edge + end) for end in (b"\n", b"\r\n"))
+    if document > len(edge) + 1:
+        return document, False
     if line := data.rfind(b"\n") + 1:
         return line, False
     found = _WORD_END.match(data, max(len(data) - _TAIL_BYTES, 1))
@@ -229,20 +206,18 @@ def _cut(data: bytes, inside_line: bool) -> tuple[int, bool]:
     return cut, inside_line or not data[:cut].decode("utf-8", "replace").isspace()
 
 
-def _boundary(path: str, target: int, size: int, lines_are_documents: bool) -> int:
-    """The end of the first blank line (for JSON lines, of any line) that begins at or after byte `target`."""
+def _boundary(file: InputFile, target: int, size: int) -> int:
+    """The end of the first line at or after byte `target` that ends a document."""
     if target <= 0 or target >= size:
         return min(max(target, 0), size)
-    with open_text(path, target - 1) as file:
+    with file.open(target - 1) as text:
         offset, has_text = target - 1, True  # the line of byte target - 1 began before target
-        while block := file.read(CHUNK_BYTES):
-            begin = 0
-            while end := block.find(b"\n", begin) + 1:
-                if lines_are_documents or not (has_text or block[begin:end].strip()):
-                    return offset + end
-                begin, has_text = end, False
-            has_text = has_text or bool(block[begin:].strip())
-            offset += len(block)
+        while piece := text.readline(CHUNK_BYTES):  # a line, or a part of a long one
+            offset += len(piece)
+            is_edge = piece.strip() == b"</doc>" if file.layout == "docs" else not piece.strip()
+            if piece.endswith(b"\n") and (file.layout == "json" or (is_edge and not has_text)):
+                return offset
+            has_text = not piece.endswith(b"\n") and (has_text or bool(piece.strip()))
     return size
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -11,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import tokenizers
 from tokenizers import models, trainers
 
+from albert_fast.data.inputs import InputFile, file_bytes
 from albert_fast.data.text import Position, TextError, chunk_lines, locate, part_spans, read_chunks
 from albert_fast.data.tokenizer import SPECIAL_TOKENS, Tokenizer, wordpiece_tokenizer
 from albert_fast.data.wordpiece import IDEOGRAPH
@@ -22,7 +22,7 @@ _LONG_WORD = re.compile(r"[^\W\u2e80-\u9fff]{101,}")
 
 
 def train_vocabulary(
-    files: Sequence[str], size: int, *, lowercase: bool = True, json_field: str | None = None
+    files: Sequence[InputFile], size: int, *, lowercase: bool = True, json_field: str | None = None
 ) -> Tokenizer:
     """Train a WordPiece vocabulary of `size` tokens: the special ones, characters by frequency, then merges.
 
@@ -43,7 +43,7 @@ def train_vocabulary(
         counts.update(backend.normalizer.normalize_str(text))
     ranked = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
     if not ranked:
-        raise UserError(f"input {', '.join(files)} holds no text; give files with text")
+        raise UserError(f"input {', '.join(file.path for file in files)} holds no text; give files with text")
     characters = [piece for c in ranked for piece in ([c, f"##{c}"] if _goes_on_words(c) else [c])]
     # Rare ideographs may leave no room for words: three quarters of the vocabulary at most, more if merges run out.
     alphabet = characters[: max(3 * size // 4 - len(specials), 0)]
@@ -72,20 +72,20 @@ def _goes_on_words(character: str) -> bool:
     return not (ascii_symbol or IDEOGRAPH.match(character) or unicodedata.category(character).startswith("P"))
 
 
-def _sample(files: Sequence[str], json_field: str | None) -> Iterator[str]:
+def _sample(files: Sequence[InputFile], json_field: str | None) -> Iterator[str]:
     """The text of about SAMPLE_BYTES of chunks, evenly over the files."""
-    keep = SAMPLE_BYTES / max(sum(os.stat(file).st_size for file in files), 1)
-    spans = part_spans(tuple(files), 1, 1, json_field is not None)
+    keep = SAMPLE_BYTES / max(sum(file_bytes(file.path) for file in files), 1)
+    spans = part_spans(files, 1, 1)
     if not spans:
         return
     taken = 0
-    for index, chunk in enumerate(read_chunks(spans, Position(0, spans[0].start), json_field is not None)):
+    for index, chunk in enumerate(read_chunks(spans, Position(0, spans[0].start))):
         if (keep < 1 and int((index + 1) * keep) == int(index * keep)) or taken > 4 * SAMPLE_BYTES:
             continue
         try:
             text = "\n".join(chunk_lines(chunk, json_field))
         except TextError as error:
-            path = spans[chunk.position.span].path
-            raise locate(path, chunk.position.offset + error.offset, error.message) from None
+            file = spans[chunk.position.span].file
+            raise locate(file, chunk.position.offset + error.offset, error.message) from None
         taken += len(chunk.data)
         yield _LONG_WORD.sub(" ", text)

@@ -23,7 +23,8 @@ import numpy as np
 import tokenizers
 
 from albert_fast.data.pages import EncodedChunk
-from albert_fast.data.text import Chunk, TextError, chunk_lines
+from albert_fast.data.sentences import sentences
+from albert_fast.data.text import Chunk, TextError, chunk_lines, ends_document
 from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.options import UserError
 
@@ -37,6 +38,7 @@ class Recipe:
     tokenizer: str
     json_field: str | None = None
     segmenter: str = "none"
+    split_sentences: bool = False
 
     def encoder(self) -> Callable[[Chunk], EncodedChunk]:
         """A function of a chunk; it raises TextError."""
@@ -45,10 +47,12 @@ class Recipe:
 
         def encode(chunk: Chunk) -> EncodedChunk:
             lines = chunk_lines(chunk, self.json_field)
+            if self.split_sentences:
+                lines = [sentence for line in lines for sentence in sentences(line)]
             ids, starts, lengths = _encode_bounded(tokenizer, lines, segment)
             blank = np.zeros(len(lines), np.bool_)
             for index in np.flatnonzero(lengths == 0):
-                blank[index] = not lines[index].strip()
+                blank[index] = ends_document(lines[index], chunk.layout)
             return EncodedChunk(ids, starts, lengths, blank)
 
         return encode

@@ -29,14 +29,14 @@ def encode_part(progress: Progress, tokenizer: Tokenizer, recipe: Recipe, worker
     """Encode what is left of a part's spans into shards."""
     if progress.shards:
         note(f"{progress.directory}: {len(progress.shards)} shards are finished; going on after them")
-    chunks = read_chunks(progress.spans, progress.position, recipe.json_field is not None)
+    chunks = read_chunks(progress.spans, progress.position)
     limit, counts, pages = progress.settings["shard_tokens"], progress.counts, PageBuilder()
     shard = _OpenShard(progress, tokenizer, recipe.segmenter != "none")
     with encode_chunks(recipe, workers) as encode, shard.discarded_on_failure(), _live(progress.spans) as show:
         for chunk, encoded in encode(chunks):
             span = chunk.position.span
             if isinstance(encoded, TextError):
-                raise locate(progress.spans[span].path, chunk.position.offset + encoded.offset, encoded.message)
+                raise locate(progress.spans[span].file, chunk.position.offset + encoded.offset, encoded.message)
             if chunk.begins_span:
                 pages.end_document()
             for page in pages.add(encoded, chunk.position.inside_line, chunk.ends_line):

@@ -19,6 +19,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from albert_fast.data import text as text_module
 from albert_fast.data import workers as workers_module
 from albert_fast.data.batches import PretrainingLoader
+from albert_fast.data.inputs import InputFile, input_files
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.data.shards import read_documents
 from albert_fast.data.text import Position, part_spans, read_chunks
@@ -146,7 +147,7 @@ def test_stopped_run_leaves_no_worker_and_goes_on(tmp_path, vocab, stop):
 
 def test_a_lost_worker_is_one_line(tmp_path, vocab):
     tokenizer = load_tokenizer(vocab)
-    chunks = read_chunks(part_spans((str(write(tmp_path / "t.txt", corpus(1))),), 1, 1, False), Position(0, 0), False)
+    chunks = read_chunks(part_spans(input_files((str(write(tmp_path / "t.txt", corpus(1))),)), 1, 1), Position(0, 0))
     before = set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
     with encode_chunks(Recipe(tokenizer.backend.to_str()), 2) as encode:
         for child in set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()) - before:
@@ -179,7 +180,9 @@ def test_every_cut_of_a_file_keeps_documents_whole(tmp_path, seed):
     content = "".join(rng.choice(("a", "b c", "\n", "\n\n", "\r\n", " ", "\n \n")) for _ in range(40)).encode()
     path = write(tmp_path / "t.txt", content)
     for parts in (1, 2, 3, 5, 8, len(content) + 3):
-        spans = [s for part in range(1, parts + 1) for s in text_module.part_spans((str(path),), part, parts, False)]
+        spans = [
+            s for part in range(1, parts + 1) for s in text_module.part_spans((InputFile(str(path)),), part, parts)
+        ]
         assert [s.start for s in spans] == [0, *(s.end for s in spans[:-1])][: len(spans)]
         assert spans[-1].end == len(content)
         for span in spans[1:]:
@@ -368,8 +371,10 @@ def test_bad_inputs_are_refused_in_one_line(tmp_path, vocab):
     cut = write(tmp_path / "cut.txt.gz", gzip.compress(corpus(1))[:-20])
     no_gzip = write(tmp_path / "no.txt.gz", b"plain text")
     os.mkfifo(tmp_path / "pipe")
-    occupied = tmp_path / "occupied"
+    occupied, hidden = tmp_path / "occupied", tmp_path / "hidden"
     occupied.mkdir()
+    hidden.mkdir()
+    write(hidden / ".DS_Store", b"")
     write(occupied / "thesis.doc", b"")
     cases = [
         (([tmp_path / "missing.txt"], "out"), {}, "missing.txt: No such file"),
@@ -377,7 +382,8 @@ def test_bad_inputs_are_refused_in_one_line(tmp_path, vocab):
         (([write(tmp_path / "blank.txt", b" \n\n\t\n")], "out2"), {}, "holds no text"),
         (([cut], "out3"), {}, "damaged or cut gzip"),
         (([no_gzip], "out4"), {}, "damaged or cut gzip"),
-        (([tmp_path], "out5"), {}, "no regular file"),
+        (([tmp_path], "out5"), {}, "lies in the folder"),
+        (([hidden], "out5"), {}, "holds no files"),
         (([tmp_path / "pipe"], "out6"), {}, "no regular file"),
         (([good, good], "out7"), {}, "given twice"),
         (([], "out8"), {}, "names no file"),

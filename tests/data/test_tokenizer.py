@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
 from albert_fast.data import wordpiece
+from albert_fast.data.inputs import input_files
 from albert_fast.data.tokenizer import SPECIAL_TOKENS, Tokenizer, load_tokenizer, wordpiece_tokenizer
 from albert_fast.data.vocabulary import train_vocabulary
 from albert_fast.data.wordpiece import WordPieceCache
@@ -157,7 +158,8 @@ def test_bad_paths_and_json_are_refused(tmp_path):
 def test_vocabulary_is_the_same_in_every_process(english_text):
     code = (
         "import sys; from albert_fast.data.vocabulary import train_vocabulary;"
-        "print(train_vocabulary([sys.argv[1]], 2000).fingerprint.hex())"
+        "from albert_fast.data.inputs import input_files;"
+        "print(train_vocabulary(input_files((sys.argv[1],)), 2000).fingerprint.hex())"
     )
     run = [sys.executable, "-c", code, str(english_text)]
     outputs = {subprocess.run(run, capture_output=True, text=True, check=True).stdout for _ in range(3)}
@@ -165,7 +167,7 @@ def test_vocabulary_is_the_same_in_every_process(english_text):
 
 
 def test_trained_vocabulary_reads_its_text(english_text):
-    tokenizer = train_vocabulary([str(english_text)], 2000)
+    tokenizer = train_vocabulary(input_files((str(english_text),)), 2000)
     assert tokenizer.vocab_size == 2000
     assert tuple(tokenizer.tokens[:5]) == SPECIAL_TOKENS
     assert tokenizer.unk_id not in tokenizer.encode(english_text.read_text(encoding="utf-8"))
@@ -176,9 +178,9 @@ def test_training_refuses_nothing_and_too_little(tmp_path):
     empty = tmp_path / "empty.txt"
     empty.write_text(" \n\n")
     with pytest.raises(UserError, match="holds no text"):
-        train_vocabulary([str(empty)], 1000)
+        train_vocabulary(input_files((str(empty),)), 1000)
     with pytest.raises(UserError, match="train_vocab=10 is too small"):
-        train_vocabulary([str(empty)], 10)
+        train_vocabulary(input_files((str(empty),)), 10)
 
 
 def from_huggingface(tokenizer, lines):
