@@ -13,59 +13,34 @@ import subprocess
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-os.environ.pop("TRITON_INTERPRET", None)  # kernels are compiled here; before any of them is imported
-
-import triton
+import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+
+from bench.launches import TARGETS, Launch, launches  # first: it has kernels compiled
+
+# isort: split
+import triton
 
 from albert_fast.config import PRESETS
-from albert_fast.kernels import add_layer_norm, gelu, gelu_ffn, partial_sums, tiles
+from albert_fast.kernels.calls import Sizes
 from bench.shapes import PUBLISHED
 
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
-    "sm_100": GPUTarget("cuda", 100, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
-}
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-SCALARS = {"epsilon": "fp32", "scale": "fp32"}  # every other number is an int32
-FP32_POINTERS = {"mean_ptr", "rstd_ptr", "partial_ptr", "total0_ptr", "total1_ptr", "total2_ptr"}
 MATRIX = re.compile(r"HMMA|HGMMA|UTC[A-Z]*MMA|v_mfma")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One kernel in one configuration for one target."""
-
-    module: Any
-    kernel: str
-    target: str
-    dtype: str
-    constants: dict[str, Any]
-    descriptors: dict[str, tuple[int, int]]
-    num_warps: int
-    num_stages: int = 3
-    elements: int = 0  # that one pass of the loop, or the program where there is none, deals with
-
-    @property
-    def config(self) -> str:
-        shown = [f"{name}={value}" for name, value in self.constants.items()]
-        return " ".join([self.dtype, *shown, f"num_warps={self.num_warps}", f"num_stages={self.num_stages}"])
+TOKENS = (4096, 65536)  # few rows and many: candidates differ
 
 
 @dataclass
 class Row:
-    """What became of a Job; None where the target's tools do not say."""
+    """What became of a Launch; None where the target's tools do not say."""
 
     kernel: str
     config: str
@@ -82,48 +57,29 @@ class Row:
     instructions_per_element: float | None
 
 
-def _signature(job: Job, names: list[str]) -> dict[str, str]:
-    types = {}
-    for name in names:
-        if name in job.constants:
-            types[name] = "constexpr"
-        elif name in job.descriptors:
-            types[name] = f"tensordesc<{job.dtype}[{', '.join(map(str, job.descriptors[name]))}]>"
-        elif name == "key_ptr":
-            types[name] = "*i64"
-        elif name in FP32_POINTERS:
-            types[name] = "*fp32"
-        elif name.endswith("_ptr") or name in ("x", "weight", "grad", "z", "h", "grad_z"):
-            types[name] = f"*{job.dtype}"
-        else:
-            types[name] = SCALARS.get(name, "i32")
-    return types
-
-
-def compile_job(job: Job) -> Row:
+def compile_launch(launch: Launch) -> Row:
     """Compile and take apart; raises what the compiler raises."""
-    function = getattr(job.module, job.kernel)
-    names = function.arg_names
-    signature = _signature(job, names)
-    source = ASTSource(
-        fn=function,
-        signature=signature,
-        constexprs={(names.index(name),): value for name, value in job.constants.items()},
-        attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")},
-    )
-    options = {"num_warps": job.num_warps, "num_stages": job.num_stages}
-    compiled = triton.compile(source, target=TARGETS[job.target], options=options)
+    target = TARGETS[launch.target]
+    compiled = triton.compile(launch.source(), target=target, options=launch.options)
     measured = _nvidia(compiled.asm["cubin"]) if "cubin" in compiled.asm else _amd(compiled.asm["amdgcn"])
     body = measured.pop("loop") or measured["instructions"]
-    threads = job.num_warps * TARGETS[job.target].warp_size
+    threads, elements = launch.options["num_warps"] * target.warp_size, _elements(launch.named_constants)
     return Row(
-        kernel=f"{job.module.__name__.rpartition('.')[2]}.{job.kernel}",
-        config=job.config,
-        target=job.target,
+        kernel=launch.name,
+        config=launch.config,
+        target=launch.target,
         shared_bytes=compiled.metadata.shared,
-        instructions_per_element=body * threads / job.elements if job.elements else None,
+        instructions_per_element=body * threads / elements if elements else None,
         **measured,
     )
+
+
+def _elements(constants: dict[str, Any]) -> int:
+    """What one pass of a kernel's loop deals with, the whole program where it has none; 0 for products."""
+    if "BLOCK" in constants:
+        return constants["BLOCK"]
+    columns = min(constants.get("N_COLS", 0), constants.get("BLOCK_COLS", 0))
+    return constants.get("BLOCK_ROWS", 1) * columns
 
 
 def _number(pattern: str, text: str) -> int:
@@ -185,95 +141,38 @@ def _amd(text: str) -> dict[str, int]:
     }  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------------------------- jobs
+def jobs(fast: bool) -> list[Launch]:
+    """Every specialisation that a run of a published size launches by default, and of base with every candidate.
 
-
-def layer_norm_jobs(target: str, hidden: int, dtype: str, dropout: bool) -> list[Job]:
-    forward, backward = (add_layer_norm.launch_options(hidden, backward=b) for b in (False, True))
-    jobs = []
-    for kernel, options, flags in (
-        ("_add_layer_norm_forward_kernel", forward, {}),
-        ("_add_layer_norm_backward_kernel", backward, {"HAS_GRAD_SUM": False}),
-        ("_add_layer_norm_backward_kernel", backward, {"HAS_GRAD_SUM": True}),
-    ):
-        constants = {"N_COLS": hidden, **options, "HAS_DROPOUT": dropout, **flags}
-        warps = constants.pop("num_warps")
-        elements = hidden * options["BLOCK_ROWS"]
-        jobs.append(Job(add_layer_norm, kernel, target, dtype, constants, {}, int(warps), elements=elements))
-    return jobs
-
-
-def sum_jobs(target: str, hidden: int) -> list[Job]:
-    options = partial_sums.sum_options(hidden)
-    flags = ({"N_VECTORS": 3, "N_COLS": hidden, **options, "ACCUMULATE": accumulate} for accumulate in (False, True))
-    return [Job(partial_sums, "_sum_partials_kernel", target, "fp32", constants, {}, 4) for constants in flags]
-
-
-def gelu_jobs(target: str, wide: int, dtype: str, tanh: bool) -> list[Job]:
-    jobs = []
-    for kernel, options in (
-        ("_gelu_forward_kernel", gelu.FORWARD_OPTIONS),
-        ("_gelu_backward_kernel", gelu.BACKWARD_OPTIONS),
-    ):
-        constants = {"N_COLS": wide, **options, "TANH": tanh}
-        warps = constants.pop("num_warps")
-        elements = options.get("BLOCK") or options["BLOCK_ROWS"] * options["BLOCK_COLS"]
-        jobs.append(Job(gelu, kernel, target, dtype, constants, {}, int(warps), elements=elements))
-    return jobs
-
-
-def product_jobs(target: str, hidden: int, wide: int, dtype: str, tanh: bool) -> list[Job]:
-    """Both products in the tiles of the table, and the pointer twin of each TMA tile (rows that TMA cannot read)."""
-    jobs = []
-    for direction, kernel in (("forward", "_linear_gelu_kernel"), ("backward", "_gelu_linear_backward_kernel")):
-        for choice in tiles.CHOICES[target, direction]:
-            tile = choice.tile
-            for tma in {tile.tma, False}:
-                part, operands = (tile.rows, tile.cols // 4), ((tile.rows, tile.depth), (tile.cols, tile.depth))
-                if direction == "forward":
-                    descriptors = {"x": operands[0], "weight": operands[1], "z": part, "h": part}
-                else:
-                    down = operands[1][::-1]
-                    descriptors = {"grad": operands[0], "weight": down, "z": part, "grad_z": part, "h": part}
-                constants = {
-                    "N_COLS": wide, "DEPTH": hidden, "ROWS": tile.rows, "COLS": tile.cols, "STEP": tile.depth,
-                    "TMA": tma, "TANH": tanh,
-                }  # fmt: skip
-                used = descriptors if tma else {}
-                warps, stages = tile.num_warps, tile.num_stages
-                jobs.append(Job(gelu_ffn, kernel, target, dtype, constants, used, warps, stages))
-    return jobs
-
-
-def jobs(fast: bool) -> list[Job]:
-    """Every configuration that the tables can choose; fast: base alone, for sm_90, with dropout and tanh."""
-    if fast:
-        products = product_jobs("sm_90", 768, 3072, "bf16", True)
-        both = (next(j for j in products if j.descriptors and name in j.descriptors) for name in ("x", "grad"))
-        return [*layer_norm_jobs("sm_90", 768, "bf16", True)[:2], *both]
-    chosen: list[Job] = []
-    sizes = [(PRESETS[name]["hidden_size"], PRESETS[name]["intermediate_size"]) for name in PUBLISHED]
-    for target in TARGETS:
-        for hidden, wide in sizes:
-            for dtype, dropout in product(("bf16", "fp32"), (False, True)):
-                chosen += layer_norm_jobs(target, hidden, dtype, dropout)
-            chosen += sum_jobs(target, hidden)
-            for tanh in (True, False):
-                chosen += gelu_jobs(target, wide, "bf16", tanh)
-                if hidden in (312, 768):  # deeper products differ in the count of steps alone
-                    chosen += product_jobs(target, hidden, wide, "bf16", tanh)
-    return chosen
+    fast: of each kernel the one with most of its features, of base in bf16 at many tokens for sm_90.
+    """
+    targets, names, tokens = (["sm_90"], ["base"], TOKENS[1:]) if fast else (list(TARGETS), list(PUBLISHED), TOKENS)
+    found: dict[str, Launch] = {}
+    for target, name, count in product(targets, names, tokens):
+        preset = PRESETS[name]
+        sizes = Sizes(count, preset["hidden_size"], preset["intermediate_size"], preset["num_attention_heads"])
+        for dtype in (torch.bfloat16,) if fast else (torch.bfloat16, torch.float32):
+            made = launches(target, sizes, dtype, every_candidate=name == "base")
+            # Deeper products differ in the count of steps alone.
+            found |= {launch.key: launch for launch in made if "linear" not in launch.name or sizes.hidden < 2048}
+    if not fast:
+        return list(found.values())
+    by_kernel: dict[str, list[Launch]] = {}
+    for launch in found.values():
+        by_kernel.setdefault(launch.name, []).append(launch)
+    return [max(same, key=lambda x: list(x.named_constants.values()).count(True)) for same in by_kernel.values()]
 
 
 def _compile_numbered(number_and_fast: tuple[int, bool]) -> Row:
     number, fast = number_and_fast
-    return compile_job(jobs(fast)[number])
+    return compile_launch(_jobs(fast)[number])
+
+
+_jobs = cache(jobs)
 
 
 def rows(fast: bool = False) -> list[Row]:
     """Every job compiled, on every core (a worker finds its job by number: kernels do not pickle)."""
-    if fast:  # too few to be worth another process
-        return [compile_job(job) for job in jobs(fast)]
     numbers = [(number, fast) for number in range(len(jobs(fast)))]
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
         results = pool.map(_compile_numbered, numbers)
@@ -301,7 +200,7 @@ def print_table(rows: list[Row]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON list of rows and nothing else")
-    parser.add_argument("--fast", action="store_true", help="base alone, for sm_90")
+    parser.add_argument("--fast", action="store_true", help="one launch a kernel, of base for sm_90")
     arguments = parser.parse_args()
     compiled = rows(arguments.fast)
     if arguments.json:

@@ -23,7 +23,8 @@ from torch import Tensor
 from bench.counting import OpBytes, Traffic, counting  # first: it has kernels interpreted
 
 # isort: split
-from albert_fast.kernels import add_layer_norm, gelu, gelu_ffn
+from albert_fast.kernels import gelu, gelu_ffn
+from albert_fast.kernels.rows import launch_options, rows_per_chunk
 from bench.shapes import SHAPES, Shape
 
 DROPOUT = 0.1
@@ -125,13 +126,15 @@ def layer_norm_rows(shape: Shape, dtype: torch.dtype, dropout: float, pre: bool)
     matrices = {"forward": 4, "backward": 3 + (dropout > 0) + pre}
     vectors = {"forward": 3 * hidden * size, "backward": hidden * size + 3 * hidden * 4}
     rows = []
+    like = torch.empty(tokens, hidden, dtype=dtype, device="meta")
+    block_rows = launch_options("add_layer_norm_backward", like)["BLOCK_ROWS"]
+    chunks = -(-tokens // rows_per_chunk(tokens, hidden, block_rows))
     for direction in ("forward", "backward"):
 
         def bytes_at(n: int, direction: str = direction) -> int:
             return moved(count_layer_norm(n, hidden, dtype, dropout, pre)[direction])
 
         extra = tokens * hidden * size if pre and direction == "backward" else 0  # eager adds the sum's gradient to s's
-        chunks = -(-tokens // add_layer_norm.rows_per_chunk(tokens, hidden))
         rows.append(
             Row(
                 op="add_pre_layer_norm" if pre else "add_layer_norm",

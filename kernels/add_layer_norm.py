@@ -14,9 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .calls import Call
 from .cost import Cost, costs, size_of
 from .partial_sums import vector_gradients
 from .philox import drop_threshold, dropout_multiplier
+from .rows import launch_options, register_candidates, rows_per_chunk
 
 
 @triton.jit(do_not_specialize=["n_rows", "rows_per_program", "site", "threshold"])
@@ -104,32 +106,7 @@ def _add_layer_norm_backward_kernel(
     tl.store(partial_ptr + 2 * N_COLS + cols, tl.sum(grad_layer_norm_bias, axis=0), col_mask)
 
 
-def launch_options(n_cols: int, backward: bool) -> dict[str, int]:
-    """Tile and warps for rows of n_cols: about 16 columns a thread.
-
-    16, not 8: bytes in flight per SM grow with the rows in flight, and instructions per element fall from 54 to 42 at
-    768 with dropout. Backward at 4096 takes 8, because with 16 two programs no longer fit an SM's registers. Rows up to
-    256 share a tile of 512.
-    """
-    block_cols = max(16, triton.next_power_of_2(n_cols))
-    columns_per_thread = 8 if backward and block_cols >= 4096 else 16
-    return {
-        "BLOCK_ROWS": max(1, 512 // block_cols),
-        "BLOCK_COLS": block_cols,
-        "num_warps": min(16, max(1, block_cols // (32 * columns_per_thread))),
-    }
-
-
-def rows_per_chunk(n_rows: int, n_cols: int) -> int:
-    """Rows that backward sums into one partial; a function of the shape alone, so that the bits are too.
-
-    At most 528 chunks (four for each of 132 SMs; fewer for wide rows, to keep the partials within 6.5 MiB and so in
-    L2), and no chunk below 8 rows, where partials would outweigh what they sum.
-    """
-    most = max(1, min(528, 132 * 4096 // n_cols, (8 << 20) // (12 * n_cols)))
-    rows = max(8, triton.cdiv(n_rows, most))
-    block_rows = launch_options(n_cols, backward=True)["BLOCK_ROWS"]
-    return triton.cdiv(rows, block_rows) * block_rows
+register_candidates("add_layer_norm")
 
 
 def _dropout_arguments(dropout: float) -> tuple[int, float]:
@@ -144,12 +121,12 @@ def _forward(
     n_rows, n_cols = x.shape
     x, residual = x.contiguous(), residual.contiguous()
     y, total, mean, rstd = _forward_fake(x, bias, residual, weight, layer_norm_bias, key, epsilon, dropout, site)
-    options = launch_options(n_cols, backward=False)
+    options = launch_options("add_layer_norm_forward", x)
     rows = options["BLOCK_ROWS"] * max(1, min(4, n_rows // 1024))
     if n_rows:
         with torch.cuda.device_of(x):
             _add_layer_norm_forward_kernel[(triton.cdiv(n_rows, rows),)](
-                x, bias, residual, weight, layer_norm_bias, x if key is None else key, y, total, mean, rstd,
+                x, bias, residual, weight, layer_norm_bias, key, y, total, mean, rstd,
                 n_rows, rows, epsilon, site, *_dropout_arguments(dropout),
                 N_COLS=n_cols, HAS_DROPOUT=dropout > 0, **options,
             )  # fmt: skip
@@ -181,15 +158,14 @@ def _backward(
     grad_y = grad_y.contiguous()
     has_grad_sum = grad_sum is not None
     grad_sum = grad_sum.contiguous() if has_grad_sum else grad_y
-    key = total if key is None else key  # a pointer that is never read
     grad_residual, grad_x, partials = _backward_fake(grad_y, grad_sum, total, mean, rstd, weight, key, dropout, site)
+    options = launch_options("add_layer_norm_backward", total)
     if n_rows:
         with torch.cuda.device_of(total):
             _add_layer_norm_backward_kernel[(partials.shape[0],)](
                 grad_y, grad_sum, total, mean, rstd, weight, key, grad_residual, grad_x, partials,
-                n_rows, rows_per_chunk(n_rows, n_cols), site, *_dropout_arguments(dropout),
-                N_COLS=n_cols, HAS_DROPOUT=dropout > 0, HAS_GRAD_SUM=has_grad_sum,
-                **launch_options(n_cols, backward=True),
+                n_rows, rows_per_chunk(n_rows, n_cols, options["BLOCK_ROWS"]), site, *_dropout_arguments(dropout),
+                N_COLS=n_cols, HAS_DROPOUT=dropout > 0, HAS_GRAD_SUM=has_grad_sum, **options,
             )  # fmt: skip
     return grad_residual, grad_x, partials
 
@@ -197,7 +173,9 @@ def _backward(
 @_backward.register_fake
 def _backward_fake(grad_y, grad_sum, total, mean, rstd, weight, key, dropout, site):
     n_rows, n_cols = total.shape
-    chunks = triton.cdiv(n_rows, rows_per_chunk(n_rows, n_cols))
+    chunks = triton.cdiv(
+        n_rows, rows_per_chunk(n_rows, n_cols, launch_options("add_layer_norm_backward", total)["BLOCK_ROWS"])
+    )
     grad_x = torch.empty_like(total) if dropout > 0 else total.new_empty(0)
     return torch.empty_like(total), grad_x, mean.new_empty(chunks, 3, n_cols)
 
@@ -236,6 +214,17 @@ def _differentiate(ctx, grad_y, grad_sum, _mean, _rstd):
 
 
 _forward.register_autograd(_differentiate, setup_context=_save_for_backward)
+
+
+def calls(sizes, dtype, make):
+    shape = sizes.tokens, sizes.hidden
+    x, residual, grad = (make(*shape, dtype=dtype) for _ in range(3))
+    vectors = [make(shape[1], dtype=dtype) for _ in range(3)]
+    mean, rstd = (make(shape[0], dtype=torch.promote_types(dtype, torch.float32)) for _ in range(2))
+    for dropout, key in ((0.0, None), (0.1, make(2, dtype=torch.int64))):
+        yield Call(_forward, (x, vectors[0], residual, *vectors[1:], key, 1e-12, dropout, 3))
+        for grad_sum in (None, residual):
+            yield Call(_backward, (grad, grad_sum, x, mean, rstd, vectors[0], key, dropout, 3))
 
 
 def _check(x, bias, residual, weight, layer_norm_bias, dropout, key) -> None:

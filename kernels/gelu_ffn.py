@@ -15,56 +15,13 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import gelu
+from .calls import Call
 from .cost import Cost, costs, size_of
 from .gelu import gelu_with_slope
 from .main_grad import weight_gradient
 from .partial_sums import vector_gradients
+from .tile_access import load_tile, split_columns, store_tile, tile_origin
 from .tiles import Tile, choose
-
-
-@triton.jit
-def _load(
-    source, row, col, n_rows, N_COLS: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr, EVEN: tl.constexpr, TMA: tl.constexpr,
-):  # fmt: skip
-    """The tile of `source` [n_rows, N_COLS] at (row, col), zero past the columns (EVEN: there are none past them).
-
-    Through pointers, rows past the end repeat the last one: no mask to wait for, and the caller never stores them.
-    """
-    if TMA:
-        tile = source.load([row, col])
-    else:
-        rows = tl.minimum(row + tl.arange(0, ROWS), n_rows - 1).to(tl.int64)
-        cols = col + tl.arange(0, COLS)
-        pointers = source + rows[:, None] * N_COLS + cols[None, :]
-        if EVEN:
-            tile = tl.load(pointers)
-        else:
-            tile = tl.load(pointers, (cols < N_COLS)[None, :], other=0.0)
-    return tile
-
-
-@triton.jit
-def _store(target, tile, row, col, n_rows, N_COLS: tl.constexpr, TMA: tl.constexpr):
-    if TMA:
-        target.store([row, col], tile)
-    else:
-        rows = row + tl.arange(0, tile.shape[0])
-        cols = col + tl.arange(0, tile.shape[1])
-        mask = (rows < n_rows)[:, None] & (cols < N_COLS)[None, :]
-        tl.store(target + rows.to(tl.int64)[:, None] * N_COLS + cols[None, :], tile, mask)
-
-
-@triton.jit
-def _tile_origin(n_rows, N_COLS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Row and column of this program's tile: 8 tiles down before the next column, so that L2 serves both operands."""
-    program = tl.program_id(0)
-    tiles_down = tl.cdiv(n_rows, ROWS)
-    per_group = 8 * tl.cdiv(N_COLS, COLS)
-    group = program // per_group
-    down = tl.minimum(tiles_down - group * 8, 8)
-    within = program % per_group
-    return (group * 8 + within % down) * ROWS, within // down * COLS
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -73,27 +30,18 @@ def _linear_gelu_kernel(
     ROWS: tl.constexpr, COLS: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr, TANH: tl.constexpr,
 ):  # fmt: skip
     element: tl.constexpr = x.dtype if TMA else x.dtype.element_ty
-    row, col = _tile_origin(n_rows, N_COLS, ROWS, COLS)
+    row, col = tile_origin(n_rows, N_COLS, ROWS, COLS)
     total = tl.zeros((ROWS, COLS), tl.float32)
     for start in range(0, DEPTH, STEP):
-        a = _load(x, row, start, n_rows, DEPTH, ROWS, STEP, DEPTH % STEP == 0, TMA)
-        b = _load(weight, col, start, N_COLS, DEPTH, COLS, STEP, DEPTH % STEP == 0, TMA)
+        a = load_tile(x, row, start, n_rows, DEPTH, ROWS, STEP, DEPTH % STEP == 0, TMA)
+        b = load_tile(weight, col, start, N_COLS, DEPTH, COLS, STEP, DEPTH % STEP == 0, TMA)
         total = tl.dot(a, b.T, total, input_precision="ieee")
     PART: tl.constexpr = COLS // 4
-    part0, part1, part2, part3 = _split(total, ROWS, COLS)
+    part0, part1, part2, part3 = split_columns(total, ROWS, COLS)
     _forward_epilogue(part0, bias_ptr, z, h, row, col, n_rows, element, N_COLS, PART, TMA, TANH)
     _forward_epilogue(part1, bias_ptr, z, h, row, col + PART, n_rows, element, N_COLS, PART, TMA, TANH)
     _forward_epilogue(part2, bias_ptr, z, h, row, col + 2 * PART, n_rows, element, N_COLS, PART, TMA, TANH)
     _forward_epilogue(part3, bias_ptr, z, h, row, col + 3 * PART, n_rows, element, N_COLS, PART, TMA, TANH)
-
-
-@triton.jit
-def _split(tile, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Four column blocks for the epilogue to take one after the other: all at once would not fit in registers."""
-    low, high = tile.reshape(ROWS, 2, COLS // 2).permute(0, 2, 1).split()
-    part0, part1 = low.reshape(ROWS, 2, COLS // 4).permute(0, 2, 1).split()
-    part2, part3 = high.reshape(ROWS, 2, COLS // 4).permute(0, 2, 1).split()
-    return part0, part1, part2, part3
 
 
 @triton.jit
@@ -106,8 +54,8 @@ def _forward_epilogue(
     stored = (product + bias[None, :]).to(element)
     # gelu of z as stored: backward sees no other.
     value, _slope = gelu_with_slope(stored.to(tl.float32), TANH)
-    _store(z, stored, row, col, n_rows, N_COLS, TMA)
-    _store(h, value.to(element), row, col, n_rows, N_COLS, TMA)
+    store_tile(z, stored, row, col, n_rows, N_COLS, TMA)
+    store_tile(h, value.to(element), row, col, n_rows, N_COLS, TMA)
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -115,14 +63,14 @@ def _gelu_linear_backward_kernel(
     grad, weight, z, grad_z, h, partial_ptr, n_rows, N_COLS: tl.constexpr, DEPTH: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr, TANH: tl.constexpr,
 ):  # fmt: skip
-    row, col = _tile_origin(n_rows, N_COLS, ROWS, COLS)
+    row, col = tile_origin(n_rows, N_COLS, ROWS, COLS)
     total = tl.zeros((ROWS, COLS), tl.float32)
     for start in range(0, DEPTH, STEP):
-        a = _load(grad, row, start, n_rows, DEPTH, ROWS, STEP, DEPTH % STEP == 0, TMA)
-        b = _load(weight, start, col, DEPTH, N_COLS, STEP, COLS, N_COLS % COLS == 0, TMA)
+        a = load_tile(grad, row, start, n_rows, DEPTH, ROWS, STEP, DEPTH % STEP == 0, TMA)
+        b = load_tile(weight, start, col, DEPTH, N_COLS, STEP, COLS, N_COLS % COLS == 0, TMA)
         total = tl.dot(a, b, total, input_precision="ieee")
     PART: tl.constexpr = COLS // 4
-    part0, part1, part2, part3 = _split(total, ROWS, COLS)
+    part0, part1, part2, part3 = split_columns(total, ROWS, COLS)
     partial_ptr += (row // ROWS).to(tl.int64) * N_COLS
     _backward_epilogue(part0, z, grad_z, h, partial_ptr, row, col, n_rows, N_COLS, ROWS, PART, TMA, TANH)
     _backward_epilogue(part1, z, grad_z, h, partial_ptr, row, col + PART, n_rows, N_COLS, ROWS, PART, TMA, TANH)
@@ -135,12 +83,12 @@ def _backward_epilogue(
     grad_h, z, grad_z, h, partial_ptr, row, col, n_rows,
     N_COLS: tl.constexpr, ROWS: tl.constexpr, PART: tl.constexpr, TMA: tl.constexpr, TANH: tl.constexpr,
 ):  # fmt: skip
-    stored = _load(z, row, col, n_rows, N_COLS, ROWS, PART, N_COLS % (4 * PART) == 0, TMA)
+    stored = load_tile(z, row, col, n_rows, N_COLS, ROWS, PART, N_COLS % (4 * PART) == 0, TMA)
     value, slope = gelu_with_slope(stored.to(tl.float32), TANH)
     # Rows past the end repeat the last row (or are zero): they must not reach the bias gradient.
     grad = tl.where((row + tl.arange(0, ROWS) < n_rows)[:, None], grad_h * slope, 0.0)
-    _store(h, value.to(stored.dtype), row, col, n_rows, N_COLS, TMA)
-    _store(grad_z, grad.to(stored.dtype), row, col, n_rows, N_COLS, TMA)
+    store_tile(h, value.to(stored.dtype), row, col, n_rows, N_COLS, TMA)
+    store_tile(grad_z, grad.to(stored.dtype), row, col, n_rows, N_COLS, TMA)
     cols = col + tl.arange(0, PART)
     tl.store(partial_ptr + cols, tl.sum(grad, axis=0), cols < N_COLS)
 
@@ -271,6 +219,16 @@ def _differentiate(ctx, grad, _):
 
 
 _forward.register_autograd(_differentiate, setup_context=_save_for_backward)
+
+
+def calls(sizes, dtype, make):
+    narrow, wide = (sizes.tokens, sizes.hidden), (sizes.tokens, sizes.intermediate)
+    x, z, weight = make(*narrow, dtype=dtype), make(*wide, dtype=dtype), make(wide[1], narrow[1], dtype=dtype)
+    down, bias = make(narrow[1], wide[1], dtype=dtype), make(wide[1], dtype=dtype)
+    for tanh in (False, True):
+        for implementation in ("auto", "pointer"):
+            yield Call(_forward, (x, weight, bias, down, tanh, implementation))
+            yield Call(_backward, (x, down, z, tanh, implementation))
 
 
 def gelu_ffn(

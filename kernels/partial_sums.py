@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .calls import Call
 from .cost import Cost, costs, size_of
 
 
@@ -88,6 +89,13 @@ def _(partials, totals):
 def _accumulate_costs(partials, totals):
     least = 2 * size_of(*totals)
     return [Cost("_sum_partials_kernel", size_of(partials) + least, least_bytes=least)]
+
+
+def calls(sizes, dtype, make):
+    for vectors, columns in ((3, sizes.hidden), (1, sizes.intermediate)):
+        partials = make(200, vectors, columns, dtype=torch.float32)
+        yield Call(_sum_partials, (partials,))
+        yield Call(_accumulate_partials, (partials, [make(columns, dtype=torch.float32) for _ in range(vectors)]))
 
 
 def vector_gradients(

@@ -1,10 +1,10 @@
-"""Which implementation of the feed-forward products runs where, and the tiles of those that are ours."""
+"""The tiles of the feed-forward products: candidates beside the library's product and a pass behind it."""
 
 from dataclasses import dataclass, replace
-from functools import cache
 
-import torch
 from torch import Tensor
+
+from .candidates import Candidate, Problem, candidates, chosen, problem_of
 
 
 @dataclass(frozen=True)
@@ -18,65 +18,81 @@ class Tile:
     num_stages: int
     tma: bool
 
-
-@dataclass(frozen=True)
-class Choice:
-    """The tile for products of `rows_from` rows and more, whether it runs (else the library does), and why."""
-
-    rows_from: int
-    tile: Tile
-    runs: bool
-    reason: str
+    @property
+    def name(self) -> str:
+        reads = "TMA" if self.tma else "pointers"
+        return f"{self.rows}x{self.cols}x{self.depth}, {self.num_warps} warps, {self.num_stages} stages, {reads}"
 
 
-# Read from the code compiled offline (python -m bench.codegen). Nothing was timed on a device yet, so none runs: a row
-# may say True once bench_gelu_ffn shows on that architecture that it beats the library's product and a pass behind it.
-CHOICES: dict[tuple[str, str], list[Choice]] = {
+# Read from the code compiled offline (python -m bench.codegen): none spills.
+TILES: dict[tuple[str, str], list[tuple[Tile, str]]] = {
     ("sm_80", "forward"): [
-        Choice(0, Tile(128, 128, 32, 8, 4, False), False, "128 registers, 48 KB: two programs an SM, one at depth 64"),
+        (Tile(128, 128, 32, 8, 4, False), "128 registers, 48 KB: two programs an SM"),
+        (Tile(128, 64, 32, 4, 4, False), "more programs where rows are few"),
     ],
     ("sm_80", "backward"): [
-        Choice(0, Tile(128, 128, 32, 8, 4, False), False, "150 registers, no spill; a depth of 64 gains no register"),
+        (Tile(128, 128, 32, 8, 4, False), "150 registers; a depth of 64 gains no register"),
+        (Tile(64, 128, 32, 4, 4, False), "more programs where rows are few"),
     ],
     ("sm_90", "forward"): [
-        Choice(8192, Tile(128, 256, 64, 8, 3, True), False, "170 to 190 registers, 147 KB; reads x half as often"),
-        Choice(0, Tile(128, 128, 64, 8, 3, True), False, "below 8192 rows 128 x 256 leaves SMs idle at F = 3072"),
+        (Tile(128, 256, 64, 8, 3, True), "170 to 190 registers, 147 KB; reads x half as often"),
+        (Tile(128, 128, 64, 8, 3, True), "98 KB: two programs an SM, one's epilogue behind the other's product"),
+        (Tile(128, 128, 64, 8, 4, True), "a stage more against memory's latency, one program an SM"),
     ],
     ("sm_90", "backward"): [
-        Choice(0, Tile(128, 128, 64, 8, 3, True), False, "106 to 130 registers; 128 x 256 spills with erf"),
+        (Tile(128, 128, 64, 8, 3, True), "106 to 130 registers, two programs an SM; 128 x 256 spills with erf"),
+        (Tile(128, 128, 64, 8, 4, True), "a stage more against memory's latency, one program an SM"),
     ],
     ("sm_100", "forward"): [
-        Choice(8192, Tile(128, 256, 64, 8, 3, True), False, "136 to 160 registers; the product lives in tensor memory"),
-        Choice(0, Tile(128, 128, 64, 8, 4, True), False, "77 registers; fills 148 SMs sooner"),
+        (Tile(128, 256, 64, 8, 3, True), "136 to 160 registers; the product lives in tensor memory"),
+        (Tile(128, 128, 64, 8, 4, True), "77 registers; fills 148 SMs sooner"),
     ],
     ("sm_100", "backward"): [
-        Choice(0, Tile(128, 128, 64, 8, 4, True), False, "101 to 144 registers; 128 x 256 reaches 255 with erf"),
+        (Tile(128, 128, 64, 8, 4, True), "101 to 144 registers; 128 x 256 reaches 255 with erf"),
+        (Tile(128, 128, 64, 8, 3, True), "less shared memory: two programs an SM"),
     ],
-    ("gfx942", "forward"): [Choice(0, Tile(128, 128, 32, 8, 2, False), False, "compiles; 64 KB of LDS allow no more")],
-    ("gfx942", "backward"): [Choice(0, Tile(128, 128, 32, 8, 2, False), False, "compiles; 64 KB of LDS allow no more")],
-}  # fmt: skip
+    ("gfx942", "forward"): [(Tile(128, 128, 32, 8, 2, False), "64 KB of LDS allow no more")],
+    ("gfx942", "backward"): [(Tile(128, 128, 32, 8, 2, False), "64 KB of LDS allow no more")],
+}
+FEW_ROWS = 8192  # below it 256 columns leave SMs idle at F = 3072
 
 
-@cache
-def architecture(device: torch.device) -> str:
-    """sm_90, gfx942, ...; where kernels are interpreted, sm_90, whose tiles exercise every path."""
-    if device.type != "cuda":
-        return "sm_90"
-    if torch.version.hip:
-        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
-    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+def _tiles(direction: str, problem: Problem) -> list[Candidate]:
+    """The tiles that suit the number of rows first; each TMA tile also through pointers."""
+    found = TILES.get((problem.architecture, direction), [])
+    if problem.rows_to <= FEW_ROWS // 2:
+        found = sorted(found, key=lambda item: item[0].cols > 128)
+    return [Candidate(tile.name, tile, reason) for tile, reason in found]
+
+
+def _with_library(direction: str, problem: Problem) -> list[Candidate]:
+    """The library first: nothing of ours runs before a card has shown it to be right and faster."""
+    library = Candidate("library", None, "cuBLAS's product and one elementwise pass: what ours has to beat")
+    return [library, *_tiles(direction, problem)]
+
+
+@candidates("gelu_ffn_forward")
+def _forward(problem: Problem) -> list[Candidate]:
+    return _with_library("forward", problem)
+
+
+@candidates("gelu_ffn_backward")
+def _backward(problem: Problem) -> list[Candidate]:
+    return _with_library("backward", problem)
 
 
 def choose(direction: str, implementation: str, n_rows: int, n_cols: int, depth: int, like: Tensor) -> Tile | None:
     """The tile for the product [n_rows, depth] x [depth, n_cols], or None for the library's.
 
-    implementation: auto asks the table; library, pointer and tma insist, for tests and benches. TMA wants rows of a
-    multiple of 16 bytes; other rows are read through pointers.
+    implementation: auto takes what was chosen for the problem; library, pointer and tma insist, for tests and benches.
+    TMA wants rows of a multiple of 16 bytes; other rows are read through pointers.
     """
-    rows = CHOICES.get((architecture(like.device), direction), [])
-    choice = next((row for row in rows if n_rows >= row.rows_from), None)
-    if choice is None or implementation == "library" or (implementation == "auto" and not choice.runs):
+    problem = problem_of(f"gelu_ffn_{direction}", like, n_rows, n_cols, depth)
+    if implementation == "auto":
+        tile = chosen(problem).options
+    else:
+        tile = next((c.options for c in _tiles(direction, problem)), None) if implementation != "library" else None
+    if tile is None:
         return None
     aligned = all(size * like.element_size() % 16 == 0 for size in (n_cols, depth))
-    tma = aligned and (choice.tile.tma if implementation == "auto" else implementation == "tma")
-    return replace(choice.tile, tma=tma)
+    return replace(tile, tma=aligned and (tile.tma if implementation == "auto" else implementation == "tma"))

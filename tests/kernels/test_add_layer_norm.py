@@ -8,6 +8,8 @@ from support.gates import DEVICES, DTYPES, QUICK_DTYPES, assert_within, random, 
 
 from albert_fast import ops
 from albert_fast.kernels import add_layer_norm as fused
+from albert_fast.kernels.candidates import Problem, candidates_of
+from albert_fast.kernels.rows import rows_per_chunk
 
 NAMES = ["y", "s", "grad_x", "grad_bias", "grad_residual", "grad_weight", "grad_layer_norm_bias"]
 GATES = {
@@ -214,10 +216,12 @@ def test_opcheck_of_the_sums():
 def test_number_of_partials_depends_on_the_shape_alone_and_fits_l2():
     for hidden in (128, 312, 768, 1024, 2048, 4096):
         for tokens in (1, 7, 1000, 16384, 65536, 100_003):
-            rows = fused.rows_per_chunk(tokens, hidden)
-            chunks = -(-tokens // rows)
-            assert (chunks - 1) * rows < tokens <= chunks * rows
-            assert chunks * 3 * hidden * 4 <= 8 << 20
+            problem = Problem("add_layer_norm_backward", "sm_90", "bfloat16", 65536, hidden)
+            for candidate in candidates_of(problem):
+                rows = rows_per_chunk(tokens, hidden, candidate.options["BLOCK_ROWS"])
+                chunks = -(-tokens // rows)
+                assert (chunks - 1) * rows < tokens <= chunks * rows
+                assert chunks * 3 * hidden * 4 <= 8 << 20
 
 
 def test_refusals_name_what_disagrees():

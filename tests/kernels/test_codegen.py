@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import triton
 
+from albert_fast.kernels import KERNELS
+
 ROOT = Path(__file__).resolve().parents[2]
 PINNED = "3.9.0"
 
@@ -56,10 +58,7 @@ def base() -> list[dict]:
 
 
 def test_the_base_configurations_hold_their_gates(base):
-    assert [row["kernel"].rpartition("_kernel")[0] for row in base] == [
-        "add_layer_norm._add_layer_norm_forward", "add_layer_norm._add_layer_norm_backward",
-        "gelu_ffn._linear_gelu", "gelu_ffn._gelu_linear_backward",
-    ]  # fmt: skip
+    assert {row["kernel"].partition(".")[0] for row in base} >= set(KERNELS)
     assert_all_hold(base)
 
 
@@ -71,7 +70,7 @@ def test_every_configuration_of_the_tables_holds_its_gates():
 
 
 def test_gates_can_fail(base):
-    *_, product = base
+    product = next(row for row in base if "TMA=True" in row["config"])
     for change in ({"stack_bytes": 8}, {"spill_instructions": 1}, {"matrix_instructions": 0}, {"tma_instructions": 0}):
         assert check({**product, **change}), change
     for change in ({"narrow_accesses": 2}, {"wide_accesses": 0}, {"instructions_per_element": 50.1}):

@@ -8,6 +8,7 @@ from support.gates import DEVICES, DTYPES, QUICK_DTYPES, assert_within, random, 
 
 from albert_fast import ops
 from albert_fast.kernels import gelu, gelu_ffn, tiles
+from albert_fast.kernels.candidates import Problem, asking, candidates_of, running
 
 IMPLEMENTATIONS = ["library", "pointer", "tma"]
 ACTIVATIONS = ["gelu", "gelu_new"]
@@ -164,18 +165,34 @@ def test_opcheck(implementation):
     torch.library.opcheck(torch.ops.albert_fast.gelu_ffn_backward, arguments)
 
 
-def test_the_table_gives_the_library_until_a_bench_says_otherwise():
+def test_the_library_runs_until_another_candidate_is_chosen():
     x = torch.empty(1, 768)
-    for (target, direction), rows in tiles.CHOICES.items():
-        assert rows[-1].rows_from == 0, f"{target} {direction}: some number of rows has no row in the table"
-        assert [row.rows_from for row in rows] == sorted((row.rows_from for row in rows), reverse=True)
-        assert all(row.reason for row in rows)
+    for target, direction in tiles.TILES:
+        for rows_to in (1, 4096, 65536):
+            library, *ours = candidates_of(Problem(f"gelu_ffn_{direction}", target, "bfloat16", rows_to, 3072, 768))
+            assert library.options is None
+            assert ours
+            assert all(candidate.reason for candidate in ours)
     for n_rows in (1, 4096, 65536):
         assert tiles.choose("forward", "auto", n_rows, 3072, 768, x) is None
         assert tiles.choose("forward", "library", n_rows, 3072, 768, x) is None
         assert tiles.choose("forward", "tma", n_rows, 3072, 768, x).tma
         assert not tiles.choose("forward", "pointer", n_rows, 3072, 768, x).tma
     assert not tiles.choose("forward", "tma", 8, 3072, 766, x.bfloat16()).tma  # 1532 bytes: no multiple of 16
+
+
+def test_every_candidate_gives_the_librarys_result():
+    tensors = inputs(40, 64, 256, torch.bfloat16)
+    with asking() as problems:
+        expected = run(gelu_ffn.gelu_ffn, tensors)
+    assert {p.op for p in problems} == {"gelu_ffn_forward", "gelu_ffn_backward"}
+    for problem in problems:
+        for candidate in candidates_of(problem)[1:]:
+            with running({problem: candidate}), asking() as asked:
+                ours = run(gelu_ffn.gelu_ffn, tensors)
+            assert asked == problems
+            for name, value in ours.items():
+                assert_within(f"{candidate.name} {name}", value, expected[name], 8e-3)
 
 
 def test_refusals_name_what_disagrees():

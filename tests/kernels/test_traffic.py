@@ -5,6 +5,7 @@ import torch
 import triton
 import triton.language as tl
 from support.gates import slow
+from support.traffic import assert_clean
 
 from albert_fast.kernels import add_layer_norm, gelu_ffn
 from bench import fusions, traffic
@@ -12,17 +13,6 @@ from bench.counting import counting
 from bench.shapes import SHAPES
 
 WAYS = ["library", "pointer", "tma"]
-
-
-def assert_clean(counted):
-    """Nothing out of bounds, no atomics, and every argument either written exactly once or read, all of it."""
-    assert counted.out_of_bounds == counted.atomics == 0
-    for a in counted.arguments:
-        label = f"{a.kernel} {a.name} {list(a.tensor.shape)}"
-        if a.written.any():
-            assert (a.written == 1).all(), f"{label}: some element is not written exactly once"
-        elif a.name != "key_ptr":  # which dropout alone reads
-            assert a.read.all(), f"{label}: some element is never read"
 
 
 @pytest.mark.parametrize(("pre", "dropout"), [(True, 0.1), (False, 0.0), slow(True, 0.0), slow(False, 0.1)], ids=str)

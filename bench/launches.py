@@ -1,0 +1,110 @@
+"""Launches of our kernels as a run makes them, noted with all their arguments instead of being made, for any target.
+
+Triton's own binder turns the arguments into a signature, so what is compiled offline is what a card would compile: its
+dtypes, its constants, and what it specialises on.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.pop("TRITON_INTERPRET", None)  # kernels are compiled here; before any of them is imported
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
+
+from albert_fast.kernels.calls import Call, Sizes, calls, empty
+from albert_fast.kernels.candidates import asking, candidates_of, running, targeting
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel, specialised as Triton would for one target."""
+
+    kernel: Any
+    target: str
+    signature: dict[str, str]
+    constants: dict[tuple[int, ...], Any]
+    attributes: dict[tuple[int, ...], Any]
+    options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.kernel.__module__.rpartition('.')[2]}.{self.kernel.__name__}"
+
+    @property
+    def named_constants(self) -> dict[str, Any]:
+        """Those that the source declares, by name."""
+        declared = {p.name for p in self.kernel.params if p.is_constexpr}
+        names = self.kernel.arg_names
+        return {names[at[0]]: value for at, value in self.constants.items() if names[at[0]] in declared}
+
+    @property
+    def config(self) -> str:
+        first = next(re.findall(r"[*<](\w+)", t)[0] for t in self.signature.values() if t[0] in "*t")
+        shown = [f"{name}={value}" for name, value in self.named_constants.items()]
+        return " ".join([first, *shown, *(f"{name}={self.options[name]}" for name in ("num_warps", "num_stages"))])
+
+    @property
+    def key(self) -> str:
+        signature = list(self.signature.items())
+        return f"{self.name} {self.target} {signature} {self.constants} {self.attributes} {self.config}"
+
+    def source(self) -> ASTSource:
+        return ASTSource(self.kernel, self.signature, self.constants, self.attributes)
+
+
+def _specialised(kernel: Any, target: str, arguments: tuple, keywords: dict[str, Any]) -> Launch:
+    backend = make_backend(TARGETS[target])
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    keywords = {"debug": False, **keywords}
+    bound, specialisation, options = bind(*arguments, **keywords)
+    parsed, signature, constants, attributes = kernel._pack_args(backend, keywords, bound, specialisation, options)
+    return Launch(kernel, target, signature, constants, attributes, dict(parsed.__dict__))
+
+
+@contextmanager
+def recording(target: str) -> Iterator[list[Launch]]:
+    """Yields the launches made inside, none of which is made."""
+    launches: list[Launch] = []
+
+    def run(self: Any, *arguments: Any, grid: Any, warmup: bool = False, **keywords: Any) -> None:
+        launches.append(_specialised(self, target, arguments, keywords))
+
+    original = JITFunction.run
+    JITFunction.run = run
+    try:
+        with targeting(target):
+            yield launches
+    finally:
+        JITFunction.run = original
+
+
+def _with_candidates(call: Call) -> None:
+    """The call with every candidate of every problem that it asks about."""
+    with asking() as problems:
+        call.launch()
+    for problem in problems:
+        for candidate in candidates_of(problem)[1:]:
+            with running({problem: candidate}):
+                call.launch()
+
+
+def launches(target: str, sizes: Sizes, dtype: torch.dtype, every_candidate: bool) -> list[Launch]:
+    """What runs at these sizes launch by default, or may launch, each specialisation once."""
+    with recording(target) as recorded:
+        for call in calls(sizes, dtype, empty("meta")):
+            (_with_candidates if every_candidate else Call.launch)(call)
+    return list({launch.key: launch for launch in recorded}.values())

@@ -1,0 +1,122 @@
+"""The ways in which an op may run, each with its reason, and which of them does.
+
+An op asks `chosen(problem)` when it launches. It gets the first of its candidates, unless whoever timed them on a card
+chose another, for the process (`choose`) or for a while (`running`). A choice changes speed and the order in which
+partial sums are added. It depends on the problem alone, so that runs repeat bitwise.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Problem(NamedTuple):
+    """What a choice may depend on.
+
+    rows_to is the number of rows rounded up to a power of two; depth is that of a product, 0 where there is none.
+    """
+
+    op: str
+    architecture: str
+    dtype: str
+    rows_to: int
+    columns: int
+    depth: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to run an op: `options` are its launch's (None where a library runs instead), `reason` why it may win."""
+
+    name: str
+    options: Any
+    reason: str
+
+
+_CANDIDATES: dict[str, Callable[[Problem], list[Candidate]]] = {}
+_choices: dict[Problem, Candidate] = {}
+_asked: dict[Problem, None] = {}
+_target: str | None = None
+
+
+def candidates(op: str) -> Callable[[Callable[[Problem], list[Candidate]]], Callable[[Problem], list[Candidate]]]:
+    """Registers what gives the candidates of a problem of `op`; the first is the default, the library's where it is."""
+
+    def register(function: Callable[[Problem], list[Candidate]]) -> Callable[[Problem], list[Candidate]]:
+        _CANDIDATES[op] = cache(function)
+        return _CANDIDATES[op]
+
+    return register
+
+
+def candidates_of(problem: Problem) -> list[Candidate]:
+    return _CANDIDATES[problem.op](problem)
+
+
+def problem_of(op: str, like: torch.Tensor, n_rows: int, columns: int, depth: int = 0) -> Problem:
+    """The problem of an op on tensors like `like`: its device and dtype."""
+    dtype = str(like.dtype).removeprefix("torch.")
+    rows_to = 1 << max(0, int(n_rows) - 1).bit_length()  # int: under tracing a size may be symbolic
+    return Problem(op, architecture(like.device), dtype, rows_to, int(columns), int(depth))
+
+
+def chosen(problem: Problem) -> Candidate:
+    """The candidate that runs `problem`."""
+    _asked.setdefault(problem)
+    return _choices.get(problem) or candidates_of(problem)[0]
+
+
+def choose(choices: Mapping[Problem, Candidate]) -> None:
+    """From now on these candidates run these problems."""
+    _choices.update(choices)
+
+
+@contextmanager
+def running(choices: Mapping[Problem, Candidate]) -> Iterator[None]:
+    """Within it, these candidates run these problems."""
+    before = dict(_choices)
+    choose(choices)
+    try:
+        yield
+    finally:
+        _choices.clear()
+        _choices.update(before)
+
+
+@contextmanager
+def asking() -> Iterator[list[Problem]]:
+    """Yields a list that holds, after the block, the problems which ops asked about inside: run a step to find its."""
+    before, found = dict(_asked), []  # type: tuple[dict[Problem, None], list[Problem]]
+    _asked.clear()
+    try:
+        yield found
+    finally:
+        found += _asked
+        _asked.update(before)
+
+
+@contextmanager
+def targeting(architecture: str) -> Iterator[None]:
+    """Within it, tensors of no card count as on this one: to compile for it without having it."""
+    global _target
+    before, _target = _target, architecture
+    try:
+        yield
+    finally:
+        _target = before
+
+
+def architecture(device: torch.device) -> str:
+    """sm_90, gfx942, ... of a card; elsewhere what `targeting` says, or sm_90, whose candidates exercise every path."""
+    return _architecture(device) if device.type == "cuda" else _target or "sm_90"
+
+
+@cache
+def _architecture(device: torch.device) -> str:
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))

@@ -1,0 +1,61 @@
+"""Tiles of the kernels that take whole rows (LayerNorm and its kin), and how backward cuts rows into partial sums."""
+
+import triton
+from torch import Tensor
+
+from .candidates import Candidate, Problem, candidates, chosen, problem_of
+
+
+def _options(n_cols: int, columns_per_thread: int, rows: int) -> dict[str, int]:
+    """A tile of `rows` rows, or of as many as 512 elements hold, and the warps that give a thread so many columns."""
+    block_cols = max(16, triton.next_power_of_2(n_cols))
+    warps = max(1, min(16, rows * block_cols // (32 * columns_per_thread)))
+    return {"BLOCK_ROWS": max(rows, 512 // block_cols), "BLOCK_COLS": block_cols, "num_warps": warps}
+
+
+def _tiles(problem: Problem, columns_per_thread: int) -> list[Candidate]:
+    """`columns_per_thread` first, then the neighbours."""
+    found: dict[str, Candidate] = {}
+    for rows, columns, reason in (
+        (1, columns_per_thread, "few instructions per element, and registers enough for two programs an SM"),
+        (1, 24 - columns_per_thread, "the other balance of registers a thread and warps a row"),
+        (2, 16, "twice the bytes in flight a program"),
+        (4, 16, "four times the bytes in flight a program"),
+    ):
+        options = _options(problem.columns, columns, rows)
+        if rows == 1 or rows * options["BLOCK_COLS"] <= 8192:  # a larger tile does not fit in registers
+            name = f"{options['BLOCK_ROWS']} rows, {options['num_warps']} warps"
+            found.setdefault(name, Candidate(name, options, reason))
+    return list(found.values())
+
+
+def register_candidates(op: str) -> None:
+    """The tiles of `op`_forward and `op`_backward.
+
+    16 columns a thread: bytes in flight per SM grow with the rows in flight, and instructions per element fall from 54
+    (at 8) to 42 at 768 with dropout. Backward above 2048 takes 8, because with 16 two programs no longer fit an SM's
+    registers.
+    """
+
+    @candidates(f"{op}_forward")
+    def forward(problem: Problem) -> list[Candidate]:
+        return _tiles(problem, 16)
+
+    @candidates(f"{op}_backward")
+    def backward(problem: Problem) -> list[Candidate]:
+        return _tiles(problem, 8 if problem.columns > 2048 else 16)
+
+
+def launch_options(op: str, like: Tensor) -> dict[str, int]:
+    """The chosen tile and warps of `op` for the rows of `like` [T, H]."""
+    return chosen(problem_of(op, like, *like.shape)).options
+
+
+def rows_per_chunk(n_rows: int, n_cols: int, block_rows: int, n_vectors: int = 3) -> int:
+    """Rows that backward sums into one partial of n_vectors rows; a function of shape and tile alone, so the bits are.
+
+    At most 528 chunks (four for each of 132 SMs; fewer for wide rows, to keep the partials within 8 MiB and so in L2),
+    and no chunk below 8 rows, where partials would outweigh what they sum.
+    """
+    most = max(1, min(528, 132 * 4096 // n_cols, (8 << 20) // (4 * n_vectors * n_cols)))
+    return triton.cdiv(max(8, triton.cdiv(n_rows, most)), block_rows) * block_rows
