@@ -14,14 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from albert_fast._loader import crc32c
 from albert_fast.config import AlbertConfig
 from albert_fast.files import file_crc, write_file
+from albert_fast.health import IllRun
 from albert_fast.options import UserError, note
-from albert_fast.pretrained import INDEX, TOKENIZER_FILES, WEIGHTS, save_config
+from albert_fast.pretrained import (
+    INDEX,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    non_finite,
+    refuse_non_finite,
+    save_config,
+)
 from albert_fast.sharing import unshare
 from albert_fast.step import TrainStep
 
@@ -41,6 +50,7 @@ class Checkpoint:
         config = AlbertConfig.from_pretrained(self.directory)
         target = train_step.model.config
         weights, state = load_file(self.directory / WEIGHTS), load_file(self.directory / OPTIMIZER)
+        refuse_non_finite(weights, self.directory / WEIGHTS)
         moments = {kind: _strip(state, f"{kind}.") for kind in ("exp_avg", "exp_avg_sq")}
         if config.share_type != target.share_type:
             weights = unshare(weights, config, target)
@@ -60,12 +70,24 @@ class Checkpoint:
 
 
 def save(run: Path, step: int, train_step: TrainStep, data: dict[str, Any], tokenizer_from: Path, keep: int) -> Path:
-    """Write RUN/checkpoint-STEP, point RUN/last at it, and remove all but the newest `keep`."""
+    """Write RUN/checkpoint-STEP, point RUN/last at it, and remove all but the newest `keep`.
+
+    After a step that was skipped, its gradient not finite, older ones stay: what is wrong may be in these weights.
+
+    Raises:
+        IllRun: a weight is not finite; nothing is written or removed.
+        UserError: the file system refused; nothing is left of this checkpoint.
+    """
+    flat = train_step.flat
+    if names := non_finite(flat.views(flat.master)):
+        raise IllRun(
+            f"step {step}: weights are not finite ({names}), so this checkpoint is not written; go on with --resume "
+            "from the one before, with a lower --learning_rate or a longer --warmup_steps"
+        )
     final, partial = run / f"checkpoint-{step}", run / f".checkpoint-{step}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        flat = train_step.flat
         _save_tensors(flat.views(flat.master), partial / WEIGHTS)
         _save_tensors(train_step.state(), partial / OPTIMIZER)
         save_config(train_step.model.config, partial)
@@ -84,7 +106,7 @@ def save(run: Path, step: int, train_step: TrainStep, data: dict[str, Any], toke
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{final} could not be written: {reason}; free some space, then go on with --resume") from error
     write_file(run / "last", f"{final.name}\n".encode())
-    for old in sorted(_checkpoints(run))[:-keep]:
+    for old in sorted(_checkpoints(run))[:-keep] if torch.isfinite(train_step.optimizer.gradient_norm) else []:
         shutil.rmtree(run / f"checkpoint-{old}")
     return final
 

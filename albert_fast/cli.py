@@ -97,7 +97,7 @@ def run(program: str, find: Callable[[], Callable[..., None]], arguments: Sequen
     try:
         _call(program, find(), arguments)
     except UserError as error:
-        _fail(program, str(error))
+        _fail(program, str(error), error.exit_code)
     except BrokenPipeError:  # the reader of our output, `head` perhaps, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -113,9 +113,9 @@ def _overview() -> None:
     print("\n`albert-fast COMMAND --help` lists a command's flags; --a_flag and --a-flag are the same.")
 
 
-def _fail(program: str, message: str) -> typing.NoReturn:
+def _fail(program: str, message: str, exit_code: int = 2) -> typing.NoReturn:
     sys.stderr.write(f"{program}: error: {' '.join(message.split())}\n")
-    sys.exit(2)
+    sys.exit(exit_code)
 
 
 def _find(name: str) -> Callable[..., None]:

@@ -220,22 +220,31 @@ class TrainConfig(DeviceOptions):
         "peak learning rate; the default is ALBERT's, of LAMB and 4,096 sequences a step: fewer want less",
         above=0,
     )
-    warmup_steps: int = option(3125, "steps of linear warm-up to the peak", at_least=0)
+    warmup_steps: int = option(
+        None, "steps of linear warm-up to the peak (2.5% of max_steps, as ALBERT's 3,125 of 125,000)", at_least=0
+    )
     decay_power: float = option(1.0, "power of the polynomial decay to 0 at max_steps; 1 is linear", above=0)
     weight_decay: float = option(0.01, "decoupled weight decay; biases and LayerNorms are exempt", at_least=0)
     max_grad_norm: float = option(1.0, "global gradient norm to clip at; 0 turns clipping off", at_least=0)
-    gradient_accumulation_steps: int = option(1, "micro-batches of one rank in a step", at_least=1)
+    gradient_accumulation_steps: int = option(
+        1,
+        "micro-batches of one rank in a step; each weighs the same, also an epoch's last, which may be part full",
+        at_least=1,
+    )
     seed: int = option(42, "seed of weights, data order, masks and dropout", at_least=0, at_most=2**63 - 1)
     capture: Literal["auto", "on", "off"] = option("auto", "capture the step in CUDA graphs; auto: on CUDA")
     recompute: Literal["none", "ffn", "layer"] = option("none", "what backward recomputes to save memory")
+    log_tensors: bool = option(False, "log each tensor's trust ratio (LAMB) and update-to-weight ratio")
     deterministic: bool = option(False, "same bits on every run, at some cost in speed (CPU runs always are)")
 
     def __post_init__(self) -> None:
+        if self.warmup_steps is None:
+            object.__setattr__(self, "warmup_steps", int(self.max_steps) // 40)
         super().__post_init__()
         if not 0 <= self.warmup_steps <= self.max_steps:
             raise UserError(
                 f"warmup_steps={self.warmup_steps} must lie between 0 and max_steps={self.max_steps}; "
-                f"a twentieth of max_steps is {self.max_steps // 20}"
+                f"2.5% of max_steps is {self.max_steps // 40}"
             )
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from albert_fast.options import UserError, note
 
@@ -20,6 +23,22 @@ def write_file(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def strict_json(document: Any, **settings: Any) -> str:
+    """The JSON text of `document`; NaN and infinities, which JSON has not, are null."""
+    try:
+        return json.dumps(document, allow_nan=False, **settings)
+    except ValueError:
+        return json.dumps(_without_nan(document), allow_nan=False, **settings)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def file_crc(path: Path) -> int:

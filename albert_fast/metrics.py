@@ -1,9 +1,10 @@
-"""What a run tells: a progress bar, RUN/metrics.jsonl, TensorBoard, and a plot of the losses."""
+"""What a run tells: a progress bar or plain lines, metrics.jsonl, TensorBoard, and plots of its curves."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,89 +12,149 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from albert_fast.options import note
+from albert_fast.files import strict_json, write_file
+from albert_fast.options import UserError, note
 
 METRICS = "metrics.jsonl"
+# What a line shows, where its metrics hold it.
+SHOWN = {
+    "loss": "loss {:.3f}",
+    "mlm_loss": "mlm {:.3f}",
+    "sop_loss": "sop {:.3f}",
+    "learning_rate": "rate {:.3g}",
+    "tokens_per_second": "{:,.0f} tokens/s",
+}
 
 
 class MetricsLog:
-    """Writes each log step to the progress bar, metrics.jsonl and TensorBoard; a context manager.
+    """Writes each log step to the progress bar, metrics.jsonl and, where asked, TensorBoard; a context manager.
+
+    Where standard error is no terminal, each log step is a plain line there, flushed, in place of the bar.
 
     Args:
         run: the run's folder.
         max_steps: where the bar ends.
         start_step: the step resumed from; lines of later steps, which will be made again, are dropped.
         visible: False on all ranks but one, where every call does nothing.
+        board: whether to write for TensorBoard too.
     """
 
-    def __init__(self, run: Path, max_steps: int, start_step: int = 0, visible: bool = True):
-        self.visible, self.started = visible, time.perf_counter()
+    def __init__(self, run: Path, max_steps: int, start_step: int = 0, visible: bool = True, board: bool = True):
+        self.visible, self.step, self.max_steps = visible, start_step, max_steps
+        self.clock, self.clock_step, self.seconds_per_step = time.perf_counter(), start_step, 0.0
+        self.tokens_seen: float | None = 0
         if not visible:
             return
-        self.file = run / METRICS
+        self.file, self.board = run / METRICS, None
         kept = [line for line in read_metrics(run) if line["step"] <= start_step] if self.file.exists() else []
-        self.file.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self.board = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
+        write_file(self.file, "".join(strict_json(line) + "\n" for line in kept).encode())
+        if kept:
+            self.tokens_seen = kept[-1].get("tokens_seen")
+        if board:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1)
-        except ImportError:
-            note("no tensorboard here: metrics go to metrics.jsonl alone; pip install 'albert_fast[tensorboard]'")
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, TextColumn("{task.fields[shown]}"), console=Console(stderr=True))
-        self.task = self.progress.add_task("steps", total=max_steps, completed=start_step, shown="")
+                self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1)
+            except ImportError:
+                note("no tensorboard here: metrics go to metrics.jsonl alone; pip install 'albert_fast[tensorboard]'")
+        self.console = Console(stderr=True)
+        columns = (TextColumn("steps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, TextColumn("{task.fields[shown]}"), console=self.console)
+        self.task = self.progress.add_task("", total=max_steps, completed=start_step, shown="")
 
     def __enter__(self) -> MetricsLog:
-        if self.visible:
+        if self.visible and self.console.is_terminal:
             self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.visible:
-            return
-        self.progress.stop()
-        if self.board is not None:
-            self.board.close()
+        if self.visible:
+            self.progress.stop()
+            if self.board is not None:
+                with self._naming_the_file():
+                    self.board.close()
 
     def advance(self, step: int) -> None:
+        """A step was taken."""
+        self.step = step
         if self.visible:
             self.progress.update(self.task, completed=step)
 
-    def timed(self, metrics: dict[str, float]) -> dict[str, float]:
-        """The metrics of a step with tokens_per_second since the last call in place of tokens."""
-        now = time.perf_counter()
-        rate = metrics["tokens"] / max(now - self.started, 1e-9)
-        self.started = now
-        return {**{name: value for name, value in metrics.items() if name != "tokens"}, "tokens_per_second": rate}
+    def timed(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """The metrics of a step with tokens_per_second since the last call, and tokens_seen, in place of tokens."""
+        now, tokens = time.perf_counter(), metrics["tokens"]
+        rate = tokens / max(now - self.clock, 1e-9)
+        self.seconds_per_step = (now - self.clock) / max(self.step - self.clock_step, 1)
+        self.clock, self.clock_step = now, self.step
+        timed = {**{name: value for name, value in metrics.items() if name != "tokens"}, "tokens_per_second": rate}
+        if self.tokens_seen is not None:
+            self.tokens_seen += tokens
+            timed["tokens_seen"] = int(self.tokens_seen)
+        return timed
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """One line of metrics; held-out ones have names that begin with eval_."""
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """One line of metrics; held-out ones have names that begin with eval_. Groups (per tensor) are not shown.
+
+        Raises:
+            UserError: the line could not be written; it names the file.
+        """
         if not self.visible:
             return
-        with self.file.open("a") as stream:
-            stream.write(json.dumps({"step": step, **metrics}) + "\n")
-        if self.board is not None:
-            for name, value in metrics.items():
-                group = "eval" if name.startswith("eval_") else "train"
-                self.board.add_scalar(f"{group}/{name.removeprefix('eval_')}", value, step)
+        with self._naming_the_file():
+            with self.file.open("a") as stream:
+                stream.write(strict_json({"step": step, **metrics}) + "\n")
+            if self.board is not None:
+                self._write_board(step, metrics)
         held_out = [f"{name.removeprefix('eval_')} {v:.4f}" for name, v in metrics.items() if name.startswith("eval_")]
         if held_out:
-            self.progress.console.print(f"step {step}: held out  {'  '.join(held_out)}")
-        shown = "loss {loss:.3f}  mlm {mlm_loss:.3f}  sop {sop_loss:.3f}  {tokens_per_second:,.0f} tokens/s"
-        self.progress.update(self.task, completed=step, shown=shown.format(**metrics))
+            self.say(f"step {step}: held out  {'  '.join(held_out)}")
+        if shown := "  ".join(form.format(metrics[name]) for name, form in SHOWN.items() if name in metrics):
+            self.progress.update(self.task, completed=step, shown=shown)
+            if not self.console.is_terminal:
+                left = _duration((self.max_steps - step) * self.seconds_per_step)
+                self.say(f"step {step:,} of {self.max_steps:,}  {shown}  {left} left")
+
+    def say(self, text: str) -> None:
+        """One line beside the bar."""
+        if self.visible:
+            self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+            self.console.file.flush()
 
     @contextmanager
-    def paused(self):
+    def paused(self) -> Iterator[None]:
         """Leave what happens inside (evaluation, saving) out of tokens_per_second."""
         begun = time.perf_counter()
         yield
-        self.started += time.perf_counter() - begun
+        self.clock += time.perf_counter() - begun
+
+    def _write_board(self, step: int, metrics: Mapping[str, Any]) -> None:
+        assert self.board is not None
+        for name, value in metrics.items():
+            if isinstance(value, Mapping):
+                for tensor, ratio in value.items():
+                    self.board.add_scalar(f"{name}/{tensor}", ratio, step)
+            else:
+                group = "eval" if name.startswith("eval_") else "train"
+                self.board.add_scalar(f"{group}/{name.removeprefix('eval_')}", value, step)
+
+    @contextmanager
+    def _naming_the_file(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = f"{error.filename or self.file} could not be written: {error.strerror or error}"
+            raise UserError(f"{reason}; free some space, then go on with --resume") from None
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of RUN/metrics.jsonl; a last line cut off by a crash is left out."""
-    return [json.loads(text) for text in (Path(run) / METRICS).read_text().split("\n") if text.endswith("}")]
+    lines = (Path(run) / METRICS).read_text().split("\n")
+    return [json.loads(text) for text in lines[:-1] if text]  # what follows the last line end was cut off
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{hours:.1f} h" if hours >= 1.5 else f"{minutes:.0f} min" if minutes >= 1.5 else f"{seconds:.0f} s"
 
 
 def plot_losses(run: Path, file: Path) -> None:
@@ -110,7 +171,7 @@ def plot_losses(run: Path, file: Path) -> None:
         ("sop_loss", "sentence order"),
         ("eval_mlm_loss", "masked words, held out"),
     ):
-        points = [(line["step"], line[name]) for line in lines if name in line]
+        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 2 else None)
     axes.set(xlabel="step", ylabel="loss (nats)", title=f"Pretraining: {Path(run).name}")

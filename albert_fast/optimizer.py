@@ -19,6 +19,13 @@ ALIGNMENT = 64
 CPU_PART = 1 << 20  # elements, 4 MiB
 
 
+def scheduled_rate(c: TrainConfig, done: Tensor) -> Tensor:
+    """The learning rate of the step that follows `done` steps."""
+    warmup = (done + 1) / max(c.warmup_steps, 1)
+    decay = ((c.max_steps - done) / max(c.max_steps - c.warmup_steps, 1)).clamp(min=0) ** c.decay_power
+    return c.learning_rate * torch.where(done < c.warmup_steps, warmup, decay)
+
+
 class FlatParameters:
     """A model's parameters in one fp32 master buffer, with one fp32 gradient buffer beside it.
 
@@ -62,6 +69,13 @@ class FlatParameters:
         views = {name: view for name, view in self.views(flat).items() if view.dim() > 1}
         return [part for name, view in views.items() for part in view.chunk(3 if "query_key_value" in name else 1)]
 
+    def matrix_names(self) -> list[str]:
+        """Names of what `matrices` gives, in its order."""
+        names = [name for name, shape in self.shapes.items() if len(shape) > 1]
+        return [
+            n for name in names for n in ([f"{name}.{i}" for i in range(3)] if "query_key_value" in name else [name])
+        ]
+
 
 class Optimizer:
     """LAMB (You et al. 2020, https://arxiv.org/abs/1904.00962) or AdamW (Loshchilov and Hutter 2019).
@@ -85,13 +99,13 @@ class Optimizer:
         self.parts = [slice(start, min(start + size, length)) for start in range(0, length, size)]
         self.steps, self.updates = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
         self.gradient_norm, self.last_learning_rate = (torch.zeros((), device=device) for _ in range(2))
+        if config.log_tensors:
+            self.trust_ratios = torch.zeros(len(flat.matrix_names()), device=device)
+            self.update_ratios = torch.zeros(len(flat.shapes), device=device)
 
     def learning_rate(self) -> Tensor:
         """The rate of the coming step, fp32: linear warm-up to the peak, then polynomial decay to 0 at max_steps."""
-        c, done = self.config, self.steps.float()
-        warmup = (done + 1) / max(c.warmup_steps, 1)
-        decay = ((c.max_steps - done) / max(c.max_steps - c.warmup_steps, 1)).clamp(min=0) ** c.decay_power
-        return c.learning_rate * torch.where(done < c.warmup_steps, warmup, decay)
+        return scheduled_rate(self.config, self.steps.float())
 
     @torch.no_grad()
     def update(self, micro_batches: int, world_size: int = 1) -> None:
@@ -114,6 +128,8 @@ class Optimizer:
             self._change(part, scale * finite, finite, epsilon, correction)
         if self.config.optimizer == "lamb":
             self._trust(flat.grad)
+        if self.config.log_tensors:
+            self._note_ratios(flat.grad)
         self.last_learning_rate.copy_(self.learning_rate())
         rate = self.last_learning_rate * finite
         for part in self.parts:
@@ -156,6 +172,26 @@ class Optimizer:
         change_norm = torch.stack(torch._foreach_norm(changes))
         ratio = torch.where((weight_norm > 0) & (change_norm > 0), weight_norm / change_norm, 1.0)
         torch._foreach_mul_(changes, list(ratio.unbind()))
+        if self.config.log_tensors:
+            self.trust_ratios.copy_(ratio)
+
+    def _note_ratios(self, change: Tensor) -> None:
+        """Keep ||update|| / ||weight|| of every tensor, for read_ratios; `change` lacks the learning rate."""
+        changes, weights = (
+            torch.stack(torch._foreach_norm(list(self.flat.views(flat).values())))
+            for flat in (change, self.flat.master)
+        )
+        self.update_ratios.copy_(self.learning_rate() * changes / weights.clamp(min=1e-12))
+
+    def read_ratios(self) -> dict[str, dict[str, float]]:
+        """Of the last update, by tensor: trust_ratio (LAMB's, of the matrices) and update_ratio; waits for the device.
+
+        The fused query, key and value have a trust ratio each: their names end in .0, .1 and .2.
+        """
+        ratios = {"update_ratio": dict(zip(self.flat.shapes, self.update_ratios.tolist(), strict=True))}
+        if self.config.optimizer == "lamb":
+            ratios["trust_ratio"] = dict(zip(self.flat.matrix_names(), self.trust_ratios.tolist(), strict=True))
+        return ratios
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds, by name; the tensors share memory with the state, so copying into them loads it."""

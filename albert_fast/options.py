@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class UserError(ValueError):
     """Bad input from outside; the message is one line: the value, the rule, the remedy."""
 
+    exit_code = 2
+
 
 def option(default: Any = MISSING, help: str = "", **metadata: Any) -> Any:
     """A dataclass field that is also a command-line flag: its default (none: the flag is required) and help line.

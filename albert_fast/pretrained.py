@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,9 +79,23 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     try:
         if index.exists() and json.loads(index.read_text())["files"][WEIGHTS] != file_crc(file):
             raise ValueError(f"damaged: its checksum is not that of {INDEX}")
-        return load_file(file)
+        weights = load_file(file)
     except Exception as error:  # safetensors raises its own kinds for a file that is missing, cut or foreign
         raise UserError(f"{file}: {error}; give a folder that save_pretrained or `albert-fast convert` wrote") from None
+    refuse_non_finite(weights, file)
+    return weights
+
+
+def non_finite(tensors: Mapping[str, Tensor]) -> str:
+    """The names of the first tensors that hold NaN or infinity, or nothing."""
+    names = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def refuse_non_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """UserError where a tensor holds NaN or infinity; `source` is where they come from."""
+    if names := non_finite(tensors):
+        raise UserError(f"{source} holds numbers that are not finite, in {names}; take an earlier checkpoint")
 
 
 def save_config(config: AlbertConfig, directory: Path) -> None:

@@ -27,7 +27,8 @@ FIELDS = (
     "input_ids", "token_type_ids", "position_ids", "cu_seqlens", "masked_lm_positions", "masked_lm_ids",
     "masked_lm_weights", "sentence_order_labels", "sentence_order_weights", "num_tokens",
 )  # fmt: skip
-SUMS = ("mlm_loss", "sop_loss", "mlm_accuracy", "sop_accuracy", "tokens", "micro_batches", "gradient_norm", "updates")
+MEANS = ("mlm_loss", "sop_loss", "mlm_accuracy", "sop_accuracy")
+SUMS = (*MEANS, "tokens", "micro_batches", "gradient_norm", "updates", "stops")
 
 
 class Inputs:
@@ -117,12 +118,24 @@ class TrainStep:
         if config.capture == "on" or (config.capture == "auto" and device.type == "cuda"):
             self._capture(device)
 
-    def __call__(self, batches: Iterable[Batch]) -> None:
-        """One step over this rank's gradient_accumulation_steps micro-batches."""
+    def __call__(self, batches: Iterable[Batch]) -> bool:
+        """One step over this rank's gradient_accumulation_steps micro-batches; False where `batches` ended before.
+
+        A step that was cut short leaves weights, optimizer state and dropout key as before it; the metrics since they
+        were last read are lost.
+        """
+        taken = 0
         for batch in batches:
             self.inputs.load(batch)
             self.run_micro_step()
+            taken += 1
+        if taken < self.config.gradient_accumulation_steps:
+            self.flat.grad.zero_()
+            self.sums.zero_()
+            self.key[1] -= taken * self.world_size
+            return False
         self.run_update()
+        return True
 
     def _capture(self, device: torch.device) -> None:
         """Put graph replays in place of the two functions; where that fails, end the run or go on eagerly."""
@@ -168,39 +181,52 @@ class TrainStep:
         self.sums[6] += self.optimizer.gradient_norm
         self.sums[7] += 1
 
-    def read_metrics(self) -> dict[str, float]:
-        """Means since the last call, and the sum of real tokens, over all ranks; the one place that waits."""
+    def read_metrics(self, stop: bool = False) -> dict[str, float]:
+        """Means since the last call, and the sum of real tokens, over all ranks; the one place that waits, once.
+
+        `stops` says how many ranks gave `stop`; last_gradient_norm is the last step's alone.
+        """
         sums = self.sums.clone()
         self.sums.zero_()
+        sums[-1] = float(stop)
         if self.world_size > 1:
             dist.all_reduce(sums)
-        total = dict(zip(SUMS, sums.tolist(), strict=True))
-        micro_batches, updates = max(total.pop("micro_batches"), 1), max(total.pop("updates"), 1)
-        norm, tokens = total.pop("gradient_norm") / updates, total.pop("tokens")
-        means = {name: value / micro_batches for name, value in total.items()}
-        steps, applied = int(self.optimizer.steps), int(self.optimizer.updates)
+        o = self.optimizer
+        scalars = (o.steps, o.updates, o.last_learning_rate, o.gradient_norm)
+        *read, steps, applied, rate, last_norm = torch.cat([sums.double(), torch.stack(scalars).double()]).tolist()
+        total = dict(zip(SUMS, read, strict=True))
+        means = {name: total[name] / max(total["micro_batches"], 1) for name in MEANS}
         return {
             "loss": means["mlm_loss"] + means["sop_loss"],
             **means,
-            "learning_rate": float(self.optimizer.last_learning_rate),
-            "gradient_norm": norm,
-            "tokens": tokens,
-            "skipped_updates": steps - applied,
+            "learning_rate": rate,
+            "gradient_norm": total["gradient_norm"] / max(total["updates"], 1),
+            "last_gradient_norm": last_norm,
+            "tokens": total["tokens"],
+            "skipped_updates": int(steps - applied),
+            "stops": total["stops"],
         }
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Mean losses and accuracies over every rank's `batches`, without dropout; training state stays as it is."""
-        sums = torch.zeros(5, device=self.key.device)
+        """Losses and accuracies over every rank's `batches`, without dropout; training state stays as it is.
+
+        They are means over the predicted tokens, and over the sequences, of all batches: however these are cut.
+        """
+        sums, weights = torch.zeros(2, 4, device=self.key.device).unbind()
         with _without_dropout(self.model):
             for batch in batches:
                 self.inputs.load(batch)
                 losses = self.losses()
                 parts = (losses.mlm_loss, losses.sop_loss, losses.mlm_accuracy, losses.sop_accuracy)
-                sums += torch.stack((*parts, torch.ones_like(parts[0])))
+                words, pairs = (self.inputs.fields[f"{name}_weights"].sum() for name in ("masked_lm", "sentence_order"))
+                weight = torch.stack((words, pairs, words, pairs))
+                weights += weight
+                sums += torch.stack(parts) * weight
+        both = torch.stack((sums, weights))
         if self.world_size > 1:
-            dist.all_reduce(sums)
-        means = dict(zip(SUMS, (sums[:4] / sums[4].clamp(min=1)).tolist(), strict=False))
+            dist.all_reduce(both)
+        means = dict(zip(MEANS, (both[0] / both[1].clamp(min=1)).tolist(), strict=True))
         return {"loss": means["mlm_loss"] + means["sop_loss"], **means}
 
     def state(self) -> dict[str, Tensor]:

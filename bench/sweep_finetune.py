@@ -117,7 +117,9 @@ def table() -> str:
     """Accuracy on the held-out rows by rate, a line for each width, state, data set, pooling and number of epochs."""
     measured: dict[tuple[Any, ...], dict[float, float]] = {}
     for row in rows():
-        measured.setdefault((*(row[name] for name in KEY[:4]), row["epochs"]), {})[row["learning_rate"]] = row["accuracy"]
+        measured.setdefault((*(row[name] for name in KEY[:4]), row["epochs"]), {})[row["learning_rate"]] = row[
+            "accuracy"
+        ]
     rates = sorted({rate for line in measured.values() for rate in line})
     head = ["width", "pretrained", "data", "pooling", "epochs", *(f"{rate:g}" for rate in rates)]
     lines = [head, ["---"] * len(head)]
@@ -130,7 +132,9 @@ def table() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("sweep"), help="for models and texts; kept for the next time")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("sweep"), help="for models and texts; kept for the next time"
+    )
     parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=list(WIDTHS))
     parser.add_argument("--states", nargs="+", choices=("barely", "well"), default=["barely", "well"])
     parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=list(DATA_SETS))

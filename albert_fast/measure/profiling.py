@@ -21,7 +21,8 @@ from albert_fast.data.batches import Batch
 from albert_fast.measure.memory import full_batch
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import Options, compute_dtype, device_kind, note, option
-from albert_fast.pretrain import check_trainable, open_loader
+from albert_fast.pretrain import open_loader
+from albert_fast.run import check_trainable
 from albert_fast.step import TrainStep
 
 # What makes the host wait for a device, or look at a value; runtime calls carry CUDA's names.

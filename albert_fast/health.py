@@ -1,0 +1,142 @@
+"""Is the run well? Looks at the metrics that are read for the log anyway, and says once what is wrong."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from albert_fast.config import TrainConfig
+from albert_fast.data.batches import Batch
+from albert_fast.options import UserError
+
+MARGIN = 0.3  # nats above the best loss that are no noise of a mean over several log lines
+CHANCE = 0.53  # sentence-order accuracy below which it is guessed
+SMOOTHED = 5  # log lines
+COUNTED = 100_000  # predicted tokens from which the frequency of words is taken
+
+
+class IllRun(UserError):
+    """A run that cannot go on: exit code 3."""
+
+    exit_code = 3
+
+
+class Health:
+    """Watches one run.
+
+    Args:
+        train: for its steps and rates.
+        max_skipped: skipped updates in a row that end the run.
+        step, skipped: the step that the run begins after, and how many updates were skipped until there.
+        say: called with each note; notes are given once.
+    """
+
+    def __init__(self, train: TrainConfig, max_skipped: int, step: int, skipped: int, say: Callable[[str], None]):
+        self.train, self.max_skipped, self.say = train, max_skipped, say
+        self.begun = max(step, train.warmup_steps)
+        self.step, self.skipped, self.in_a_row = step, skipped, 0  # as of the last look
+        self.said: set[str] = set()
+        self.recent: deque[float] = deque(maxlen=SMOOTHED)
+        self.first = self.best = math.inf
+        self.best_step = self.diverging_since = step
+        self.lines: deque[tuple[int, dict[str, float]]] = deque()
+        self.words = np.zeros(0, np.int64)  # how often each id was to be predicted
+
+    def counting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Passes batches on; of the first ones it counts the words to predict, on the host."""
+        for batch in batches:
+            if self.words.sum() < COUNTED:
+                counts = np.bincount(batch.masked_lm_ids[: batch.num_predictions], minlength=len(self.words))
+                counts[: len(self.words)] += self.words
+                self.words = counts
+            yield batch
+
+    def look(self, step: int, metrics: dict[str, float]) -> None:
+        """Takes one line of metrics, of the steps since the last; the same on every rank.
+
+        Raises:
+            IllRun: `max_skipped` updates in a row or more were skipped.
+        """
+        steps, self.step = step - self.step, step
+        skipped, self.skipped = int(metrics["skipped_updates"]) - self.skipped, int(metrics["skipped_updates"])
+        if skipped >= steps:
+            self.in_a_row += skipped
+        else:  # skipped updates follow each other where they do not stop by themselves
+            self.in_a_row = skipped if not math.isfinite(metrics["last_gradient_norm"]) else 0
+        if self.in_a_row >= self.max_skipped:
+            first = step - self.in_a_row + 1
+            raise IllRun(
+                f"step {step}: the last {self.in_a_row} updates were skipped, their gradients are not finite; first "
+                f"step {first}, gradient norm {metrics['last_gradient_norm']:g}, learning rate "
+                f"{metrics['learning_rate']:.3g}. Go on with --resume from a checkpoint before step {first}, or start "
+                "again: with a lower --learning_rate, a longer --warmup_steps, --max_grad_norm 1 or --precision fp32"
+            )
+        if skipped:
+            self._once(
+                "skipped", f"step {step}: {skipped} of {steps} updates were skipped, their gradients are not finite"
+            )
+        if math.isfinite(metrics["loss"]):
+            self._look_for_divergence(step, metrics["loss"])
+            self._look_for_chance(step, metrics)
+
+    def _look_for_divergence(self, step: int, loss: float) -> None:
+        self.recent.append(loss)
+        if len(self.recent) < SMOOTHED:
+            return
+        mean = sum(self.recent) / SMOOTHED
+        self.first = mean if self.first == math.inf else self.first
+        if mean < self.best:
+            self.best, self.best_step = mean, step
+        if mean <= min(self.first, self.best) + MARGIN:
+            self.diverging_since = step
+        elif step - self.diverging_since >= max(self.train.max_steps // 50, 50):
+            self._once(
+                "diverging",
+                f"step {step}: the loss, {mean:.2f}, has stayed above its best ({self.best:.2f} at step "
+                f"{self.best_step}) since step {self.diverging_since}: the run diverges. What usually helps: half the "
+                "--learning_rate, twice the --warmup_steps, or more tokens a step",
+            )
+
+    def _look_for_chance(self, step: int, metrics: dict[str, float]) -> None:
+        window = max(self.train.max_steps // 5, 100)
+        self.lines.append((step, metrics))
+        while self.lines[0][0] <= step - window:
+            self.lines.popleft()
+        if step - self.begun < window:
+            return
+
+        def mean(name: str) -> float:
+            return sum(line[name] for _, line in self.lines) / len(self.lines)
+
+        order = mean("sop_accuracy")
+        if 0 < order < CHANCE and mean("sop_loss") > 0:
+            self._once(
+                "order",
+                f"step {step}: sentence order is still guessed ({order:.3f} right over {window:,} steps). It is learnt "
+                "late, after the words; where it stays so, documents of one or two sentences are the usual reason: "
+                "give longer ones, or --no-sentence_order",
+            )
+        guessing = self.frequency_loss()
+        if mean("mlm_loss") > guessing - 0.1:
+            self._once(
+                "words",
+                f"step {step}: the masked-word loss, {mean('mlm_loss'):.2f}, is that of guessing by the frequency of "
+                f"words ({guessing:.2f}) over {window:,} steps. A plateau of some thousand steps is usual; what helps: "
+                "a higher --learning_rate, --ln_type preln, or smaller steps and more of them",
+            )
+
+    def frequency_loss(self) -> float:
+        """Loss, in nats, of guessing masked words by how frequent they are (entropy, Miller and Madow's correction)."""
+        counts = self.words[self.words > 0]
+        if not len(counts):
+            return math.inf
+        shares = counts / counts.sum()
+        return float(-(shares * np.log(shares)).sum() + (len(counts) - 1) / (2 * counts.sum()))
+
+    def _once(self, kind: str, text: str) -> None:
+        if kind not in self.said:
+            self.said.add(kind)
+            self.say(text)

@@ -1,0 +1,200 @@
+"""A run's folder and what it is made of: the options it was given, what it may be resumed with, and its model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from albert_fast import checkpoint
+from albert_fast.config import PRESETS, AlbertConfig, DataConfig, ModelOptions, TrainConfig
+from albert_fast.data.batches import PretrainingLoader
+from albert_fast.data.tokenizer import load_tokenizer
+from albert_fast.files import file_crc, strict_json, write_file
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.options import Options, UserError, note, option
+from albert_fast.pretrained import WEIGHTS, checkpoint_folder, read_weights
+from albert_fast.sharing import unshare
+
+OPTIONS = "options.json"
+# What makes a run the run it is, beside its data, config and first weights, which are compared by content.
+FIXED = (
+    "seed", "tokens_per_batch", "max_seq_length", "max_ngram", "masked_lm_prob", "max_predictions", "short_seq_prob",
+    "sentence_order", "ln_type", "layout", "hidden_act", "hidden_dropout_prob", "final_layer_norm", "optimizer",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    """Where the text comes from, where the run goes, and what it leaves on the way."""
+
+    data: str = option(help="folder that `albert-fast prepare` made", metavar="DIR")
+    output: str = option(help="folder of the run: checkpoints, metrics.jsonl, TensorBoard", metavar="RUN")
+    resume: bool = option(
+        False, "go on from RUN's newest whole checkpoint; flags not given are those of the first run; data may move"
+    )
+    init_from: str | None = option(
+        None, "folder of a checkpoint whose weights (and config) to start from", metavar="DIR"
+    )
+    save_steps: int = option(1000, "steps between checkpoints; the last step is always saved", at_least=1)
+    keep_checkpoints: int = option(3, "newest checkpoints to keep", at_least=1)
+    logging_steps: int = option(10, "steps between log lines; several ranks answer a signal at one of them", at_least=1)
+    max_skipped_updates: int = option(
+        25, "updates skipped in a row, their gradients not finite, that end the run with exit code 3", at_least=1
+    )
+    eval_data: str | None = option(None, "prepared folder held out of training", metavar="DIR")
+    eval_steps: int = option(
+        1000, "steps between evaluations on --eval_data; the last step is always evaluated", at_least=1
+    )
+    eval_batches: int = option(
+        20, "micro-batches of --eval_data in an evaluation, at most one epoch; masks are fixed", at_least=1
+    )
+
+
+def saved_options(given: dict[str, Any]) -> dict[str, Any]:
+    """What the run that --resume goes on with was given, for the flags that are not given again."""
+    file = Path(given.get("output", "")) / OPTIONS
+    if not given.get("resume") or not file.exists():
+        return {}
+    return _read_options(file)
+
+
+def _read_options(file: Path) -> dict[str, Any]:
+    try:
+        options = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); start in another folder, with --init_from") from None
+    if not isinstance(options, dict):
+        raise UserError(f"{file} is damaged (it holds no object); start in another folder, with --init_from")
+    return options
+
+
+class RunFolder:
+    """RUN/: what it was given before, and the checkpoint to go on from.
+
+    Attributes: path; found, the newest whole checkpoint or None; before, the options of the run so far (None: a new
+    run); step, the step to go on after.
+
+    Raises:
+        UserError: the folder holds a run and --resume is not given, or holds none and it is; the data are gone; a
+            flag would make it another run.
+    """
+
+    def __init__(self, run: RunOptions, options: dict[str, Any]):
+        self.path, self.options = Path(run.output), options
+        file = self.path / OPTIONS
+        if not run.resume and self.path.exists() and any(self.path.iterdir()):
+            raise UserError(f"output={self.path} holds files already; give --resume to go on, or another folder")
+        if run.resume and not file.exists():
+            raise UserError(f"output={self.path} holds no run to resume; leave --resume out to start one")
+        self.before = _read_options(file) if run.resume else None
+        self.found = checkpoint.find(self.path) if run.resume else None
+        self.step = self.found.step if self.found else 0
+        if self.before is None:
+            return
+        for name in FIXED:
+            if self.before.get(name) != options[name]:
+                raise _another_run(name, options[name], self.before.get(name))
+        if not Path(run.data).exists():
+            raise UserError(f"data={run.data}, where this run's data lay, is gone; give --data at its new place")
+        if self.found is None:
+            note(f"{self.path} holds no whole checkpoint; starting from step 0")
+
+    @property
+    def cursor(self) -> dict[str, Any] | None:
+        """Where the data stood at the checkpoint."""
+        return self.found.data["cursor"] if self.found else None
+
+    def check(self, config: AlbertConfig, model: ModelOptions, run: RunOptions, loader: PretrainingLoader) -> None:
+        """UserError where data, config or first weights of a resumed run are not those of before, wherever they lie."""
+        if self.before is None:
+            return
+        stream = self.before.get("stream", loader.cursor()["stream"])
+        if stream != loader.cursor()["stream"]:
+            raise _another_run("data", run.data, self.before["data"], "other shards")
+        if run.init_from != self.before["init_from"]:
+            known = self.before.get("init_from_crc32c")
+            if run.init_from is None or file_crc(checkpoint_folder(run.init_from) / WEIGHTS) != known:
+                raise _another_run("init_from", run.init_from, self.before["init_from"], "other weights")
+        if model.config != self.before["config"] and not run.init_from:
+            asked = model.build(**({"vocab_size": config.vocab_size} if model.config in PRESETS else {}))
+            if asked.replace(share_type=config.share_type, extra=config.extra) != config:
+                raise _another_run("config", model.config, self.before["config"], "another model")
+
+    def note_schedule(self, train: TrainConfig) -> None:
+        """Say where a resumed run's learning rate jumps, since --max_steps is another."""
+        if self.before and self.before["max_steps"] != train.max_steps:
+            note(
+                f"max_steps={train.max_steps:,} in place of {self.before['max_steps']:,}: the rate follows the "
+                f"new schedule from step {self.step:,} on (warm-up of {train.warmup_steps:,} steps, 0 at the new end)"
+            )
+
+    def write_options(self, run: RunOptions, loader: PretrainingLoader) -> None:
+        """Write what the run was given, once nothing can be refused any more: a refused run leaves no trace."""
+        saved = {name: value for name, value in self.options.items() if name not in ("resume", "output")}
+        saved["stream"] = loader.cursor()["stream"]
+        known = (self.before or {}).get("init_from_crc32c")
+        if run.init_from and not self.before:
+            known = file_crc(checkpoint_folder(run.init_from) / WEIGHTS)
+        saved["init_from_crc32c"] = known
+        write_file(self.path / OPTIONS, (strict_json(saved, indent=2) + "\n").encode())
+
+
+def _another_run(name: str, given: Any, before: Any, what: str = "") -> UserError:
+    differs = f"{name}={given} {f'holds {what} than' if what else 'differs from'} the run's {before}"
+    return UserError(f"{differs}, and would make it another run; leave --{name} out or start in another folder")
+
+
+def model_config(model: ModelOptions, folder: RunFolder, run: RunOptions, loader: PretrainingLoader) -> AlbertConfig:
+    """The model's config: the checkpoint's (sharing perhaps loosened) where there is one, else as the options say."""
+    vocab_size = loader.corpus.vocab_size
+    if folder.found:
+        saved = AlbertConfig.from_pretrained(folder.found.directory)
+        return saved.replace(share_type=model.share_type or saved.share_type)
+    if run.init_from:
+        source = checkpoint_folder(run.init_from)
+        model = replace(model, config=str(source))
+        check_vocabulary(load_tokenizer(source).fingerprint, run.init_from, loader, run)
+    config = model.build(**({"vocab_size": vocab_size} if model.config in PRESETS else {}))
+    if config.vocab_size != vocab_size:
+        raise UserError(
+            f"vocab_size={config.vocab_size} of {model.config} does not match the {vocab_size} words that {run.data} "
+            "was prepared with; prepare with that model's vocabulary, or give a config of this size"
+        )
+    return config
+
+
+def check_vocabulary(fingerprint: bytes, folder: str, loader: PretrainingLoader, run: RunOptions) -> None:
+    """UserError where `folder`'s vocabulary is not the one of the training data."""
+    if fingerprint != loader.corpus.vocabulary_fingerprint:
+        raise UserError(
+            f"the vocabulary of {folder} is not the one that {run.data} was prepared with: the same ids would mean "
+            f"other words; prepare with the vocabulary of {folder}"
+        )
+
+
+def check_trainable(config: AlbertConfig, data: DataConfig) -> None:
+    """UserError where a config cannot be pretrained on such data."""
+    if data.max_seq_length > config.max_position_embeddings:
+        raise UserError(
+            f"max_seq_length={data.max_seq_length} is over the config's max_position_embeddings="
+            f"{config.max_position_embeddings}; use at most that"
+        )
+    if config.attention_probs_dropout_prob > 0:
+        raise UserError(
+            f"attention_probs_dropout_prob={config.attention_probs_dropout_prob} cannot be trained here (flash "
+            "attention on packed sequences has no dropout); set it to 0 and use hidden_dropout_prob"
+        )
+    if config.type_vocab_size < 2 and data.sentence_order:
+        raise UserError(f"type_vocab_size={config.type_vocab_size} has no second segment; use 2 or --no-sentence_order")
+
+
+def build_model(config: AlbertConfig, run: RunOptions, train: TrainConfig, folder: RunFolder) -> AlbertForPreTraining:
+    """The model to train, with the weights of --init_from where the run begins."""
+    model = AlbertForPreTraining(config, ops=train.ops)
+    if run.init_from and not folder.found:
+        source = checkpoint_folder(run.init_from)
+        weights = unshare(read_weights(source), AlbertConfig.from_pretrained(source), config)
+        model.load_weights(weights, str(source))
+    return model

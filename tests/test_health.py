@@ -1,0 +1,67 @@
+"""Each illness of a run is seen in its metrics, said once, and not seen in a run that is well."""
+
+import math
+
+import numpy as np
+import pytest
+from support.steps import make_batch
+
+from albert_fast.config import TrainConfig
+from albert_fast.health import Health, IllRun
+
+WELL = dict(loss=5.0, mlm_loss=4.5, sop_loss=0.5, sop_accuracy=0.8, learning_rate=1e-3, last_gradient_norm=1.0)
+
+
+def watch(lines, max_steps=1000, max_skipped=25, words=4096):
+    """The notes on lines of (steps since the last, changes of WELL)."""
+    notes, step, skipped = [], 0, 0
+    health = Health(TrainConfig(max_steps=max_steps), max_skipped, 0, 0, notes.append)
+    health.words = np.full(words, 100)
+    for steps, changes in lines:
+        step += steps
+        skipped += changes.get("skipped_updates", 0)
+        health.look(step, {**WELL, **changes, "skipped_updates": skipped})
+    return notes
+
+
+def test_a_run_that_learns_is_left_in_peace():
+    assert watch((10, dict(loss=9 - i / 20, mlm_loss=8 - i / 20, sop_accuracy=0.6)) for i in range(100)) == []
+
+
+def test_skipped_updates_in_a_row_end_the_run_and_others_do_not():
+    skipping = dict(loss=math.nan, skipped_updates=10, last_gradient_norm=math.nan)
+    with pytest.raises(IllRun, match=r"step 40: the last 26 updates.*first step 15, gradient norm nan.*rate 0\.001"):
+        watch([(10, {}), (10, {**skipping, "skipped_updates": 6}), (10, skipping), (10, skipping)])
+    assert len(watch([(10, {**skipping, "skipped_updates": 9, "last_gradient_norm": 1.0})] * 20)) == 1
+    assert IllRun.exit_code == 3
+
+
+def test_a_loss_that_leaves_its_best_is_said_once():
+    losses = [8.0 - i / 10 for i in range(30)] + [7.0] * 30
+    notes = watch((10, dict(loss=loss, mlm_loss=loss)) for loss in losses)
+    assert len(notes) == 1
+    assert "diverges" in notes[0]
+    assert "--learning_rate" in notes[0]
+
+
+def test_sentence_order_at_chance_is_said_once():
+    notes = watch((10, dict(sop_accuracy=0.5, sop_loss=0.69)) for _ in range(100))
+    assert len(notes) == 1
+    assert "still guessed" in notes[0]
+    assert watch((10, dict(sop_accuracy=0.0, sop_loss=0.0)) for _ in range(100)) == []  # --no-sentence_order
+
+
+def test_guessing_by_frequency_is_said_once():
+    uniform = math.log(4096)
+    notes = watch((10, dict(mlm_loss=uniform)) for _ in range(100))
+    assert len(notes) == 1
+    assert "frequency" in notes[0]
+    assert watch((10, dict(mlm_loss=uniform - 0.5)) for _ in range(100)) == []
+
+
+def test_words_to_predict_are_counted_as_batches_pass():
+    health = Health(TrainConfig(max_steps=10), 25, 0, 0, print)
+    batches = [make_batch(i) for i in range(3)]
+    assert list(health.counting(batches)) == batches
+    ids = np.concatenate([b.masked_lm_ids[: b.num_predictions] for b in batches])
+    assert health.words.tolist() == np.bincount(ids).tolist()

@@ -1,0 +1,157 @@
+"""A run's folder: what it may be resumed with, wherever its files lie now, and how an ill run ends."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from albert_fast.cli import main
+from albert_fast.data.prepare import PrepareOptions, prepare
+from albert_fast.demo import python_topics
+from albert_fast.metrics import read_metrics
+from albert_fast.step import TrainStep
+
+SHAPE = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, embedding_size=8)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A small prepared folder and a config beside it."""
+    root = tmp_path_factory.mktemp("made")
+    (root / "text.txt").write_text("\n\n".join(python_topics().split("\n\n")[:8]))
+    prepare(PrepareOptions(input=(str(root / "text.txt"),), output=str(root / "data"), train_vocab=300, workers=1))
+    (root / "config.json").write_text(json.dumps({**SHAPE, "vocab_size": 300}))
+    return root
+
+
+@pytest.fixture
+def root(made, tmp_path) -> Path:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def words(root: Path, **flags) -> list[str]:
+    flags = {
+        "data": root / "data", "output": root / "run", "config": root / "config.json", "tokens_per_batch": 128,
+        "max_seq_length": 32, "max_steps": 4, "save_steps": 2, "logging_steps": 1, "loader_threads": 1, **flags,
+    }  # fmt: skip
+    return ["pretrain", *(f"--{name}={value}" for name, value in flags.items() if value is not None)]
+
+
+def refused(capsys, *arguments: str, code: int = 2) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ending:
+        main(arguments)
+    assert ending.value.code == code
+    return capsys.readouterr().err.strip().split("\n")[-1]
+
+
+def weights(root: Path) -> dict[str, torch.Tensor]:
+    return load_file(root / "run" / (root / "run" / "last").read_text().strip() / "model.safetensors")
+
+
+def test_moved_data_and_config_go_on_and_other_ones_do_not(root, capsys):
+    main(words(root, output=root / "whole"))
+    main(words(root))
+    shutil.rmtree(root / "run" / "checkpoint-4")
+    (root / "data").rename(root / "moved")
+    (root / "config.json").rename(root / "moved.json")
+    resume = ["pretrain", f"--output={root / 'run'}", "--resume"]
+    assert "give --data at its new place" in refused(capsys, *resume)
+    resume.append(f"--data={root / 'moved'}")
+    (root / "other.json").write_text(json.dumps({**SHAPE, "vocab_size": 300, "intermediate_size": 64}))
+    assert "holds another model" in refused(capsys, *resume, f"--config={root / 'other.json'}")
+    main([*resume, f"--config={root / 'moved.json'}"])
+    run = weights(root)
+    whole = load_file(root / "whole" / "checkpoint-4" / "model.safetensors")
+    assert all(torch.equal(run[name], whole[name]) for name in whole)
+    (root / "other.txt").write_text((root / "text.txt").read_text()[:9000])
+    given = dict(input=(str(root / "other.txt"),), vocab=str(root / "moved" / "vocab.txt"), workers=1)
+    prepare(PrepareOptions(**given, output=str(root / "data")))
+    other = refused(capsys, *resume[:-1], f"--data={root / 'data'}")
+    assert "the shards, the seed or a setting" in other
+
+
+def test_a_run_without_a_checkpoint_knows_its_data_too(root, capsys):
+    main(words(root))
+    for folder in (root / "run").glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    options = json.loads((root / "run" / "options.json").read_text())
+    (root / "run" / "options.json").write_text(json.dumps({**options, "stream": "another"}))
+    assert "holds other shards" in refused(capsys, *words(root, resume="")[:-1], "--resume")
+
+
+def test_the_end_of_a_run_is_said_and_a_new_end_changes_the_rate(root, capsys):
+    main(words(root))
+    resume = ["pretrain", f"--output={root / 'run'}", "--resume"]
+    main(resume)
+    assert "nothing is left of max_steps=4" in capsys.readouterr().out
+    main([*resume, "--max_steps=6"])
+    told = capsys.readouterr()
+    assert "the rate follows the new schedule from step 4 on" in told.err
+    assert "step 6: done" in told.out
+
+
+def test_warm_up_follows_max_steps_and_notes_come_first(root, capsys):
+    main(words(root, max_steps=80, logging_steps=80, save_steps=80))
+    told = capsys.readouterr().err
+    assert json.loads((root / "run" / "options.json").read_text())["warmup_steps"] == 2
+    assert "layout zh is albert_zh's and cannot be exported to HuggingFace" in told
+    assert "step 80 of 80  loss" in told
+
+
+def test_a_run_of_nan_ends_with_3_and_keeps_its_good_checkpoints(root, capsys, monkeypatch):
+    main(words(root, max_steps=30, save_steps=2, keep_checkpoints=2))
+    before = {path.name for path in (root / "run").glob("checkpoint-*")}
+    losses = TrainStep.losses
+
+    def not_a_number(self):
+        found = losses(self)
+        found.mlm_loss = found.mlm_loss * float("nan")
+        return found
+
+    monkeypatch.setattr(TrainStep, "losses", not_a_number)
+    resume = ["pretrain", f"--output={root / 'run'}", "--resume", "--max_steps=100", "--max_skipped_updates=7"]
+    told = refused(capsys, *resume, code=3)
+    assert "step 37: the last 7 updates were skipped" in told
+    assert "first step 31, gradient norm nan" in told
+    assert before <= {path.name for path in (root / "run").glob("checkpoint-*")}
+    assert read_metrics(root / "run")[-1]["loss"] is None
+    monkeypatch.undo()
+    for step in (32, 34, 36):
+        shutil.rmtree(root / "run" / f"checkpoint-{step}")
+    main(resume)
+    assert torch.stack([t.isfinite().all() for t in weights(root).values()]).all()
+
+
+def test_weights_that_overflow_are_not_saved(root, capsys):
+    told = refused(capsys, *words(root, optimizer="adamw", learning_rate="1e39", warmup_steps=0), code=3)
+    assert "weights are not finite" in told
+    assert not list((root / "run").glob("checkpoint-*"))
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(root, capsys):
+    main(words(root))
+    folder = root / "run" / "checkpoint-4"
+    held = weights(root)
+    held["sop_head.bias"][0] = float("nan")
+    shutil.copytree(folder, root / "bad")
+    (root / "bad" / "checkpoint.json").unlink()
+    save_file(held, root / "bad" / "model.safetensors")
+    told = refused(capsys, *words(root, output=root / "other", init_from=root / "bad"))
+    assert "numbers that are not finite, in sop_head.bias" in told
+
+
+def test_ratios_of_every_tensor_are_logged_when_asked_for(root):
+    main([*words(root), "--log_tensors"])
+    line = read_metrics(root / "run")[-1]
+    assert line["tokens_seen"] > 0
+    ratios, names = line["update_ratio"], weights(root)
+    assert ratios.keys() == names.keys()
+    matrix = "albert.embeddings.word_embeddings.weight"
+    assert ratios[matrix] == pytest.approx(line["learning_rate"], rel=1e-3)  # LAMB's trust makes them equal
+    assert line["trust_ratio"][matrix] > 0
+    assert "albert.encoder.attention.0.query_key_value.weight.2" in line["trust_ratio"]
