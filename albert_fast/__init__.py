@@ -1,3 +1,54 @@
-"""albert_fast: pretrain ALBERT fast and clearly."""
+"""albert_fast: pretrain ALBERT fast and clearly.
+
+From a prepared folder to a trained model in one's own Python (`albert-fast pretrain` does this and far more):
+
+    loader = PretrainingLoader("shards", tokens_per_batch=512, max_seq_length=128, seed=1)
+    model = AlbertForPreTraining(AlbertConfig.from_preset("tiny", vocab_size=loader.corpus.vocab_size))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for batch in itertools.islice(loader, 10):
+        model.losses(batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from albert_fast.config import AlbertConfig
+    from albert_fast.data.batches import PretrainingLoader
+    from albert_fast.data.tokenizer import load_tokenizer
+    from albert_fast.downstream.classifier import AlbertForSequenceClassification
+    from albert_fast.model import AlbertForPreTraining
 
 __version__ = "0.1.0"
+__all__ = [
+    "AlbertConfig",
+    "AlbertForPreTraining",
+    "AlbertForSequenceClassification",
+    "PretrainingLoader",
+    "load_tokenizer",
+]
+
+_MODULES = {
+    "AlbertConfig": "config",
+    "AlbertForPreTraining": "model",
+    "AlbertForSequenceClassification": "downstream.classifier",
+    "PretrainingLoader": "data.batches",
+    "load_tokenizer": "data.tokenizer",
+}
+
+
+if not TYPE_CHECKING:  # a type checker would take every unknown name for one of these
+
+    def __getattr__(name: str) -> Any:
+        """Import what is asked for, when it is asked for (PEP 562): importing albert_fast alone costs no torch."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

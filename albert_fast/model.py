@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,11 @@ from torch.utils.checkpoint import checkpoint
 from albert_fast.attention import Queries
 from albert_fast.config import AlbertConfig
 from albert_fast.ops import Ops, dropout_site, take_rows, upcast, upcast_parameter
-from albert_fast.packed import Dropout, Packed, pack
+from albert_fast.packed import Dropout, Packed, PretrainingBatch, pack
 from albert_fast.pretrained import PretrainedModel
+
+if TYPE_CHECKING:
+    from albert_fast.data.batches import Batch
 
 
 @dataclass
@@ -63,17 +66,20 @@ class AlbertForPreTraining(PretrainedModel):
         self.sop_head = SentenceOrderHead(config.hidden_size, 2, self.ops)
         initialize(self, config.initializer_range)
 
-    def losses(self, batch: Packed, masked_lm: tuple[Tensor, ...], sentence_order: tuple[Tensor, ...]):
-        """PretrainingLosses of a packed batch: the training path, static shapes and no synchronisation.
+    def losses(self, batch: PretrainingBatch | Batch) -> PretrainingLosses:
+        """The losses of a packed micro-batch: the training path, static shapes and no synchronisation.
 
-        masked_lm: positions [P] into T, ids [P], weights [P]; sentence_order: labels and weights [M] of the first M
-        sequences.
+        The loader's Batch is brought to the model's device first; in train mode its dropout follows torch's seed.
         """
-        positions, ids, weights = masked_lm
-        states = self.albert(batch, batch.head_positions(len(sentence_order[0]), positions, weights))  # [M + P, H]
-        first_states, masked_states = states.tensor_split([len(states) - len(positions)])
-        mlm_loss, mlm_accuracy = self.mlm_head.loss(masked_states, ids, weights, self.albert.embeddings)
-        sop_loss, sop_accuracy = self.sop_head.loss(self.albert.pool(first_states), *sentence_order)
+        if not isinstance(batch, PretrainingBatch):
+            seed = torch.initial_seed() % 2**63 if self.training else None
+            batch = PretrainingBatch.from_loader(batch, self.sop_head.weight.device, seed)
+        states = self.albert(batch, batch.head_positions())  # [M + P, H]
+        first, masked = states.tensor_split([len(batch.sentence_order_labels)])
+        labels = batch.masked_lm_ids, batch.masked_lm_weights
+        mlm_loss, mlm_accuracy = self.mlm_head.loss(masked, *labels, self.albert.embeddings)
+        labels = batch.sentence_order_labels, batch.sentence_order_weights
+        sop_loss, sop_accuracy = self.sop_head.loss(self.albert.pool(first), *labels)
         return PretrainingLosses(mlm_loss, sop_loss, mlm_accuracy, sop_accuracy)
 
     def forward(

@@ -6,12 +6,16 @@ Dimension letters: T tokens (packed), B sequences, P masked positions, S columns
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from albert_fast.options import UserError
+
+if TYPE_CHECKING:
+    from albert_fast.data.batches import Batch
 
 Dropout = tuple[float, Tensor | None, int]  # the probability, the key int64 [2], the site
 
@@ -41,14 +45,38 @@ class Packed:
         starts, ends = self.cu_seqlens[:-1], self.cu_seqlens[1:]
         return torch.where(starts < ends, starts, len(self.input_ids))
 
-    def head_positions(self, examples: int, masked_lm_positions: Tensor, masked_lm_weights: Tensor) -> Tensor:
-        """int32 [examples + P]: the tokens whose states the pretraining heads read; T for an unused place.
 
-        They are the first token of each of the first `examples` sequences (padding sequences come last), and the
-        masked tokens, where their weight is not zero.
+@dataclass(kw_only=True)
+class PretrainingBatch(Packed):
+    """A packed micro-batch and what the pretraining heads are asked about it.
+
+    masked_lm_positions: int [P], indices into T; masked_lm_ids: int [P], the original tokens; masked_lm_weights: float
+    [P], 0 in unused places; sentence_order_labels: int [M], of the first M sequences, 1 where the segments are swapped;
+    sentence_order_weights: float [M].
+    """
+
+    masked_lm_positions: Tensor
+    masked_lm_ids: Tensor
+    masked_lm_weights: Tensor
+    sentence_order_labels: Tensor
+    sentence_order_weights: Tensor
+
+    @classmethod
+    def from_loader(cls, batch: Batch, device: torch.device, dropout_seed: int | None = None) -> PretrainingBatch:
+        """The loader's `batch` on `device`; with a seed (0 to 2^63 - 1), hidden units are dropped by it."""
+        names = [field.name for field in fields(cls) if field.name not in ("max_seqlen", "dropout_key")]
+        tensors = {name: torch.from_numpy(getattr(batch, name)).to(device) for name in names}
+        key = None if dropout_seed is None else torch.tensor([dropout_seed, batch.index], device=device)
+        longest = int((batch.cu_seqlens[1:] - batch.cu_seqlens[:-1]).max())
+        return cls(**tensors, max_seqlen=longest, dropout_key=key)
+
+    def head_positions(self) -> Tensor:
+        """int32 [M + P]: the tokens whose states the pretraining heads read; T for an unused place.
+
+        They are the first token of each of the first M sequences (padding sequences come last), and the masked tokens.
         """
-        masked = torch.where(masked_lm_weights > 0, masked_lm_positions, len(self.input_ids))
-        return torch.cat((self.first_tokens()[:examples], masked))
+        masked = torch.where(self.masked_lm_weights > 0, self.masked_lm_positions, len(self.input_ids))
+        return torch.cat((self.first_tokens()[: len(self.sentence_order_labels)], masked))
 
 
 def pack(

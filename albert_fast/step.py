@@ -18,10 +18,10 @@ from torch import Tensor
 from albert_fast.capture import CaptureError, capture
 from albert_fast.config import TrainConfig
 from albert_fast.data.batches import Batch
-from albert_fast.model import AlbertForPreTraining
+from albert_fast.model import AlbertForPreTraining, PretrainingLosses
 from albert_fast.optimizer import FlatParameters, Optimizer
 from albert_fast.options import UserError
-from albert_fast.packed import Packed
+from albert_fast.packed import PretrainingBatch
 
 FIELDS = (
     "input_ids", "token_type_ids", "position_ids", "cu_seqlens", "masked_lm_positions", "masked_lm_ids",
@@ -166,14 +166,11 @@ class TrainStep:
         self.sums[5] += 1
         self.key[1] += self.world_size
 
-    def losses(self):
+    def losses(self) -> PretrainingLosses:
         """PretrainingLosses of the static inputs."""
-        f = self.inputs.fields
-        packed = Packed(
-            f["input_ids"], f["token_type_ids"], f["position_ids"], f["cu_seqlens"], self.inputs.max_seqlen, self.key
-        )
-        masked_lm = (f["masked_lm_positions"], f["masked_lm_ids"], f["masked_lm_weights"])
-        return self.model.losses(packed, masked_lm, (f["sentence_order_labels"], f["sentence_order_weights"]))
+        fields = {name: value for name, value in self.inputs.fields.items() if name != "num_tokens"}
+        batch = PretrainingBatch(**fields, max_seqlen=self.inputs.max_seqlen, dropout_key=self.key)
+        return self.model.losses(batch)
 
     def update(self) -> None:
         """One update of the weights from the gradients so far."""

@@ -1,7 +1,18 @@
-"""What an import costs and needs, asked of fresh processes."""
+"""What an import costs and needs, asked of fresh processes; the public names and the example that shows them."""
 
+import itertools
 import subprocess
 import sys
+from dataclasses import replace
+from textwrap import dedent
+
+import pytest
+import torch
+from support.steps import LENGTH, VOCABULARY, make_batch
+
+import albert_fast
+from albert_fast.data.prepare import PrepareOptions, prepare
+from albert_fast.demo import python_topics
 
 BLOCKED = """
 import sys
@@ -27,3 +38,47 @@ def test_the_model_needs_no_compiled_extension():
     parameters, error = run(code).splitlines()
     assert int(parameters) > 1_000_000
     assert error == "the extension is not built"
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, albert_fast; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    assert run(code).split() == ["False", "False"]
+
+
+def test_public_names_are_there_when_asked_for():
+    assert {getattr(albert_fast, name).__name__ for name in albert_fast.__all__} == set(albert_fast.__all__)
+    assert set(albert_fast.__all__) <= set(dir(albert_fast))
+    with pytest.raises(AttributeError, match="no attribute 'AlbertForTranslation'"):
+        albert_fast.AlbertForTranslation  # noqa: B018
+
+
+def test_the_example_of_the_package_runs_and_learns(tmp_path, monkeypatch):
+    text = "\n\n".join(python_topics().split("\n\n")[:60])
+    (tmp_path / "text.txt").write_text(text)
+    prepare(
+        PrepareOptions(input=(str(tmp_path / "text.txt"),), output=str(tmp_path / "shards"), train_vocab=600, workers=1)
+    )
+    monkeypatch.chdir(tmp_path)
+    example = dedent(albert_fast.__doc__.partition("\n\n    ")[2].join(("    ", "")))
+    names = {name: getattr(albert_fast, name) for name in albert_fast.__all__} | dict(torch=torch, itertools=itertools)
+    torch.manual_seed(0)
+    exec(example, names)
+    model, batch = names["model"], names["batch"]
+    untrained = albert_fast.AlbertForPreTraining(model.config)
+    with torch.no_grad():
+        assert model.losses(batch).loss < untrained.losses(batch).loss - 0.5
+    names["loader"].close()
+
+
+def test_a_loaders_batch_is_dropped_from_in_training_alone():
+    config = albert_fast.AlbertConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, embedding_size=8,
+        vocab_size=VOCABULARY, max_position_embeddings=LENGTH, hidden_dropout_prob=0.2,
+    )  # fmt: skip
+    model, batch = albert_fast.AlbertForPreTraining(config), make_batch(1)
+    torch.manual_seed(5)
+    first, again, other = (model.losses(b).loss for b in (batch, batch, replace(batch, index=2)))
+    assert first == again != other
+    model.eval()
+    evaluated = model.losses(batch).loss
+    assert evaluated == model.losses(replace(batch, index=2)).loss != first

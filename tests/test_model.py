@@ -11,7 +11,7 @@ import transformers
 from albert_fast.config import AlbertConfig
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import UserError
-from albert_fast.packed import pack
+from albert_fast.packed import PretrainingBatch, pack
 
 COMBINATIONS = list(product(("all", "ffn", "attention", "None"), ("postln", "preln"), ("zh", "google")))
 
@@ -34,9 +34,16 @@ def pretraining_losses(model, ids, mask, types, positions):
     packed, _ = pack(ids, mask, types)
     row, width = torch.arange(len(ids))[:, None], ids.shape[1]
     flat = mask.flatten().cumsum(0) - 1  # padded index -> packed index
-    weights = torch.ones(positions.numel(), dtype=model.sop_head.weight.dtype)
-    masked_lm = (flat[(row * width + positions).flatten()], ids[row, positions].flatten(), weights)
-    return model.losses(packed, masked_lm, (torch.arange(len(ids)) % 2, torch.ones(len(ids), dtype=weights.dtype)))
+    dtype = model.sop_head.weight.dtype
+    batch = PretrainingBatch(
+        **vars(packed),
+        masked_lm_positions=flat[(row * width + positions).flatten()],
+        masked_lm_ids=ids[row, positions].flatten(),
+        masked_lm_weights=torch.ones(positions.numel(), dtype=dtype),
+        sentence_order_labels=torch.arange(len(ids)) % 2,
+        sentence_order_weights=torch.ones(len(ids), dtype=dtype),
+    )
+    return model.losses(batch)
 
 
 def huggingface_weights(model, groups: int):

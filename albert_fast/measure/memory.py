@@ -30,7 +30,7 @@ from albert_fast.measure.report import activation_table, markdown_table, plot
 from albert_fast.measure.storage_tracker import Lifetime, StorageTracker
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import Options, UserError, compute_dtype, device_kind, note, option
-from albert_fast.packed import Packed
+from albert_fast.packed import PretrainingBatch
 from albert_fast.step import TrainStep
 
 SHARE_TYPES, LN_TYPES = ("None", "attention", "ffn", "all"), ("postln", "preln")
@@ -193,12 +193,8 @@ def _tracker(model: AlbertForPreTraining, target: str, batch: Batch) -> StorageT
         skip = frozenset({accumulate_product.__code__})
         return StorageTracker(model, _flash_scratch, bodies, skip, CUDA_BLOCK_BYTES)
     # The CPU bodies read cu_seqlens and cu_queries, so these are real tensors. Where q is given, its edges are its own.
-    names = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens")
-    fields = {name: torch.from_numpy(getattr(batch, name)) for name in names}
-    packed = Packed(**fields, max_seqlen=len(batch.input_ids))
-    masked = map(torch.from_numpy, (batch.masked_lm_positions, batch.masked_lm_weights))
-    read = packed.head_positions(len(batch.sentence_order_labels), *masked)
-    own = Queries.pack(read, packed.cu_seqlens, len(packed.input_ids)).cu_seqlens
+    packed = PretrainingBatch.from_loader(batch, torch.device("cpu"))
+    own = Queries.pack(packed.head_positions(), packed.cu_seqlens, len(packed.input_ids)).cu_seqlens
 
     def real(body: Callable, q: int) -> Callable:
         def run(*args: Any) -> Any:
