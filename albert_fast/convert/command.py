@@ -17,8 +17,11 @@ from torch import Tensor
 
 from albert_fast.config import AlbertConfig
 from albert_fast.convert.compare import check_recorded
+from albert_fast.convert.files import find_checkpoint, find_config
 from albert_fast.convert.huggingface import export_huggingface
-from albert_fast.convert.sources import Source, read_checkpoint
+from albert_fast.convert.pytorch import read_pytorch
+from albert_fast.convert.source import Source
+from albert_fast.convert.tensorflow import read_tensorflow
 from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import Options, UserError, check_choice, note, option
@@ -83,6 +86,23 @@ def convert(options: ConvertOptions) -> None:
         os.replace(partial, output)
     count = sum(parameter.numel() for parameter in model.parameters())
     print(f"{output}: {count:,} parameters, {target.ln_type}, share_type={share_type}, for {options.to}")
+
+
+def read_checkpoint(path: Path, config: str | None) -> Source:
+    """The checkpoint at `path`: a TensorFlow prefix, a weights file, or the folder of either."""
+    file = find_checkpoint(path)
+    asked = AlbertConfig.from_pretrained(find_config(config, file.parent))
+    read = read_tensorflow if file.suffix == ".index" else read_pytorch
+    return _with_class_names(read(file, asked))
+
+
+def _with_class_names(source: Source) -> Source:
+    """Numbers for names where a classifier's config has none; the other projects' often have not."""
+    if "classifier.weight" in source.weights and not source.config.extra.get("id2label"):
+        names = {str(i): str(i) for i in range(source.weights["classifier.weight"].shape[0])}
+        source.config = source.config.replace(extra={**source.config.extra, "id2label": names})
+        source.remarks.append(f"the config names no classes; they are called {', '.join(names)}")
+    return source
 
 
 def fill(source: Source, new_heads: bool = False) -> dict[str, Tensor]:

@@ -1,0 +1,104 @@
+"""Reads the PyTorch checkpoints of HuggingFace, of albert_pytorch and our own."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from albert_fast.config import AlbertConfig
+from albert_fast.convert.files import read_torch
+from albert_fast.convert.huggingface import huggingface_group
+from albert_fast.convert.names import albert_pytorch_names, huggingface_names
+from albert_fast.convert.source import Source, adapt_projection
+from albert_fast.options import UserError
+
+_BUFFERS = (".position_ids", ".token_type_ids")
+
+
+def read_pytorch(file: Path, asked: AlbertConfig) -> Source:
+    """The model in a .safetensors or .bin file, recognised by its names."""
+    weights = read_torch(file)
+    for mark, read in (
+        ("albert.encoder.attention.", _ours),
+        ("albert_layer_groups.", _huggingface),
+        ("bert.encoder.layer", _albert_pytorch),
+    ):
+        if any(mark in name for name in weights):
+            return read(file, asked, weights)
+    raise UserError(f"{file} holds no ALBERT that we know; its first names are {', '.join(sorted(weights)[:4])}")
+
+
+def _ours(file: Path, asked: AlbertConfig, weights: dict[str, Tensor]) -> Source:
+    return Source(path=file, project="albert_fast", asked=asked, config=asked, weights=weights)
+
+
+def _huggingface(file: Path, asked: AlbertConfig, weights: dict[str, Tensor]) -> Source:
+    config = asked.replace(layout="google", share_type="all")
+    if not any(name.startswith("albert.") for name in weights):  # saved from AlbertModel, without heads
+        weights = {f"albert.{name}": tensor for name, tensor in weights.items()}
+    remarks = _skip_buffers(weights)
+    if "predictions.bias" not in weights and "predictions.decoder.bias" in weights:
+        weights["predictions.bias"] = weights.pop("predictions.decoder.bias")
+    word = weights.get("albert.embeddings.word_embeddings.weight")
+    remarks += _drop_tie(weights, "predictions.decoder.weight", "albert.embeddings.word_embeddings.weight", word)
+    remarks += _drop_tie(weights, "predictions.decoder.bias", "predictions.bias", weights.get("predictions.bias"))
+    return Source(
+        path=file,
+        project="HuggingFace",
+        asked=asked,
+        config=config,
+        weights=weights,
+        names=huggingface_names(config),
+        layer_group=partial(huggingface_group, config),
+        remarks=remarks,
+    )
+
+
+def _albert_pytorch(file: Path, asked: AlbertConfig, weights: dict[str, Tensor]) -> Source:
+    attention = "bert.encoder.layer_shared.attention.self.query.weight" in weights
+    feed_forward = "bert.encoder.layer_shared.intermediate.dense.weight" in weights
+    share_type = {(True, True): "all", (False, True): "ffn", (True, False): "attention"}.get((attention, feed_forward))
+    config = asked.replace(layout="zh", share_type=share_type or "None")
+    weights = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): t for name, t in weights.items()}
+    remarks = _skip_buffers(weights)
+    word, second = "bert.embeddings.word_embeddings.weight", "bert.embeddings.word_embeddings_2.weight"
+    projection = weights[second].t() if second in weights else None
+    remarks += _drop_tie(weights, "cls.predictions.decoder.weight", word, weights.get(word))
+    remarks += _drop_tie(weights, "cls.predictions.project_layer.weight", f"the transpose of {second}", projection)
+    remarks += adapt_projection(config, weights, word, second)
+    return Source(
+        path=file,
+        project="albert_pytorch",
+        asked=asked,
+        config=config,
+        weights=weights,
+        names=albert_pytorch_names(config),
+        remarks=remarks,
+    )
+
+
+def _skip_buffers(weights: dict[str, Tensor]) -> list[str]:
+    buffers = [name for name in weights if name.endswith(_BUFFERS)]
+    for name in buffers:
+        del weights[name]
+    return [f"skipped {', '.join(buffers)} (no weights)"] if buffers else []
+
+
+def _drop_tie(weights: dict[str, Tensor], name: str, tied_name: str, tied: Tensor | None) -> list[str]:
+    """Takes out `name`, a copy of a tied matrix, and says whether it was one."""
+    if name not in weights or tied is None:
+        return []
+    copy = weights.pop(name)
+    if copy.shape != tied.shape:
+        raise UserError(f"{name} {list(copy.shape)} should be {tied_name} {list(tied.shape)}, to which ours is tied")
+    if torch.equal(copy, tied):
+        return [f"{name} equals {tied_name}, to which ours is tied"]
+    difference = (copy.float() - tied.float()).abs().max().item()
+    return [
+        f"WARNING: {name} differs from {tied_name} by up to {difference:.3g}; ours is tied, so the predictions "
+        "of masked words will differ from the source's (hidden states will not)"
+    ]
