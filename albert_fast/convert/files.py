@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from albert_fast.convert.unwrap import unwrap
 from albert_fast.options import UserError
 
 _WEIGHT_FILES = (
@@ -18,6 +20,9 @@ _WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_TORCH = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+# What HuggingFace's Trainer leaves beside a model.
+_NO_MODELS = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state.pth")
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -26,15 +31,21 @@ def find_checkpoint(path: Path) -> Path:
         for name in _WEIGHT_FILES:
             if (path / name).is_file():
                 return path / name
+        if (path / "variables" / "variables.index").is_file():  # a module of TF-Hub, unpacked
+            return path / "variables" / "variables.index"
+        torch_files = [file for file in sorted(path.iterdir()) if file.suffix in _TORCH and file.name not in _NO_MODELS]
         indexes = sorted(path.glob("*.index"))
+        if len(torch_files) == 1 and not indexes:
+            return torch_files[0]
         latest = path / "checkpoint"  # TensorFlow's note of the newest one
         if len(indexes) > 1 and latest.is_file():
             named = re.search(r'^model_checkpoint_path: "(.*)"', latest.read_text(encoding="utf-8"), re.MULTILINE)
             indexes = [path / f"{Path(named[1]).name}.index"] if named else indexes
         if len(indexes) == 1:
             return indexes[0]
-        found = f"several checkpoints ({', '.join(file.stem for file in indexes)})" if indexes else "no weights"
-        raise UserError(f"{path} holds {found}; give the prefix of one, or a folder with {', '.join(_WEIGHT_FILES)}")
+        names = [file.stem for file in indexes] + [file.name for file in torch_files]
+        found = f"several checkpoints ({', '.join(names)}); give the path of one" if names else "no weights"
+        raise UserError(f"{path} holds {found}, or give a folder with {', '.join(_WEIGHT_FILES)}")
     prefix = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path))
     if Path(f"{prefix}.index").is_file() or prefix != str(path):
         return Path(f"{prefix}.index")
@@ -45,38 +56,41 @@ def find_checkpoint(path: Path) -> Path:
     )
 
 
-def find_config(given: str | None, folder: Path) -> Path:
-    """The given config file, or the one that lies in `folder`; UserError where there are several or none."""
+def beside(file: Path) -> list[Path]:
+    """The folders in which config and vocabulary of a checkpoint may lie: its own or, of a TF-Hub module, assets/."""
+    hub = file.parent.parent / "assets"
+    return [file.parent, hub] if file.parent.name == "variables" and hub.is_dir() else [file.parent]
+
+
+def find_config(given: str | None, file: Path) -> Path:
+    """The given config file, or the one that lies beside the checkpoint `file`; UserError if not just one is."""
     if given is not None:
         return Path(given)
-    if (folder / "config.json").is_file():
-        return folder / "config.json"
-    found = sorted(folder.glob("*config*.json"))
-    found = [file for file in found if file.name not in ("tokenizer_config.json", "generation_config.json")]
+    if (file.parent / "config.json").is_file():
+        return file.parent / "config.json"
+    found = [config for folder in beside(file) for config in sorted(folder.glob("*config*.json"))]
+    found = [config for config in found if config.name not in ("tokenizer_config.json", "generation_config.json")]
     if len(found) == 1:
         return found[0]
-    names = f"several ({', '.join(file.name for file in found)})" if found else "none"
-    raise UserError(f"which config? {folder} holds {names}; give one with --config")
+    names = f"several ({', '.join(config.name for config in found)})" if found else "none"
+    raise UserError(f"which config? {file.parent} holds {names}; give one with --config")
 
 
-def read_torch(file: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .bin file, or of all those that a .index.json lists."""
+def read_torch(file: Path, use_averages: bool = False) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a .safetensors or .bin file, or of all those that a .index.json lists, and remarks on them."""
     try:
         if file.name.endswith(".index.json"):
             parts = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
-            return {name: tensor for part in parts for name, tensor in read_torch(file.parent / part).items()}
-        if file.suffix == ".safetensors":
-            weights = load_file(file)
+            held: Any = {name: tensor for part in parts for name, tensor in _load(file.parent / part).items()}
         else:
-            weights = torch.load(file, map_location="cpu", weights_only=True)
+            held = _load(file)
     except UserError:
         raise
     except Exception as error:  # each reader has its own kinds for files that are missing, cut or foreign
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{file} is damaged or holds more than tensors: {reason}") from None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        held = ", ".join(map(str, weights)) if isinstance(weights, dict) else type(weights).__name__
-        raise UserError(f"{file} is no state dict (it holds {held[:200]}); save model.state_dict() alone")
-    if all(name.startswith("module.") for name in weights):  # saved from DataParallel
-        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    return dict(weights)
+    return unwrap(held, file, use_averages)
+
+
+def _load(file: Path) -> Any:
+    return load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)

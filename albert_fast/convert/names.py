@@ -14,9 +14,6 @@ Names = dict[str, tuple[str, ...]]
 
 _DENSE, _NORM, _TORCH = ("kernel", "bias"), ("gamma", "beta"), ("weight", "bias")
 
-# Slots that the optimizers of both projects, and TensorFlow's own Adam, save beside each variable.
-OPTIMIZER_SLOTS = ("adam_m", "adam_v", "lamb_m", "lamb_v", "Adam", "Adam_1")
-
 
 def tensorflow_names(config: AlbertConfig) -> Names:
     """brightmart/albert_zh (layout zh) or google-research/albert (layout google): modeling.py, run_pretraining.py."""

@@ -13,22 +13,24 @@ from albert_fast.config import AlbertConfig
 from albert_fast.convert.files import read_torch
 from albert_fast.convert.huggingface import huggingface_group
 from albert_fast.convert.names import albert_pytorch_names, huggingface_names
-from albert_fast.convert.source import Source, adapt_projection
+from albert_fast.convert.source import Source, adapt_projection, refuse_plain_bert
 from albert_fast.options import UserError
 
 _BUFFERS = (".position_ids", ".token_type_ids")
 
 
-def read_pytorch(file: Path, asked: AlbertConfig) -> Source:
-    """The model in a .safetensors or .bin file, recognised by its names."""
-    weights = read_torch(file)
+def read_pytorch(file: Path, asked: AlbertConfig, use_averages: bool = False) -> Source:
+    """The model in a .safetensors or .bin file, recognised by its names; its averages where `use_averages` asks."""
+    weights, remarks = read_torch(file, use_averages)
     for mark, read in (
         ("albert.encoder.attention.", _ours),
         ("albert_layer_groups.", _huggingface),
         ("bert.encoder.layer", _albert_pytorch),
     ):
         if any(mark in name for name in weights):
-            return read(file, asked, weights)
+            source = read(file, asked, weights)
+            source.remarks = remarks + source.remarks
+            return source
     raise UserError(f"{file} holds no ALBERT that we know; its first names are {', '.join(sorted(weights)[:4])}")
 
 
@@ -38,8 +40,13 @@ def _ours(file: Path, asked: AlbertConfig, weights: dict[str, Tensor]) -> Source
 
 def _huggingface(file: Path, asked: AlbertConfig, weights: dict[str, Tensor]) -> Source:
     config = asked.replace(layout="google", share_type="all")
-    if not any(name.startswith("albert.") for name in weights):  # saved from AlbertModel, without heads
-        weights = {f"albert.{name}": tensor for name, tensor in weights.items()}
+    # AlbertModel saved by itself, or held by a module that calls it bert, say
+    base = next((name.split("embeddings.")[0] for name in weights if "embeddings.word_embeddings." in name), "albert.")
+    parts = tuple(f"{base}{part}." for part in ("embeddings", "encoder", "pooler"))
+    weights = {
+        f"albert.{name.removeprefix(base)}" if name.startswith(parts) else name: tensor
+        for name, tensor in weights.items()
+    }
     remarks = _skip_buffers(weights)
     if "predictions.bias" not in weights and "predictions.decoder.bias" in weights:
         weights["predictions.bias"] = weights.pop("predictions.decoder.bias")
@@ -59,6 +66,8 @@ def _huggingface(file: Path, asked: AlbertConfig, weights: dict[str, Tensor]) ->
 
 
 def _albert_pytorch(file: Path, asked: AlbertConfig, weights: dict[str, Tensor]) -> Source:
+    if not any(name.startswith("bert.encoder.layer_shared.") for name in weights):
+        refuse_plain_bert(file, asked, weights.get("bert.embeddings.word_embeddings.weight"))
     attention = "bert.encoder.layer_shared.attention.self.query.weight" in weights
     feed_forward = "bert.encoder.layer_shared.intermediate.dense.weight" in weights
     share_type = {(True, True): "all", (False, True): "ffn", (True, False): "attention"}.get((attention, feed_forward))

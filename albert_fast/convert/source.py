@@ -13,6 +13,7 @@ from albert_fast.config import AlbertConfig
 from albert_fast.convert.names import Names
 from albert_fast.downstream.classifier import AlbertForSequenceClassification
 from albert_fast.model import AlbertForPreTraining
+from albert_fast.options import UserError
 
 
 @dataclass(kw_only=True)
@@ -63,3 +64,16 @@ def adapt_projection(config: AlbertConfig, weights: dict[str, Tensor], word: str
         weights[word] = (weights[word].double() @ weights.pop(second).double().t()).float()
         return [f"embedding_size equals hidden_size: {second} is multiplied into the word embeddings"]
     return []
+
+
+def refuse_plain_bert(file: Path, asked: AlbertConfig, words: Tensor | None) -> None:
+    """UserError for a BERT: layers of their own and words as wide as the hidden states, though no config asked for it.
+
+    albert_zh and albert_pytorch name the layers of a model that shares nothing in the same way.
+    """
+    width = None if words is None else words.shape[-1]
+    if asked.extra.get("model_type") == "bert" or (width == asked.hidden_size != asked.embedding_size):
+        raise UserError(
+            f"{file} is a plain BERT, not an ALBERT: every layer has its own weights and word embeddings are "
+            f"{width} wide, as hidden states are; give an ALBERT"
+        )

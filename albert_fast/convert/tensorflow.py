@@ -2,60 +2,97 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from albert_fast.config import AlbertConfig
-from albert_fast.convert.names import OPTIMIZER_SLOTS, rename_layer_norms, tensorflow_names
-from albert_fast.convert.source import Source, adapt_projection
-from albert_fast.convert.tensor_bundle import TensorBundle
+from albert_fast.convert.names import rename_layer_norms, tensorflow_names
+from albert_fast.convert.source import Source, adapt_projection, refuse_plain_bert
+from albert_fast.convert.tensor_bundle import TensorBundle, TensorEntry
+from albert_fast.convert.unwrap import unwrapped
 from albert_fast.options import UserError
 
-_STEPS = ("global_step", "beta1_power", "beta2_power")
+_AVERAGE = "ExponentialMovingAverage"
+# Adafactor's slots, means over rows and columns, have other shapes than their variable.
+_FACTORED = ("vr", "vc")
 
 
-def read_tensorflow(index: Path, asked: AlbertConfig) -> Source:
+def read_tensorflow(index: Path, asked: AlbertConfig, use_averages: bool = False) -> Source:
+    """The model in a TensorFlow checkpoint; `use_averages` takes moving averages of the variables that have one."""
     bundle = TensorBundle(index)
     bundle.verify()
-    entries = bundle.entries
-    if "_CHECKPOINTABLE_OBJECT_GRAPH" in entries:
+    if "_CHECKPOINTABLE_OBJECT_GRAPH" in bundle.entries:
         raise UserError(f"{index} is a TensorFlow 2 object checkpoint; albert_zh's and Google's hold plain variables")
-    google = any(name.startswith("bert/encoder/transformer/group_") for name in entries)
-    if not google and not any(name.startswith("bert/encoder/layer_") for name in entries):
-        raise UserError(
-            f"{index} is no ALBERT of albert_zh or Google; its first names are {', '.join(list(entries)[:4])}"
-        )
-    slots: dict[str, list[str]] = {}
-    for name in entries:
-        base, _, last = name.rpartition("/")
-        if last in OPTIMIZER_SLOTS and base in entries:
-            slots.setdefault(base, []).append(last)
-    skipped = {f"{base}/{slot}" for base, found in slots.items() for slot in found} | {*_STEPS} & {*entries}
-    kept = [name for name in entries if name not in skipped]
-    renamed = rename_layer_norms(kept)
+    slots = find_slots(bundle.entries)
+    kept, remarks = _without(bundle, slots)
+    bare, more = unwrapped({name: name for name in kept}, index)
+    google = any(name.startswith("bert/encoder/transformer/group_") for name in bare)
+    if not google and not any(name.startswith("bert/encoder/layer_") for name in bare):
+        first = ", ".join(list(bundle.entries)[:4])
+        raise UserError(f"{index} is no ALBERT of albert_zh or Google; its first names are {first}")
+    averaged = {name for name in kept if _AVERAGE in slots.get(name, ())} if use_averages else set()
+    if use_averages and not averaged:
+        raise UserError(f"{index} holds no {_AVERAGE} of a variable; leave --use_averages out")
+    renamed = rename_layer_norms(list(bare))
     weights = {}
-    for name in kept:
-        tensor = torch.from_numpy(bundle.read(name))
+    for plain, name in bare.items():
+        tensor = torch.from_numpy(bundle.read(f"{name}/{_AVERAGE}" if name in averaged else name))
         transposed = name.endswith(("/kernel", "/word_embeddings_2")) and tensor.dim() == 2
-        weights[renamed.get(name, name)] = tensor.t() if transposed else tensor
+        weights[renamed.get(plain, plain)] = tensor.t() if transposed else tensor
+    if averaged:
+        remarks.append(f"took the {_AVERAGE} of {len(averaged)} of {len(kept)} variables")
+    return _source(index, asked, weights, google, remarks + more)
 
+
+def find_slots(entries: Mapping[str, TensorEntry]) -> dict[str, list[str]]:
+    """The suffixes under which an optimizer's slots and averages of each variable are saved: X has X/adam_m, say.
+
+    Whatever its name, a variable below another one of the same shape is no part of the model: ALBERT's variables are
+    the leaves of their scopes.
+    """
+    slots: dict[str, list[str]] = {}
+    for name, entry in entries.items():
+        base, _, suffix = name.rpartition("/")
+        while base and base not in entries:
+            base, _, above = base.rpartition("/")
+            suffix = f"{above}/{suffix}"
+        if base and (entry.shape == entries[base].shape or suffix in _FACTORED):
+            slots.setdefault(base, []).append(suffix)
+    return slots
+
+
+def _without(bundle: TensorBundle, slots: dict[str, list[str]]) -> tuple[list[str], list[str]]:
+    """The variables that are neither slots nor scalars, and a remark on what was skipped."""
+    below = {f"{base}/{suffix}" for base, suffixes in slots.items() for suffix in suffixes}
+    scalars = [name for name, entry in bundle.entries.items() if entry.shape == ()]  # global_step, beta1_power, ...
+    kept = [name for name in bundle.entries if name not in below and name not in scalars]
+    remarks = [f"skipped {', '.join(scalars)} (no weight)"] if scalars else []
+    counts = Counter(suffix for suffixes in slots.values() for suffix in suffixes)
+    if counts:
+        listed = ", ".join(f"{suffix} of {count} variables" for suffix, count in sorted(counts.items()))
+        hint = "; --use_averages takes the averages" if _AVERAGE in counts else ""
+        remarks.append(f"skipped slots and averages: {listed}{hint}")
+    return kept, remarks
+
+
+def _source(index: Path, asked: AlbertConfig, weights: dict[str, Tensor], google: bool, remarks: list[str]) -> Source:
+    """What the variables, matrices already [out, in], are the weights of."""
+    shared = google or any(name.startswith("bert/encoder/layer_shared/") for name in weights)
+    if not shared:
+        refuse_plain_bert(index, asked, weights.get("bert/embeddings/word_embeddings"))
     if {"output_weights", "output_bias"} <= weights.keys():  # run_classifier.py of both projects
-        weights["classifier.weight"], weights["classifier.bias"] = (
-            weights.pop(f"output_{k}") for k in ("weights", "bias")
-        )
-    shared = google or any(name.startswith("bert/encoder/layer_shared/") for name in kept)
+        for ours in ("weight", "bias"):
+            weights[f"classifier.{ours}"] = weights.pop("output_weights" if ours == "weight" else "output_bias")
     config = asked.replace(layout="google" if google else "zh", share_type="all" if shared else "None")
-    remarks = [f"skipped {name} (no weight)" for name in entries if name in _STEPS]
-    for kinds in sorted({tuple(found) for found in slots.values()}):
-        bases = [base for base, found in slots.items() if tuple(found) == kinds]
-        remarks.append(f"skipped the optimizer's {' and '.join(kinds)} of {', '.join(bases)}")
     if config.hidden_act == "gelu":
         config = config.replace(hidden_act="gelu_new")
         remarks.append('hidden_act: "gelu" means the tanh form in TensorFlow\'s code, so the config says gelu_new')
     remarks += adapt_projection(config, weights, "bert/embeddings/word_embeddings", "bert/embeddings/word_embeddings_2")
     layers, groups = config.num_hidden_layers, config.num_hidden_groups
-    rule = (lambda layer: int(layer / layers * groups)) if google else None  # modeling.py, transformer_model
     return Source(
         path=index,
         project="Google's ALBERT in TensorFlow" if google else "albert_zh in TensorFlow",
@@ -63,6 +100,6 @@ def read_tensorflow(index: Path, asked: AlbertConfig) -> Source:
         config=config,
         weights=weights,
         names=tensorflow_names(config),
-        layer_group=rule,
+        layer_group=(lambda layer: int(layer / layers * groups)) if google else None,  # modeling.py, transformer_model
         remarks=remarks,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -107,9 +106,7 @@ def test_skipped_variables_are_listed(tmp_path: Path, capsys: pytest.CaptureFixt
     run(prefix, tmp_path / "out", config=str(config))
     said = capsys.readouterr().out
     assert "skipped global_step" in said
-    listed = re.search(r"skipped the optimizer's adam_m and adam_v of (.*)", said)
-    assert listed
-    assert len(listed[1].split(", ")) == 32
+    assert "skipped slots and averages: adam_m of 32 variables, adam_v of 32 variables" in said
 
 
 @pytest.fixture
@@ -426,7 +423,7 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"pytorch_model\.bin is damaged") as error:
             run(tmp_path / "hf", tmp_path / "ours")
         assert "\n" not in str(error.value)
-    torch.save({"model": theirs.state_dict(), "step": 3}, binary)
+    torch.save({"lstm": {"weight": torch.zeros(3)}, "step": 3}, binary)
     with pytest.raises(UserError, match="no state dict"):
         run(tmp_path / "hf", tmp_path / "ours")
     torch.save(theirs, binary)

@@ -1,0 +1,92 @@
+"""Which of our models a checkpoint fills, and its weights under our names: none left out or made up in silence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from albert_fast.convert.source import Source
+from albert_fast.options import UserError, note
+
+_HEADS = ("albert.pooler.", "mlm_head.", "sop_head.")
+_BACKBONE = ("albert.", "bert.", "bert/")
+# Of a config: what says which head a checkpoint has.
+_HEAD_KEYS = ("architectures", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task")
+_OTHER_HEADS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+BACKBONE = "use --backbone to take the model below its heads"
+
+
+def take_backbone(source: Source) -> None:
+    """Leave every head of the source out, those of pretraining too, and say which."""
+    left_out = [name for name in source.weights if not name.startswith(_BACKBONE)]
+    source.weights = {name: tensor for name, tensor in source.weights.items() if name not in left_out}
+    extra = {name: value for name, value in source.config.extra.items() if name not in _HEAD_KEYS}
+    source.config = source.config.replace(extra=extra)
+    source.remarks.append(f"left out the heads: {', '.join(left_out) or 'there are none'}")
+
+
+def settle_head(source: Source) -> None:
+    """Refuse heads that ours are not, and number the classes of a classifier whose config does not name them."""
+    extra, head = source.config.extra, source.weights.get("classifier.weight")
+    architecture = str(next(iter(extra.get("architectures") or []), ""))
+    others = [name for name in source.weights if not name.startswith(_BACKBONE)]
+    if architecture.endswith(_OTHER_HEADS) and others:
+        raise UserError(f"{source.path} is an {architecture}, whose head ({others[0]}) ours has not; {BACKBONE}")
+    if head is None:
+        return
+    pooler = source.names.get("albert.pooler.weight", ("albert.pooler.weight",))
+    if not source.weights.keys() >= {*pooler}:
+        raise UserError(f"{source.path} has a classifier ({head.shape[0]} classes) but no pooler; {BACKBONE}")
+    kind = extra.get("problem_type")
+    if head.shape[0] < 2 or kind in ("regression", "multi_label_classification"):
+        what = "a regression" if head.shape[0] < 2 else f"of problem_type {kind}"
+        raise UserError(f"{source.path}: its head is {what}, ours sort into one of several classes; {BACKBONE}")
+    if not extra.get("id2label"):
+        names = {str(i): str(i) for i in range(head.shape[0])}
+        source.config = source.config.replace(extra={**extra, "id2label": names})
+        source.remarks.append(f"the config names no classes; they are called {', '.join(names)}")
+
+
+def fill(source: Source, new_heads: bool = False) -> dict[str, Tensor]:
+    """Our state dict (fp32) for the source's own config, with every mismatch of names and shapes in one error."""
+    with torch.device("meta"):
+        expected = source.model_class(source.config).state_dict()
+    state: dict[str, Tensor] = {}
+    unfilled: list[str] = []
+    misshaped: list[str] = []
+    used: set[str] = set()
+    for ours, parameter in expected.items():
+        theirs = source.names.get(ours, (ours,))
+        if any(name not in source.weights for name in theirs):
+            unfilled.append(ours)
+            continue
+        used.update(theirs)
+        state[ours] = torch.cat([source.weights[name] for name in theirs]).float()
+        if state[ours].shape != parameter.shape:
+            shapes = f"{list(state[ours].shape)}, by the config {list(parameter.shape)}"
+            misshaped.append(f"{' + '.join(theirs)} {shapes}")
+    if new_heads:
+        fresh = [ours for ours in unfilled if ours.startswith(_HEADS)]
+        unfilled = [ours for ours in unfilled if ours not in fresh]
+        state.update(_initial(source, fresh))
+        note(f"{source.path} lacks {', '.join(fresh) or 'no head'}{'; they start at random' if fresh else ''}")
+    wanted = [name for ours in unfilled for name in source.names.get(ours, (ours,)) if name not in source.weights]
+    unused = [name for name in source.weights if name not in used]
+    if all(ours.startswith(_HEADS) for ours in unfilled) and not any(name.startswith(_BACKBONE) for name in unused):
+        remedy = BACKBONE if unused else "use --new_heads to start them at random"
+    else:
+        remedy = ""
+    problems = {"lacks": wanted, "holds, unused,": unused, "has shapes": misshaped}
+    if any(problems.values()):
+        text = "; ".join(f"{what} {', '.join(names)}" for what, names in problems.items() if names)
+        text += f"; {remedy}" if remedy and not misshaped else ""
+        raise UserError(f"{source.path} does not fit its config as {source.project}: it {text}")
+    return state
+
+
+def _initial(source: Source, names: list[str]) -> dict[str, Tensor]:
+    """Random weights of our parameters `names`, the same every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(42)
+        initial = source.model_class(source.config).state_dict()
+    return {name: initial[name] for name in names}

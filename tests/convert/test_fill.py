@@ -1,0 +1,90 @@
+"""Heads that ours have not are refused, and the model below them is taken by the flag that the message names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.checkpoints import google_variables, huggingface_weights, write_google, write_huggingface
+from torch import Tensor
+
+from albert_fast.convert.command import ConvertOptions, convert
+from albert_fast.options import UserError
+from albert_fast.pretrained import read_weights
+
+WEIGHTS = huggingface_weights()
+BACKBONE = {name: tensor for name, tensor in WEIGHTS.items() if name.startswith("albert.")}
+NO_POOLER = {name: tensor for name, tensor in BACKBONE.items() if "pooler" not in name}
+
+
+def linear(name: str, outputs: int) -> dict[str, Tensor]:
+    return {f"{name}.weight": torch.randn(outputs, 16), f"{name}.bias": torch.randn(outputs)}
+
+
+HEADS: dict[str, tuple[dict[str, Tensor], dict[str, Any], str]] = {
+    "ner": (NO_POOLER | linear("classifier", 5), {"architectures": ["AlbertForTokenClassification"]}, "TokenClass"),
+    "ner-unnamed": (NO_POOLER | linear("classifier", 5), {}, "a classifier (5 classes) but no pooler"),
+    "qa": (NO_POOLER | linear("qa_outputs", 2), {"architectures": ["AlbertForQuestionAnswering"]}, "(qa_outputs."),
+    "qa-unnamed": (NO_POOLER | linear("qa_outputs", 2), {}, "holds, unused, qa_outputs.weight, qa_outputs.bias"),
+    "choice": (BACKBONE | linear("classifier", 1), {"architectures": ["AlbertForMultipleChoice"]}, "MultipleChoice"),
+    "regression": (BACKBONE | linear("classifier", 1), {}, "its head is a regression"),
+    "labels": (
+        BACKBONE | linear("classifier", 4), {"problem_type": "multi_label_classification"}, "multi_label_classification"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("new_heads", [False, True], ids=["plain", "new_heads"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_that_ours_have_not(kind: str, new_heads: bool, tmp_path: Path) -> None:
+    weights, config, message = HEADS[kind]
+    theirs = write_huggingface(tmp_path / "theirs", weights, **config)
+    flags = {"checkpoint": str(theirs), "output": str(tmp_path / "ours")}
+    with pytest.raises(UserError) as error:
+        convert(ConvertOptions(**flags, new_heads=new_heads))
+    assert message in str(error.value)
+    assert "use --backbone to take the model below its heads" in str(error.value)
+    assert not (tmp_path / "ours").exists()
+    convert(ConvertOptions(**flags, backbone=True))
+    ours = read_weights(tmp_path / "ours")
+    assert torch.equal(ours["albert.encoder.feed_forward.0.intermediate.weight"], weights[
+        "albert.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight"
+    ])  # fmt: skip
+    assert "mlm_head.transform.weight" in ours
+    assert (
+        not {"architectures", "id2label", "problem_type"}
+        & json.loads((tmp_path / "ours/config.json").read_text()).keys()
+    )
+
+
+def test_a_question_answerer_of_tensorflow(tmp_path: Path) -> None:
+    variables = {name: value for name, value in google_variables().items() if not name.startswith("cls/")}
+    heads = {
+        "start_logits/dense/kernel": torch.randn(16, 1).numpy(),
+        "end_logits/dense_0/bias": torch.randn(16).numpy(),
+    }
+    flags = {"checkpoint": str(write_google(tmp_path / "theirs", variables | heads)), "output": str(tmp_path / "ours")}
+    with pytest.raises(UserError, match=r"holds, unused, .*start_logits/dense/kernel; use --backbone"):
+        convert(ConvertOptions(**flags))
+    convert(ConvertOptions(**flags, backbone=True))
+    assert (tmp_path / "ours/model.safetensors").exists()
+
+
+def test_the_backbone_must_be_whole(tmp_path: Path) -> None:
+    unknown = {"albert.adapter.weight": torch.zeros(3)}
+    theirs = write_huggingface(tmp_path / "theirs", WEIGHTS | unknown)
+    with pytest.raises(UserError, match="holds, unused, albert.adapter.weight$"):
+        convert(ConvertOptions(checkpoint=str(theirs), output=str(tmp_path / "ours"), backbone=True))
+
+
+def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    ill = {name: tensor.clone() for name, tensor in WEIGHTS.items()}
+    ill["albert.pooler.weight"][0, :2] = float("nan")
+    ill["predictions.bias"][3] = float("inf")
+    theirs = write_huggingface(tmp_path / "theirs", ill)
+    with pytest.raises(UserError, match=r"albert.pooler.weight \(2 of 256\), predictions.bias \(1 of 50\)"):
+        convert(ConvertOptions(checkpoint=str(theirs), output=str(tmp_path / "ours")))
+    assert not (tmp_path / "ours").exists()

@@ -1,0 +1,92 @@
+"""TensorFlow's slots and averages are skipped whatever they are called, and TF-Hub's folders are read whole."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.checkpoints import google_variables, write_google
+
+from albert_fast.convert.command import ConvertOptions, convert
+from albert_fast.options import UserError
+from albert_fast.pretrained import read_weights
+
+WORDS = "albert.embeddings.word_embeddings.weight"
+
+
+def weights(checkpoint: Path, output: Path, **options: bool) -> dict[str, torch.Tensor]:
+    convert(ConvertOptions(checkpoint=str(checkpoint), output=str(output), **options))
+    return read_weights(output)
+
+
+@pytest.mark.parametrize("suffix", ["BERTAdam", "Momentum", "adam/m", "lamb_v"])
+def test_slots_of_any_optimizer(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    variables = google_variables()
+    slots = {f"{name}/{suffix}": np.zeros_like(value) for name, value in variables.items()}
+    scalars = {"global_step": np.array(7), "loss_scale": np.array(1.0, np.float32)}
+    prefix = write_google(tmp_path / "theirs", variables | slots | scalars)
+    ours = weights(prefix, tmp_path / "ours")
+    assert torch.equal(ours[WORDS], torch.from_numpy(variables["bert/embeddings/word_embeddings"]))
+    said = capsys.readouterr().out
+    assert f"skipped slots and averages: {suffix} of {len(variables)} variables" in said
+    assert "skipped global_step, loss_scale (no weight)" in said
+
+
+def test_adafactors_slots_have_shapes_of_their_own(tmp_path: Path) -> None:
+    variables = google_variables()
+    slots = {f"{name}/{slot}": np.zeros(3, np.float32) for name in variables for slot in ("vr", "vc")}
+    weights(write_google(tmp_path / "theirs", variables | slots), tmp_path / "ours")
+    other = {"bert/embeddings/word_embeddings/more": np.zeros(3, np.float32)}
+    with pytest.raises(UserError, match="unused, bert/embeddings/word_embeddings/more"):
+        weights(write_google(tmp_path / "theirs", variables | other), tmp_path / "other")
+
+
+def test_moving_averages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    variables = google_variables()
+    averages = {f"{name}/ExponentialMovingAverage": value + 1 for name, value in variables.items()}
+    prefix = write_google(tmp_path / "theirs", variables | averages)
+    plain, averaged = weights(prefix, tmp_path / "plain"), weights(prefix, tmp_path / "averaged", use_averages=True)
+    assert f"took the ExponentialMovingAverage of {len(variables)} of {len(variables)}" in capsys.readouterr().out
+    for name in plain:
+        torch.testing.assert_close(averaged[name], plain[name] + 1)
+    with pytest.raises(UserError, match="holds no ExponentialMovingAverage"):
+        weights(write_google(tmp_path / "none", variables), tmp_path / "refused", use_averages=True)
+
+
+def test_a_scope_around_the_variables(tmp_path: Path) -> None:
+    variables = {f"module/{name}": value for name, value in google_variables().items()}
+    ours = weights(write_google(tmp_path / "theirs", variables), tmp_path / "ours")
+    assert torch.equal(ours[WORDS], torch.from_numpy(variables["module/bert/embeddings/word_embeddings"]))
+
+
+def test_a_module_of_tf_hub(tmp_path: Path) -> None:
+    variables = google_variables()
+    write_google(tmp_path / "hub", variables)
+    hub = tmp_path / "hub"
+    for folder, names in (("variables", ["index", "data-00000-of-00001"]), ("assets", [])):
+        (hub / folder).mkdir()
+        for name in names:
+            (hub / f"model.ckpt.{name}").rename(hub / folder / f"variables.{name}")
+    (hub / "albert_config.json").rename(hub / "assets" / "albert_config.json")
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(45))]
+    (hub / "assets" / "vocab.txt").write_text("\n".join(tokens))
+    (hub / "saved_model.pb").write_bytes(b"")
+    ours = weights(hub, tmp_path / "ours")
+    assert torch.equal(ours[WORDS], torch.from_numpy(variables["bert/embeddings/word_embeddings"]))
+    assert (tmp_path / "ours" / "vocab.txt").read_text().split() == tokens
+    shutil.rmtree(hub / "assets")
+    with pytest.raises(UserError, match="which config"):
+        weights(hub, tmp_path / "refused")
+
+
+def test_a_plain_bert_is_named(tmp_path: Path) -> None:
+    """Google's BERT names its layers as albert_zh does those of a model that shares none."""
+    variables = google_variables(layout="zh", share_type="None", embedding_size=16)
+    variables["bert/embeddings/word_embeddings_2"] = np.eye(16, dtype=np.float32)
+    weights(write_google(tmp_path / "zh", variables, embedding_size=16), tmp_path / "ours")
+    del variables["bert/embeddings/word_embeddings_2"]
+    with pytest.raises(UserError, match="is a plain BERT, not an ALBERT"):
+        weights(write_google(tmp_path / "bert", variables, embedding_size=128), tmp_path / "refused")
