@@ -34,7 +34,7 @@ def _renamed(names: Names, config: AlbertConfig) -> dict[str, Tensor]:
 
 
 def google_variables(**changes: Any) -> dict[str, np.ndarray]:
-    """The variables of Google's ALBERT, or of albert_zh with layout="zh", as TensorFlow holds them: matrices [in, out]."""
+    """The variables of Google's ALBERT, or of albert_zh with layout="zh", as TensorFlow has them, [in, out]."""
     config = AlbertConfig(**(SIZES | {"layout": "google"} | changes))
     weights = _renamed(tensorflow_names(config), config)
     transposed = ("/kernel", "/word_embeddings_2")
