@@ -58,7 +58,12 @@ def compute(model: AlbertForPreTraining, recorded: dict[str, np.ndarray]) -> dic
     types = recorded.get("segment_ids", recorded.get("token_type_ids"))
     positions = recorded.get("masked_lm_positions")
     normed: list[Tensor] = []
-    hook = model.albert.embeddings.layer_norm.register_forward_hook(lambda *arguments: normed.append(arguments[2]))
+    embeddings = model.albert.embeddings
+    if model.config.layout == "google":  # the projection takes what LayerNorm gives; in zh that is the output
+        assert embeddings.projection is not None
+        hook = embeddings.projection.register_forward_pre_hook(lambda _, inputs: normed.append(inputs[0]))
+    else:
+        hook = embeddings.register_forward_hook(lambda *arguments: normed.append(arguments[2]))
     output = model(
         ids,
         mask.long(),
@@ -67,11 +72,11 @@ def compute(model: AlbertForPreTraining, recorded: dict[str, np.ndarray]) -> dic
         output_hidden_states=True,
     )
     hook.remove()
-    embeddings = normed[0].new_zeros(*ids.shape, normed[0].shape[-1])
-    embeddings[mask] = normed[0]
+    embedded = normed[0].new_zeros(*ids.shape, normed[0].shape[-1])
+    embedded[mask] = normed[0]
     mlm_logits = output.prediction_logits.flatten(0, 1)
     states = output.hidden_states
-    result = {"embedding_output": embeddings, "encoder_input": states[0]}
+    result = {"embedding_output": embedded, "encoder_input": states[0]}
     result |= {f"all_encoder_layers layer {i}": state for i, state in enumerate(states[1:], 1)}
     result |= {
         "sequence_output": output.last_hidden_state,
