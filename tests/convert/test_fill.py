@@ -83,6 +83,6 @@ def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
     ill["albert.pooler.weight"][0, :2] = float("nan")
     ill["predictions.bias"][3] = float("inf")
     theirs = write_huggingface(tmp_path / "theirs", ill)
-    with pytest.raises(UserError, match=r"albert.pooler.weight \(2 of 256\), predictions.bias \(1 of 50\)"):
+    with pytest.raises(UserError, match=r"not finite, in albert\.pooler\.weight, predictions\.bias;"):
         convert(ConvertOptions(checkpoint=str(theirs), output=str(tmp_path / "ours")))
     assert not (tmp_path / "ours").exists()
