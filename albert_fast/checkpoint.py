@@ -8,19 +8,17 @@ RUN/last names the newest.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from albert_fast._loader import crc32c
 from albert_fast.config import AlbertConfig
-from albert_fast.files import file_crc, write_file
+from albert_fast.files import file_crc, is_sealed, seal, whole_folder, write_file, write_json
 from albert_fast.health import IllRun
 from albert_fast.options import UserError, note
 from albert_fast.pretrained import (
@@ -30,6 +28,7 @@ from albert_fast.pretrained import (
     non_finite,
     refuse_non_finite,
     save_config,
+    save_tensors,
 )
 from albert_fast.sharing import unshare
 from albert_fast.step import TrainStep
@@ -84,28 +83,18 @@ def save(run: Path, step: int, train_step: TrainStep, data: dict[str, Any], toke
             f"step {step}: weights are not finite ({names}), so this checkpoint is not written; go on with --resume "
             "from the one before, with a lower --learning_rate or a longer --warmup_steps"
         )
-    final, partial = run / f"checkpoint-{step}", run / f".checkpoint-{step}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        _save_tensors(flat.views(flat.master), partial / WEIGHTS)
-        _save_tensors(train_step.state(), partial / OPTIMIZER)
+    final = run / f"checkpoint-{step}"
+    with whole_folder(final) as partial:
+        save_tensors(flat.views(flat.master), partial / WEIGHTS)
+        save_tensors(train_step.state(), partial / OPTIMIZER)
         save_config(train_step.model.config, partial)
         for name in TOKENIZER_FILES:
             if (tokenizer_from / name).exists():
                 shutil.copyfile(tokenizer_from / name, partial / name)
         index = {"step": step, "data": data, "files": {f.name: file_crc(f) for f in sorted(partial.iterdir())}}
-        index["crc32c"] = crc32c(_canonical(index))
-        (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-        for file in [*partial.iterdir(), partial]:
-            _sync(file)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-    except Exception as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{final} could not be written: {reason}; free some space, then go on with --resume") from error
-    write_file(run / "last", f"{final.name}\n".encode())
+        write_json(partial / INDEX, seal(index))
+        shutil.rmtree(final, ignore_errors=True)  # one of the same step that was found damaged
+    write_file(run / "last", f"{final.name}\n")
     for old in sorted(_checkpoints(run))[:-keep] if torch.isfinite(train_step.optimizer.gradient_norm) else []:
         shutil.rmtree(run / f"checkpoint-{old}")
     return final
@@ -124,7 +113,7 @@ def find(run: Path) -> Checkpoint | None:
 
 def _verify(directory: Path) -> dict[str, Any]:
     index = dict(json.loads((directory / INDEX).read_text()))
-    if index.pop("crc32c") != crc32c(_canonical(index)):
+    if not is_sealed(index):
         raise ValueError(f"{INDEX} fails its checksum")
     for name, checksum in index["files"].items():
         if file_crc(directory / name) != checksum:
@@ -147,17 +136,3 @@ def _copy(source: dict[str, Tensor], target: dict[str, Tensor], file: Path) -> N
         raise UserError(f"{file} does not fit this run's model ({names}, ...); resume with the flags of the first run")
     for name, tensor in target.items():
         tensor.copy_(source[name])
-
-
-def _save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
-    save_file({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, file, {"format": "pt"})
-
-
-def _canonical(index: dict[str, Any]) -> bytes:
-    return json.dumps(index, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)

@@ -1,28 +1,129 @@
-"""Files that are there whole or not at all, their checksums, and locks on folders."""
+"""Files and folders that are there whole or not at all, sealed JSON documents, and locks on folders."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import json
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from albert_fast.options import UserError, note
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a small file so that it is there whole or not at all, even after a crash."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a path to write in place of `path`; when the block ends well its content becomes `path`, all at once.
+
+    The content is on the disk before the name is, so that neither a crash nor a full disk leaves half a file. Where the
+    block fails nothing is left, and what a killed process left of the same file goes.
+
+    Raises:
+        UserError: the file system's refusal, with the file and the remedy.
+    """
+    with _whole(path, is_folder=False) as partial:
+        yield partial
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """`whole_file` for a folder, which is there when the block begins; `path` is then missing or an empty folder."""
+    with _whole(path, is_folder=True) as partial:
+        yield partial
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a small file (text as UTF-8) so that it is there whole or not at all; see `whole_file`."""
+    with whole_file(path) as partial:
+        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON document for people to read, whole or not at all."""
+    write_file(path, strict_json(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def save_figure(figure: Any, file: Path) -> None:
+    """Save a matplotlib figure, whole or not at all, in the format that the file's suffix names (PNG without one)."""
+    with whole_file(Path(file)) as partial:
+        figure.savefig(partial, dpi=120, format=Path(file).suffix.removeprefix(".") or "png")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a log. A disk without room for it leaves the log as it was; UserError names the file."""
+    data = f"{line}\n".encode()
+    with writing(path), open(path, "ab", buffering=0) as file:
+        before = os.fstat(file.fileno()).st_size
+        if file.write(data) < len(data):
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def _whole(path: Path, is_folder: bool) -> Iterator[Path]:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with writing(path):
+        remove_partials(path.parent, f".{glob.escape(path.name)}.*.partial")
+        try:
+            partial.mkdir() if is_folder else partial.touch()
+            with _open(partial) as descriptor:
+                with suppress(OSError):  # a file system without locks, where remove_partials removes nothing either
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield partial
+                for part in [*partial.rglob("*"), partial]:
+                    _sync(part)
+                os.replace(partial, path)
+            _sync(path.parent)
+        except BaseException:
+            _remove(partial)
+            raise
+
+
+def remove_partials(directory: Path, pattern: str = ".*.partial") -> None:
+    """Remove the half-written files and folders that processes which are no more left in `directory`."""
+    for partial in directory.glob(pattern):
+        with suppress(OSError), _open(partial) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where the writer lives
+            _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    with _open(path) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Failures of the file system while `path` is written, as the user's errors."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
+        remedy = "give a folder that can be written"
+        if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in reason:  # safetensors gives no errno
+            remedy = "make room and run the same command again, with --resume where it is a training run"
+        raise UserError(f"output {path} could not be written: {reason}; {remedy}") from error
 
 
 def strict_json(document: Any, **settings: Any) -> str:
@@ -52,16 +153,22 @@ def file_crc(path: Path) -> int:
     return crc
 
 
-@contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """Failures of the file system while `directory` is written, as the user's errors."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "give a folder that can be written"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "make room and run the same command again: finished shards stay"
-        raise UserError(f"output {error.filename or directory}: {error.strerror or error}; {remedy}") from None
+def seal(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object with its seal under "crc32c"."""
+    return {**document, "crc32c": _canonical_crc(document)}
+
+
+def is_sealed(document: Mapping[str, Any]) -> bool:
+    """Whether the JSON object carries the seal of its own content."""
+    return document.get("crc32c") == _canonical_crc(document)
+
+
+def _canonical_crc(document: Mapping[str, Any]) -> int:
+    """CRC32C of the one form that equal JSON objects share: sorted keys, no spaces, the seal left out."""
+    from albert_fast._loader import crc32c
+
+    content = {key: value for key, value in document.items() if key != "crc32c"}
+    return crc32c(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from albert_fast.files import strict_json, write_file
-from albert_fast.options import UserError, note
+from albert_fast.files import append_line, save_figure, strict_json, write_file, writing
+from albert_fast.options import note
 
 METRICS = "metrics.jsonl"
 # What a line shows, where its metrics hold it.
@@ -46,9 +46,7 @@ class MetricsLog:
         if not visible:
             return
         self.file, self.board = run / METRICS, None
-        kept = [line for line in read_metrics(run) if line["step"] <= start_step] if self.file.exists() else []
-        write_file(self.file, "".join(strict_json(line) + "\n" for line in kept).encode())
-        if kept:
+        if kept := drop_later_lines(run, start_step):
             self.tokens_seen = kept[-1].get("tokens_seen")
         if board:
             try:
@@ -71,7 +69,7 @@ class MetricsLog:
         if self.visible:
             self.progress.stop()
             if self.board is not None:
-                with self._naming_the_file():
+                with writing(self.file.with_name("tensorboard")):
                     self.board.close()
 
     def advance(self, step: int) -> None:
@@ -100,10 +98,9 @@ class MetricsLog:
         """
         if not self.visible:
             return
-        with self._naming_the_file():
-            with self.file.open("a") as stream:
-                stream.write(strict_json({"step": step, **metrics}) + "\n")
-            if self.board is not None:
+        append_line(self.file, strict_json({"step": step, **metrics}))
+        if self.board is not None:
+            with writing(self.file.with_name("tensorboard")):
                 self._write_board(step, metrics)
         held_out = [f"{name.removeprefix('eval_')} {v:.4f}" for name, v in metrics.items() if name.startswith("eval_")]
         if held_out:
@@ -137,19 +134,18 @@ class MetricsLog:
                 group = "eval" if name.startswith("eval_") else "train"
                 self.board.add_scalar(f"{group}/{name.removeprefix('eval_')}", value, step)
 
-    @contextmanager
-    def _naming_the_file(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = f"{error.filename or self.file} could not be written: {error.strerror or error}"
-            raise UserError(f"{reason}; free some space, then go on with --resume") from None
-
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of RUN/metrics.jsonl; a last line cut off by a crash is left out."""
     lines = (Path(run) / METRICS).read_text().split("\n")
     return [json.loads(text) for text in lines[:-1] if text]  # what follows the last line end was cut off
+
+
+def drop_later_lines(run: Path, step: int) -> list[dict[str, Any]]:
+    """Keep what RUN/metrics.jsonl says up to `step`, and return it: the steps after it will be made again."""
+    kept = [line for line in read_metrics(run) if line["step"] <= step] if (run / METRICS).exists() else []
+    write_file(run / METRICS, "".join(strict_json(line) + "\n" for line in kept))
+    return kept
 
 
 def _duration(seconds: float) -> str:
@@ -177,5 +173,5 @@ def plot_losses(run: Path, file: Path) -> None:
     axes.set(xlabel="step", ylabel="loss (nats)", title=f"Pretraining: {Path(run).name}")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)
     pyplot.close(figure)

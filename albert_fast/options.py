@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import types
@@ -41,6 +42,23 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise UserError where `value` is none of `choices`."""
     if value not in choices:
         raise UserError(f"{name}={value!r} is unknown; use one of {', '.join(choices)}")
+
+
+def check_unchanged(given: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    """Raise UserError where a run that goes on was given another value than it began with.
+
+    Args:
+        given: the settings that may not change; what `before` does not record is not compared.
+    """
+    for name, value in json.loads(json.dumps(dict(given))).items():
+        if name in before and before[name] != value:
+            raise another_run(name, value, before[name])
+
+
+def another_run(name: str, given: Any, before: Any, what: str = "") -> UserError:
+    """The error of a setting that may not change when a run goes on; `what` is different, where its value is a name."""
+    differs = f"{name}={str(given)[:200]} {f'holds {what} than' if what else 'differs from'} the run's {before}"
+    return UserError(f"{differs}, and would make it another run; leave --{name} as it was, or give another folder")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from albert_fast import checkpoint
 from albert_fast.config import AlbertConfig, DataConfig, ModelOptions, TrainConfig
 from albert_fast.data.batches import Batch, PretrainingLoader
-from albert_fast.files import locked
+from albert_fast.files import locked, remove_partials, writing
 from albert_fast.health import Health
 from albert_fast.metrics import MetricsLog
 from albert_fast.options import compute_dtype, note
@@ -83,13 +83,15 @@ def _pretrain(
         if world_size > 1:
             dist.barrier()  # every rank has looked at the folder before one writes into it
         if rank == 0:
-            output.mkdir(parents=True, exist_ok=True)
+            with writing(output):
+                output.mkdir(parents=True, exist_ok=True)
         with (
             locked(output, "checkpoints") if rank == 0 else nullcontext(),
             MetricsLog(output, train.max_steps, step, visible=rank == 0) as log,
             _Stop(world_size) as stop,
         ):
             if rank == 0:
+                remove_partials(output)
                 folder.write_options(run, loader)
                 _describe(config, data, train, world_size, train_step, folder, loader)
             skipped = int(train_step.optimizer.steps - train_step.optimizer.updates)

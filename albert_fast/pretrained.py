@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from albert_fast.config import AlbertConfig
-from albert_fast.files import file_crc
+from albert_fast.files import file_crc, whole_file, write_file, write_json
 from albert_fast.ops import Ops, get_ops
 from albert_fast.options import UserError
 
@@ -58,12 +58,11 @@ class PretrainedModel(nn.Module):
         """Write config.json and model.safetensors (fp32) and copy the tokenizer's files that `tokenizer_from` holds."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file({name: tensor.clone() for name, tensor in weights.items()}, directory / WEIGHTS, {"format": "pt"})
+        save_tensors({name: tensor.float() for name, tensor in self.state_dict().items()}, directory / WEIGHTS)
         save_config(self.config, directory)
         for name in TOKENIZER_FILES:
             if tokenizer_from is not None and (Path(tokenizer_from) / name).exists():
-                (directory / name).write_bytes((Path(tokenizer_from) / name).read_bytes())
+                write_file(directory / name, (Path(tokenizer_from) / name).read_bytes())
 
 
 def checkpoint_folder(directory: str | Path) -> Path:
@@ -99,5 +98,11 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None
 
 
 def save_config(config: AlbertConfig, directory: Path) -> None:
-    text = json.dumps(config.to_dict(), indent=2, ensure_ascii=False)
-    (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
+    write_json(directory / CONFIG, config.to_dict())
+
+
+def save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all; tensors may share memory and lie on any device."""
+    with whole_file(file) as partial:
+        own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(own, partial, {"format": "pt", **(metadata or {})})

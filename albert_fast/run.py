@@ -11,9 +11,9 @@ from albert_fast import checkpoint
 from albert_fast.config import PRESETS, AlbertConfig, DataConfig, ModelOptions, TrainConfig
 from albert_fast.data.batches import PretrainingLoader
 from albert_fast.data.tokenizer import load_tokenizer
-from albert_fast.files import file_crc, strict_json, write_file
+from albert_fast.files import file_crc, write_json
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.options import Options, UserError, note, option
+from albert_fast.options import Options, UserError, another_run, check_unchanged, note, option
 from albert_fast.pretrained import WEIGHTS, checkpoint_folder, read_weights
 from albert_fast.sharing import unshare
 
@@ -93,9 +93,7 @@ class RunFolder:
         self.step = self.found.step if self.found else 0
         if self.before is None:
             return
-        for name in FIXED:
-            if self.before.get(name) != options[name]:
-                raise _another_run(name, options[name], self.before.get(name))
+        check_unchanged({name: options[name] for name in FIXED}, self.before)
         if not Path(run.data).exists():
             raise UserError(f"data={run.data}, where this run's data lay, is gone; give --data at its new place")
         if self.found is None:
@@ -112,15 +110,15 @@ class RunFolder:
             return
         stream = self.before.get("stream", loader.cursor()["stream"])
         if stream != loader.cursor()["stream"]:
-            raise _another_run("data", run.data, self.before["data"], "other shards")
+            raise another_run("data", run.data, self.before["data"], "other shards")
         if run.init_from != self.before["init_from"]:
             known = self.before.get("init_from_crc32c")
             if run.init_from is None or file_crc(checkpoint_folder(run.init_from) / WEIGHTS) != known:
-                raise _another_run("init_from", run.init_from, self.before["init_from"], "other weights")
+                raise another_run("init_from", run.init_from, self.before["init_from"], "other weights")
         if model.config != self.before["config"] and not run.init_from:
             asked = model.build(**({"vocab_size": config.vocab_size} if model.config in PRESETS else {}))
             if asked.replace(share_type=config.share_type, extra=config.extra) != config:
-                raise _another_run("config", model.config, self.before["config"], "another model")
+                raise another_run("config", model.config, self.before["config"], "another model")
 
     def note_schedule(self, train: TrainConfig) -> None:
         """Say where a resumed run's learning rate jumps, since --max_steps is another."""
@@ -138,12 +136,7 @@ class RunFolder:
         if run.init_from and not self.before:
             known = file_crc(checkpoint_folder(run.init_from) / WEIGHTS)
         saved["init_from_crc32c"] = known
-        write_file(self.path / OPTIONS, (strict_json(saved, indent=2) + "\n").encode())
-
-
-def _another_run(name: str, given: Any, before: Any, what: str = "") -> UserError:
-    differs = f"{name}={given} {f'holds {what} than' if what else 'differs from'} the run's {before}"
-    return UserError(f"{differs}, and would make it another run; leave --{name} out or start in another folder")
+        write_json(self.path / OPTIONS, saved)
 
 
 def model_config(model: ModelOptions, folder: RunFolder, run: RunOptions, loader: PretrainingLoader) -> AlbertConfig:

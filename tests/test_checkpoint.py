@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.steps import eager, make_batch, make_step, same
 
-from albert_fast import checkpoint
+from albert_fast import checkpoint, pretrained
 from albert_fast.options import UserError
 
 LOOSER = [("all", "ffn"), ("all", "attention"), ("all", "None"), ("ffn", "None"), ("attention", "None")]
@@ -84,7 +84,7 @@ def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(UserError, match="No space left on device; free some space"):
+    monkeypatch.setattr(pretrained, "save_file", full)
+    with pytest.raises(UserError, match="No space left on device; make room"):
         saved(step, tmp_path, 2)
     assert [p.name for p in tmp_path.iterdir() if "checkpoint" in p.name] == ["checkpoint-1"]

@@ -6,8 +6,6 @@ filled: nothing is left out or made up in silence.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +19,7 @@ from albert_fast.convert.pytorch import read_pytorch
 from albert_fast.convert.source import Source
 from albert_fast.convert.tensorflow import read_tensorflow
 from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
+from albert_fast.files import whole_folder, writing
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import Options, UserError, check_choice, note, option
 from albert_fast.pretrained import checkpoint_folder, refuse_non_finite
@@ -71,18 +70,15 @@ def convert(options: ConvertOptions) -> None:
         check_recorded(model, Path(options.check), options.tolerance)
 
     tokenizer = _tokenizer(options.vocab, source.path, target)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Made beside the output and renamed; what fails on the way takes it away with it.
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-        partial = Path(folder) / output.name
-        partial.mkdir()
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(output) as partial:
         if tokenizer is not None:
             tokenizer.save(partial)
         if options.to == "huggingface":
             export_huggingface(model, partial, tokenizer)
         else:
             model.save_pretrained(partial)
-        os.replace(partial, output)
     count = sum(parameter.numel() for parameter in model.parameters())
     print(f"{output}: {count:,} parameters, {target.ln_type}, share_type={share_type}, for {options.to}")
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from albert_fast.config import AlbertConfig
 from albert_fast.convert.names import huggingface_names
 from albert_fast.data.tokenizer import Tokenizer
+from albert_fast.files import write_json
 from albert_fast.options import UserError, note
-from albert_fast.pretrained import CONFIG, WEIGHTS, PretrainedModel
+from albert_fast.pretrained import CONFIG, WEIGHTS, PretrainedModel, save_tensors
 from albert_fast.sharing import unshare
 
 _OURS_ALONE = ("layout", "ln_type", "share_type", "final_layer_norm", "real_vocab_size")
@@ -53,12 +52,12 @@ def export_huggingface(model: PretrainedModel, directory: Path, tokenizer: Token
         )
     dtype = _dtype(config, state)
     weights = {
-        name: part.to(dtype).clone()
+        name: part.to(dtype)
         for ours, theirs in huggingface_names(shared).items()
         if ours in state
         for name, part in zip(theirs, state[ours].chunk(len(theirs)), strict=True)
     }
-    save_file(weights, directory / WEIGHTS, {"format": "pt"})
+    save_tensors(weights, directory / WEIGHTS)
     fields = {name: value for name, value in shared.to_dict().items() if name not in _OURS_ALONE}
     special = (
         {}
@@ -75,7 +74,7 @@ def export_huggingface(model: PretrainedModel, directory: Path, tokenizer: Token
         }
     )
     fields.pop("torch_dtype", None)  # dtype's older name
-    (directory / CONFIG).write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(directory / CONFIG, fields)
 
 
 def _dtype(config: AlbertConfig, state: dict[str, Tensor]) -> torch.dtype:

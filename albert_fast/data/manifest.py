@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albert_fast._loader import crc32c
-from albert_fast.files import write_file
+from albert_fast.files import is_sealed, seal, write_file
 from albert_fast.options import UserError
 
 MANIFEST = "manifest.json"
@@ -34,7 +33,7 @@ class Manifest:
 
 def write_manifest(directory: Path, data: dict[str, Any]) -> None:
     """Write manifest.json, sealed with its CRC32C; its appearance makes the folder a prepared one."""
-    write_file(directory / MANIFEST, _manifest_bytes({**data, "crc32c": _manifest_crc(data)}))
+    write_file(directory / MANIFEST, _manifest_bytes(seal(data)))
 
 
 def open_folder(directory: str | os.PathLike[str]) -> Manifest:
@@ -55,7 +54,7 @@ def open_folder(directory: str | os.PathLike[str]) -> Manifest:
     try:
         data = json.loads(content)
         written = _manifest_bytes(data)
-        sealed = data["crc32c"] == _manifest_crc({key: value for key, value in data.items() if key != "crc32c"})
+        sealed = is_sealed(data)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         offset = error.pos if isinstance(error, json.JSONDecodeError) else 0
         raise UserError(f"data {file}: offset {offset}: damaged ({error}); prepare the folder again") from None
@@ -66,10 +65,6 @@ def open_folder(directory: str | os.PathLike[str]) -> Manifest:
     if (data["format"], data["version"]) != (FORMAT, VERSION):
         raise UserError(f"data {file}: {data['format']} version {data['version']} is not {FORMAT} version {VERSION}")
     return Manifest(directory, data)
-
-
-def _manifest_crc(data: dict[str, Any]) -> int:
-    return crc32c(json.dumps(data, sort_keys=True, separators=(",", ":")).encode())
 
 
 def _manifest_bytes(data: dict[str, Any]) -> bytes:

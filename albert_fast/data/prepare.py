@@ -17,14 +17,14 @@ from typing import Any, Literal
 from albert_fast._loader import crc32c
 from albert_fast.data.inputs import InputFile, expand, file_bytes, input_files, spooled
 from albert_fast.data.manifest import FORMAT, MANIFEST, VERSION, Manifest, open_folder, write_manifest
-from albert_fast.data.progress import Counts, Progress, check_same, check_text, read_progress, sweep
+from albert_fast.data.progress import Counts, Progress, check_settings, check_text, read_progress, sweep
 from albert_fast.data.sentences import icu_version
 from albert_fast.data.text import Span, part_spans
 from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
 from albert_fast.data.vocabulary import train_vocabulary
 from albert_fast.data.workers import Recipe, load_segmenter
 from albert_fast.data.write_part import encode_part
-from albert_fast.files import locked, write_file, writing
+from albert_fast.files import locked, writing
 from albert_fast.options import Options, UserError, check_choice, note, option
 
 WORKER_BYTES = 1 << 23  # about a second's work, and a worker takes a fifth of one to start
@@ -83,9 +83,7 @@ def _prepare(options: PrepareOptions, files: tuple[InputFile, ...], part: int, p
         progress.load()
         if not progress.complete:
             tokenizer = tokenizer or _trained(options, files, directory)
-            with writing(directory):
-                for name, content in tokenizer.files().items():
-                    write_file(directory / name, content)
+            tokenizer.save(directory)
             recipe = Recipe(tokenizer.backend.to_str(), options.json_field, options.segmenter, options.split_sentences)
             _note_capitals(tokenizer)
             began, before = time.monotonic(), replace(progress.counts)
@@ -180,8 +178,7 @@ def _merge(progress: Progress) -> Manifest | None:
         "shards": [shard for part in saved.values() for shard in part["shards"]],
         "files": {name: {"bytes": len(data), "crc32c": crc32c(data)} for name, data in contents.items()},
     }
-    with writing(directory):
-        write_manifest(directory, manifest)
+    write_manifest(directory, manifest)
     sweep(directory)
     size = sum(shard["bytes"] for shard in manifest["shards"])
     print(f"{directory}: {len(manifest['shards'])} shards, {size / 1e6:,.1f} MB, {totals['tokens']:,} tokens")
@@ -189,7 +186,7 @@ def _merge(progress: Progress) -> Manifest | None:
 
 
 def _already_finished(manifest: Manifest, settings: dict[str, Any], spans: list[Span], part: int) -> Manifest:
-    check_same(manifest.directory, settings, manifest.data["settings"])
+    check_settings(settings, manifest.data["settings"])
     check_text(manifest.directory, spans, manifest.data["span_crcs"][part - 1], None)
     sweep(manifest.directory)
     print(f"{manifest.directory}: already prepared from this input with these settings; nothing to do")

@@ -10,8 +10,8 @@ from typing import Any
 
 from albert_fast._loader import crc32c
 from albert_fast.data.text import CHUNK_BYTES, Position, Span
-from albert_fast.files import write_file, writing
-from albert_fast.options import UserError
+from albert_fast.files import remove_partials, write_json
+from albert_fast.options import UserError, check_unchanged
 
 SAVED = ("settings", "position", "shards", "span_crcs", "counts", "complete")
 
@@ -65,7 +65,7 @@ class Progress:
                 path.unlink(missing_ok=True)
             others = {}
         for saved in others.values():
-            check_same(self.directory, self.settings, saved["settings"])
+            check_settings(self.settings, saved["settings"])
         if self.file(self.part) not in others:
             self.save()
             return
@@ -80,18 +80,12 @@ class Progress:
                 raise UserError(f"output {path}: is missing or not whole; delete the folder and prepare it again")
 
     def save(self) -> None:
-        content = json.dumps({key: value for key, value in asdict(self).items() if key in SAVED}, indent=1)
-        with writing(self.directory):
-            write_file(self.file(self.part), content.encode())
+        write_json(self.file(self.part), {key: value for key, value in asdict(self).items() if key in SAVED})
 
 
-def check_same(directory: Path, settings: dict[str, Any], other: dict[str, Any]) -> None:
-    for key, value in json.loads(json.dumps(settings)).items():
-        if other.get(key) != value:
-            raise UserError(
-                f"output {directory} holds a run with {key}={str(other.get(key))[:200]}, not {str(value)[:200]}; "
-                "use the same input and settings, or another output"
-            )
+def check_settings(given: dict[str, Any], before: dict[str, Any]) -> None:
+    """Refuse other settings than the folder was begun with; what it does not record was not set."""
+    check_unchanged(given, dict.fromkeys(given) | before)
 
 
 def check_text(directory: Path, spans: list[Span], crcs: list[int], until: Position | None) -> None:
@@ -132,7 +126,8 @@ def read_progress(path: Path) -> dict[str, Any]:
 
 def sweep(directory: Path) -> None:
     """Remove what only an unfinished folder needs."""
-    for pattern in ("progress-*.json", "*.lock", "*.partial"):
+    remove_partials(directory)
+    for pattern in ("progress-*.json", "*.lock", "shard-*.partial"):
         for path in directory.glob(pattern):
             with suppress(OSError):
                 path.unlink()

@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from albert_fast.data.wordpiece import IDEOGRAPH, WordPieceCache
+from albert_fast.files import write_file
 from albert_fast.options import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -219,7 +220,7 @@ class Tokenizer:
         """Write tokenizer.json, tokenizer_config.json and, for WordPiece, vocab.txt into `directory`."""
         Path(directory).mkdir(parents=True, exist_ok=True)
         for name, content in self.files().items():
-            (Path(directory) / name).write_bytes(content)
+            write_file(Path(directory) / name, content)
 
 
 def _ideographs_begin(lines: Sequence[str], segment: Callable[[str], Iterable[str]]) -> np.ndarray:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import rich.console
 import rich.progress
@@ -19,7 +18,7 @@ from albert_fast.data.shards import ShardWriter
 from albert_fast.data.text import Span, TextError, locate, read_chunks
 from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.data.workers import Recipe, encode_chunks
-from albert_fast.files import file_crc, writing
+from albert_fast.files import file_crc, whole_file
 from albert_fast.options import note
 
 MAX_SHARD_SENTENCES = 1 << 22  # their lengths wait in memory until the shard is closed
@@ -32,7 +31,7 @@ def encode_part(progress: Progress, tokenizer: Tokenizer, recipe: Recipe, worker
     chunks = read_chunks(progress.spans, progress.position)
     limit, counts, pages = progress.settings["shard_tokens"], progress.counts, PageBuilder()
     shard = _OpenShard(progress, tokenizer, recipe.segmenter != "none")
-    with encode_chunks(recipe, workers) as encode, shard.discarded_on_failure(), _live(progress.spans) as show:
+    with encode_chunks(recipe, workers) as encode, shard, _live(progress.spans) as show:
         for chunk, encoded in encode(chunks):
             span = chunk.position.span
             if isinstance(encoded, TextError):
@@ -59,12 +58,21 @@ def encode_part(progress: Progress, tokenizer: Tokenizer, recipe: Recipe, worker
 
 
 class _OpenShard:
-    """The shard being written, begun with its first page; recorded in the part's progress when it is closed."""
+    """The shard being written, begun with its first page; recorded in the part's progress when it is closed.
+
+    A context manager: a run that fails gives the disk its room back, which must not stay full of half a shard.
+    """
 
     def __init__(self, progress: Progress, tokenizer: Tokenizer, segmented: bool):
         self._progress, self._tokenizer, self._segmented = progress, tokenizer, segmented
         self._writer: ShardWriter | None = None
-        self._file: BinaryIO | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> _OpenShard:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
 
     @property
     def num_tokens(self) -> int:
@@ -80,44 +88,27 @@ class _OpenShard:
         return self._progress.directory / f"shard-{part}{len(self._progress.shards):05d}.bin"
 
     def write(self, page: Page) -> None:
-        with writing(self._progress.directory):
-            if self._writer is None:
-                self._file = open(f"{self._path}.partial", "wb", buffering=1 << 20)  # noqa: SIM115
-                self._writer = ShardWriter(self._file, self._tokenizer, self._segmented)
-            self._writer.write_page(page.ids, page.word_starts, page.lengths, page.first_of_document)
+        if self._writer is None:
+            partial = self._open.enter_context(whole_file(self._path))
+            file = self._open.enter_context(open(partial, "wb", buffering=1 << 20))  # noqa: SIM115
+            self._writer = ShardWriter(file, self._tokenizer, self._segmented)
+        self._writer.write_page(page.ids, page.word_starts, page.lengths, page.first_of_document)
 
     def close(self, pages: PageBuilder) -> None:
         """Finish the shard with what `pages` still holds, and record where the part stands."""
         for page in pages.flush():
             self.write(page)
-        writer, file, progress = self._writer, self._file, self._progress
-        if writer is not None and file is not None:
-            with writing(progress.directory):
-                writer.finish()
-                file.flush()
-                os.fsync(file.fileno())
-                file.close()
-                path = self._path
-                os.replace(f"{path}.partial", path)
-                totals = {key: getattr(writer, f"num_{key}") for key in ("tokens", "sentences", "documents")}
-                entry = {"file": path.name, "bytes": path.stat().st_size, "crc32c": file_crc(path), **totals}
-            self._writer = self._file = None
+        writer, path, progress = self._writer, self._path, self._progress
+        if writer is not None:
+            writer.finish()
+            self._open.close()
+            self._writer = None
+            totals = {key: getattr(writer, f"num_{key}") for key in ("tokens", "sentences", "documents")}
+            entry = {"file": path.name, "bytes": path.stat().st_size, "crc32c": file_crc(path), **totals}
             progress.shards.append(entry)
             for key, value in totals.items():
                 setattr(progress.counts, key, getattr(progress.counts, key) + value)
         progress.save()
-
-    @contextmanager
-    def discarded_on_failure(self) -> Iterator[None]:
-        """Give the disk its room back when the run fails: a full disk must not stay full of half a shard."""
-        try:
-            yield
-        except BaseException:
-            if self._file is not None:
-                with suppress(OSError):
-                    self._file.close()
-                Path(f"{self._path}.partial").unlink(missing_ok=True)
-            raise
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from albert_fast.downstream.classifier import AlbertForSequenceClassification, e
 from albert_fast.downstream.columns import ColumnOptions, Expected
 from albert_fast.downstream.examples import Example, read_examples
 from albert_fast.downstream.scores import classification_scores
+from albert_fast.files import whole_file
 from albert_fast.options import DeviceOptions, Options, UserError, note, option
 
 
@@ -85,8 +86,7 @@ def labelled_scores(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
 
 def write_predictions(file: Path, examples: list[Example], logits: Tensor, names: list[str]) -> None:
     """One JSON object a row: its texts, label if any, predicted class and the probability of each class."""
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
+    with whole_file(file) as partial, partial.open("w", encoding="utf-8") as stream:
         for example, row in zip(examples, logits.softmax(-1).tolist(), strict=True):
             pair = {} if example.text_b is None else {"text_b": example.text_b}
             label = {} if example.label is None else {"label": example.label}
@@ -94,4 +94,3 @@ def write_predictions(file: Path, examples: list[Example], logits: Tensor, names
             best = names[int(np.argmax(row))]
             line = {"text_a": example.text_a, **pair, **label, "prediction": best, "probabilities": probabilities}
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-    partial.replace(file)

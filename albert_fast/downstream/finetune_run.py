@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +13,14 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from albert_fast.downstream.classifier import SETTINGS, AlbertForSequenceClassification, read_settings
-from albert_fast.files import locked
-from albert_fast.metrics import METRICS, read_metrics
+from albert_fast.files import append_line, locked, remove_partials, write_json, writing
+from albert_fast.metrics import METRICS, drop_later_lines
 from albert_fast.optimizer import Optimizer
-from albert_fast.options import UserError, note
-from albert_fast.pretrained import WEIGHTS, save_config
+from albert_fast.options import UserError, check_unchanged, note
+from albert_fast.pretrained import WEIGHTS, save_config, save_tensors
 
 STATE = "training_state.safetensors"
 # Flags that may differ when a run goes on: none changes a bit of what it computes.
@@ -65,8 +63,10 @@ class FinetuneRun:
             raise UserError(f"output={self.output} holds no run to resume; leave --resume out to start one")
         if not resume and self.output.exists() and any(self.output.iterdir()):
             raise UserError(f"output={self.output} holds files already; give --resume to go on, or another folder")
-        self.output.mkdir(parents=True, exist_ok=True)
+        with writing(self.output):
+            self.output.mkdir(parents=True, exist_ok=True)
         with locked(self.output, "checkpoints"):
+            remove_partials(self.output)
             self._resume() if resume else self._create()
             with self._bar(max_steps):
                 yield
@@ -117,35 +117,30 @@ class FinetuneRun:
         if is_best:
             self.best = {"epoch": epoch, **scores}
             flat = self.optimizer.flat
-            _save_whole(flat.views(flat.master), self.output / WEIGHTS, {"format": "pt"})
+            save_tensors(flat.views(flat.master), self.output / WEIGHTS)
         self._restart_clock()
         return is_best
 
     def save(self) -> None:
         """Leave the state of now for --resume."""
         where = {"step": self.step, "best": self.best, "epochs_since_best": self.epochs_since_best}
-        _save_whole(self._tensors(), self.output / STATE, {"progress": json.dumps(where)})
+        save_tensors(self._tensors(), self.output / STATE, {"progress": json.dumps(where)})
         self._restart_clock()
 
     def _create(self) -> None:
-        settings = json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
-        (self.output / SETTINGS).write_text(settings, encoding="utf-8")
+        write_json(self.output / SETTINGS, self.settings)
         save_config(self.model.config, self.output)
         if self.model.tokenizer is not None:
             self.model.tokenizer.save(self.output)
         self.save()
 
     def _resume(self) -> None:
-        held, before = self.output / STATE, read_settings(self.output)
-        for name, value in self.settings.items():
-            if name not in _FREE and name in before and before[name] != value:
-                raise UserError(f"{name}={value} differs from the run's {before[name]}; start in another folder")
+        held, fixed = self.output / STATE, {k: v for k, v in self.settings.items() if k not in _FREE}
+        check_unchanged(fixed, read_settings(self.output))
         if not held.is_file():
             raise UserError(f"output={self.output}: this run has ended; start another in another folder")
         self._load(held)
-        lines = read_metrics(self.output) if (self.output / METRICS).exists() else []
-        lines = [line for line in lines if line["step"] <= self.step]
-        (self.output / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        drop_later_lines(self.output, self.step)
         note(f"resumed from {held} at step {self.step:,}")
 
     def _load(self, held: Path) -> None:
@@ -168,17 +163,8 @@ class FinetuneRun:
         return weights | self.optimizer.state()
 
     def _write(self, values: dict[str, Any]) -> None:
-        with (self.output / METRICS).open("a") as stream:
-            stream.write(json.dumps({"step": self.step, **values}) + "\n")
+        append_line(self.output / METRICS, json.dumps({"step": self.step, **values}))
 
     def _restart_clock(self) -> None:
         self.clock, self.tokens, self.since = time.perf_counter(), 0, 0
         self.loss_sum.zero_()
-
-
-def _save_whole(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    save_file({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, partial, metadata)
-    with partial.open("rb") as stream:
-        os.fsync(stream.fileno())
-    partial.replace(file)

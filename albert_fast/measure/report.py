@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from albert_fast.files import save_figure
+
 PARTS = ("parameters", "gradients", "optimizer", "activations", "temporaries")
 MEGABYTE = 1e6
 
@@ -66,7 +68,7 @@ def plot(rows: list[dict[str, Any]], file: Path, title: str) -> None:
     axes.set(ylabel="MB (10^6 bytes)", title=title)
     axes.legend()
     axes.grid(axis="y", alpha=0.3)
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)
     pyplot.close(figure)
 
 
