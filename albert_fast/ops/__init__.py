@@ -100,6 +100,7 @@ def _triton_ops() -> Ops:
             raise UserError("ops='triton' finds no GPU; use ops='torch', or set TRITON_INTERPRET=1 to interpret it")
     from albert_fast.kernels.add_layer_norm import add_layer_norm, add_pre_layer_norm
     from albert_fast.kernels.gelu_ffn import gelu_ffn
+    from albert_fast.kernels.linear_cross_entropy import linear_cross_entropy
 
     def add_post_layer_norm(*arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
         y = add_layer_norm(*arguments, **keywords)
@@ -110,6 +111,7 @@ def _triton_ops() -> Ops:
         add_post_layer_norm=add_post_layer_norm,
         add_pre_layer_norm=add_pre_layer_norm,
         gelu_ffn=gelu_ffn,
+        linear_cross_entropy=linear_cross_entropy,
     )
 
 
