@@ -29,11 +29,11 @@ from rich.table import Table
 
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.data.batches import Batch, PretrainingLoader
+from albert_fast.measure.products import Product, step_products
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.step import TrainStep
 from bench import huggingface, machine
 from bench.corpus import synthetic_folder
-from bench.products import Product, step_products
 
 RESULTS = Path(__file__).parent / "results"
 TARGETS = {("full", "tiny"): 2.5, ("full", "base"): 1.2, ("short", "tiny"): 2.5, ("short", "base"): 1.8}

@@ -7,11 +7,11 @@ import torch
 
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.measure.memory import full_batch
+from albert_fast.measure.products import step_flops
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.step import TrainStep
 from bench import harness, huggingface, machine
 from bench.bench_pretrain import check_gradients
-from bench.products import step_flops
 
 GPU_RUNS = [("base", 128, 1024), ("base", 128, 16384), ("base", 512, 16384), ("xlarge", 512, 16384)]
 CPU_RUNS = [("tiny", 128, 256), ("tiny", 128, 1024), ("tiny", 128, 4096)]

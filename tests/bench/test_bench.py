@@ -15,12 +15,12 @@ from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.data.adapters import ExampleDataset, PaddingCollator
 from albert_fast.data.batches import PretrainingLoader
 from albert_fast.measure.memory import full_batch
+from albert_fast.measure.products import step_flops, step_products
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.step import TrainStep
 from bench import bench_pretrain, bench_quality, gpu_report, huggingface, machine
 from bench import report as tables
 from bench.corpus import synthetic_folder
-from bench.products import step_flops, step_products
 from bench.shapes import Shape
 
 VOCABULARY = 300

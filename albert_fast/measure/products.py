@@ -9,7 +9,7 @@ from albert_fast.config import AlbertConfig
 
 @dataclass(frozen=True)
 class Product:
-    """count products [rows, inner] x [inner, columns] of a step; kind as in machine.product, batch for attention."""
+    """count products [rows, inner] x [inner, columns] of a step; kind as in bench.machine, batch for attention."""
 
     name: str
     kind: str
