@@ -141,6 +141,14 @@ class AlbertConfig:
     def replace(self, **overrides: Any) -> AlbertConfig:
         return replace(self, **overrides)
 
+    def check_length(self, max_seq_length: int) -> None:
+        """UserError where sequences of max_seq_length tokens have more positions than this model."""
+        if max_seq_length > self.max_position_embeddings:
+            raise UserError(
+                f"max_seq_length={max_seq_length} is over the model's max_position_embeddings="
+                f"{self.max_position_embeddings}; use at most that"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """What config.json holds: every field, with the unknown keys of the config it came from laid beside them."""
         values = {name: value for name, value in asdict(self).items() if value is not None}

@@ -169,11 +169,7 @@ def check_vocabulary(fingerprint: bytes, folder: str, loader: PretrainingLoader,
 
 def check_trainable(config: AlbertConfig, data: DataConfig) -> None:
     """UserError where a config cannot be pretrained on such data."""
-    if data.max_seq_length > config.max_position_embeddings:
-        raise UserError(
-            f"max_seq_length={data.max_seq_length} is over the config's max_position_embeddings="
-            f"{config.max_position_embeddings}; use at most that"
-        )
+    config.check_length(data.max_seq_length)
     if config.attention_probs_dropout_prob > 0:
         raise UserError(
             f"attention_probs_dropout_prob={config.attention_probs_dropout_prob} cannot be trained here (flash "

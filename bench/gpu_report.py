@@ -127,7 +127,8 @@ def part_memory(dry: bool, keep: Keep) -> dict[str, Any]:
     """Predicted against measured, eager and captured, for some of the table's rows."""
     from albert_fast.config import AlbertConfig
     from albert_fast.measure.allocator import measure
-    from albert_fast.measure.memory import MemoryOptions, predict
+    from albert_fast.measure.memory import MemoryOptions
+    from albert_fast.measure.predict import predict
 
     sizes = [("tiny", 128, 256)] if dry else [("base", 128, 16384), ("base", 512, 16384), ("xlarge", 512, 8192)]
     kinds = [("all", "postln")] if dry else [("all", "postln"), ("None", "postln"), ("all", "preln")]
@@ -140,7 +141,7 @@ def part_memory(dry: bool, keep: Keep) -> dict[str, Any]:
             row = dict(preset=preset, max_seq_length=length, tokens=tokens, share_type=share, ln_type=ln)
             row["recompute"] = recompute
             try:
-                predicted, measured = predict(config, options, recompute), measure(config, options, recompute)
+                predicted, measured = predict(options.spec(config, recompute)), measure(options.spec(config, recompute))
             except Exception as error:
                 failed.append({"run": list(map(str, row.values())), "reason": f"{type(error).__name__}: {error}"[:600]})
             else:

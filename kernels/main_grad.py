@@ -24,14 +24,30 @@ def _addmm_takes_out_dtype() -> bool:
 
 def accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total [M, K] += a [T, M].T @ b [T, K], products and sums in total's dtype, in place."""
-    if a.dtype == total.dtype:
+    torch.ops.albert_fast.accumulate_product(total, a, b)
+
+
+@torch.library.custom_op("albert_fast::accumulate_product", mutates_args=("total",))
+def _accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Opaque, because what runs inside depends on the device: traces and predictions see one product."""
+    if not a.is_cuda:
+        accumulate_product_on_cpu(total, a, b)
+    elif a.dtype == total.dtype:
         total.addmm_(a.t(), b)
-    elif not a.is_cuda:
-        total.addmm_(a.t().to(total.dtype), b.to(total.dtype))
     elif _addmm_takes_out_dtype():
         torch.addmm(total, a.t(), b, out_dtype=total.dtype, out=total)
     else:
         total.add_(torch.mm(a.t(), b, out_dtype=total.dtype))
+
+
+@_accumulate_product.register_fake
+def _(total, a, b):
+    return None
+
+
+def accumulate_product_on_cpu(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """The same where products cannot widen: operands of another dtype are upcast first."""
+    total.addmm_(a.t().to(total.dtype), b.to(total.dtype))
 
 
 def weight_gradient(main_grad: Tensor | None, a: Tensor, b: Tensor) -> Tensor | None:

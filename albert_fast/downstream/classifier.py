@@ -172,11 +172,7 @@ def encode_texts(
     tokenizer: Tokenizer, pairs: Sequence[tuple[str, str | None]], max_seq_length: int, config: AlbertConfig
 ) -> EncodedTexts:
     """[CLS] A [SEP] or [CLS] A [SEP] B [SEP] of each pair, the longer of the two cut until it fits."""
-    if max_seq_length > config.max_position_embeddings:
-        raise UserError(
-            f"max_seq_length={max_seq_length} is over the model's max_position_embeddings="
-            f"{config.max_position_embeddings}; use at most that"
-        )
+    config.check_length(max_seq_length)
     if config.type_vocab_size < 2 and any(b is not None for _, b in pairs):
         raise UserError(f"type_vocab_size={config.type_vocab_size} has no second segment: it cannot read pairs")
     texts = [text for pair in pairs for text in pair if text is not None]

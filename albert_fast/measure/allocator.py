@@ -6,39 +6,30 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from albert_fast.config import AlbertConfig
-from albert_fast.model import AlbertForPreTraining
+from albert_fast.data.batches import Batch
+from albert_fast.measure.step_spec import StepSpec
 from albert_fast.step import TrainStep
-
-if TYPE_CHECKING:
-    from albert_fast.measure.memory import MemoryOptions
 
 _MARK = "albert_fast_measured_step"
 
 
-def measure(config: AlbertConfig, options: MemoryOptions, recompute: str) -> dict[str, Any]:
-    """Peak bytes of a step of `config` on the device that is here, the seconds of one, and what the system saw."""
-    from albert_fast.measure.memory import full_batch
+def measure(spec: StepSpec) -> dict[str, Any]:
+    """Peak bytes of a step on the device that is here, the seconds of one, and what the system saw."""
+    device, batch = torch.device(spec.target), spec.batch()
 
-    device = torch.device(options.target())
-    batch = full_batch(config, options.tokens_per_batch, options.max_seq_length)
-
-    def build(capture: str = "off") -> TrainStep:
-        train = replace(options.train_config(recompute), capture=capture)
-        model = AlbertForPreTraining(config, "auto").to(device)
-        return TrainStep(model, batch, options.max_seq_length, train, options.dtype())
+    def build(capture: Literal["on", "off"] = "off") -> TrainStep:
+        return spec.build(device, "auto", capture)
 
     return _measure_cuda(build, batch) if device.type == "cuda" else _measure_cpu(build, batch)
 
 
-def _measure_cpu(build: Callable[..., TrainStep], batch) -> dict[str, Any]:
+def _measure_cpu(build: Callable[..., TrainStep], batch: Batch) -> dict[str, Any]:
     """Every allocation and free of torch's CPU allocator, those inside ops too, from the weights' making onwards."""
     gc.collect()  # an earlier step's tensors, freed below, would count as this one's
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -66,7 +57,7 @@ def _measure_cpu(build: Callable[..., TrainStep], batch) -> dict[str, Any]:
     }
 
 
-def _measure_cuda(build: Callable[..., TrainStep], batch) -> dict[str, Any]:
+def _measure_cuda(build: Callable[..., TrainStep], batch: Batch) -> dict[str, Any]:
     """The caching allocator's own statistics, eagerly and then captured, graph pool included."""
     _release_cuda()
     before = torch.cuda.memory_allocated()
@@ -104,7 +95,7 @@ def _release_cuda() -> None:
     torch.cuda.empty_cache()
 
 
-def _step_seconds(step: TrainStep, batch, times: int = 3) -> float:
+def _step_seconds(step: TrainStep, batch: Batch, times: int = 3) -> float:
     """Median seconds of a step."""
     taken = []
     for _ in range(times):

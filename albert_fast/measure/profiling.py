@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from albert_fast.config import PRESETS, DataConfig, ModelOptions, TrainConfig
 from albert_fast.data.batches import Batch
-from albert_fast.measure.memory import full_batch
+from albert_fast.measure.batch import full_batch
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import Options, compute_dtype, device_kind, note, option
 from albert_fast.pretrain import open_loader

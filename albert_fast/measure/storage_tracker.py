@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -14,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from albert_fast import model
+from albert_fast.measure.place import Places
 
 
 @dataclass
@@ -43,7 +41,7 @@ class StorageTracker(TorchDispatchMode):
         root: whose modules name what their code makes.
         scratch: bytes that an op takes inside and gives back before it returns, which its outputs do not show.
         bodies: for opaque ops, the Python to run in place of their fake, so that what happens inside is followed too.
-        skip: code of the functions whose allocations do not happen on the device that is asked about.
+        granularity: bytes that an allocation is rounded up to a multiple of.
     """
 
     def __init__(
@@ -51,14 +49,13 @@ class StorageTracker(TorchDispatchMode):
         root: nn.Module | None = None,
         scratch: Callable[[Any, tuple], int] | None = None,
         bodies: dict[Any, Callable] | None = None,
-        skip: frozenset[CodeType] = frozenset(),
         granularity: int = 1,
     ):
         super().__init__()
         self.lifetimes: list[Lifetime] = []
         self.now = self.live_bytes = self.peak_bytes = self.peak_event = 0
-        self._scratch, self._bodies, self._skip, self._granularity = scratch, bodies or {}, skip, granularity
-        self._names = {} if root is None else {id(module): name for name, module in root.named_modules()}
+        self._scratch, self._bodies, self._granularity = scratch, bodies or {}, granularity
+        self._places = Places(root)
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
         self.held: list[torch.Tensor] = []  # what the caller wants alive as long as the tracker
 
@@ -92,35 +89,18 @@ class StorageTracker(TorchDispatchMode):
         if func in self._bodies:
             with self:
                 return self._bodies[func](*args, **kwargs)
-        name, layer, in_model, skipped = self._place(sys._getframe(1), func)
+        place = self._places.find()
         result = func(*args, **kwargs)
         made = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
         made = [x for x in made if x.untyped_storage() not in self._known]
         size = self._scratch(func, args) if self._scratch else 0
-        if not skipped:
-            for tensor in made:
-                self.note(tensor, name, layer, in_model)
-            if size:
-                inside = Lifetime(size, self.now + 1, f"{name} (scratch)", layer, False)
-                self._move(size)
-                self.lifetimes.append(inside)
-                self._free(inside)
-        return result
-
-    def _place(self, frame: FrameType | None, func: Any) -> tuple[str, int | None, bool, bool]:
-        """What code is running: a name for its output, the encoder layer, whether it is the model's, or skipped."""
-        name, layer, in_model, skipped = "", None, False, False
-        while frame is not None:
-            skipped = skipped or frame.f_code in self._skip
-            if frame.f_code.co_filename == model.__file__:
-                # Reading f_locals keeps what they hold until they are read again, before the next op: here.
-                variables = frame.f_locals
-                in_model = True
-                module = variables.get("self")
-                name = name or self._names.get(id(module), "")
-                if layer is None and isinstance(module, model.Layer):
-                    layer = module.depth
-            frame = frame.f_back
         operator = str(func).removeprefix("aten.").removesuffix(".default").partition(".")[0]
-        place = ".".join(part for part in name.split(".") if not part.isdigit())
-        return f"{place.removeprefix('albert.')} {operator}".strip(), layer, in_model, skipped
+        name = f"{place.module} {operator}".strip()
+        for tensor in made:
+            self.note(tensor, name, place.layer, place.in_model)
+        if size:
+            inside = Lifetime(size, self.now + 1, f"{name} (scratch)", place.layer, False)
+            self._move(size)
+            self.lifetimes.append(inside)
+            self._free(inside)
+        return result

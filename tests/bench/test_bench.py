@@ -14,7 +14,7 @@ from albert_fast import cli
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.data.adapters import ExampleDataset, PaddingCollator
 from albert_fast.data.batches import PretrainingLoader
-from albert_fast.measure.memory import full_batch
+from albert_fast.measure.batch import full_batch
 from albert_fast.measure.products import step_flops, step_products
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.step import TrainStep

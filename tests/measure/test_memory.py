@@ -9,16 +9,10 @@ import torch
 from albert_fast.cli import main
 from albert_fast.config import AlbertConfig
 from albert_fast.measure.allocator import measure
-from albert_fast.measure.memory import (
-    CUBLAS_WORKSPACE_BYTES,
-    LN_TYPES,
-    SHARE_TYPES,
-    MemoryOptions,
-    fit,
-    full_batch,
-    parse_bytes,
-    predict,
-)
+from albert_fast.measure.batch import full_batch
+from albert_fast.measure.memory import LN_TYPES, SHARE_TYPES, MemoryOptions, parse_bytes
+from albert_fast.measure.predict import CUBLAS_WORKSPACE_BYTES, fit, predict
+from albert_fast.measure.step_spec import StepSpec
 from albert_fast.measure.storage_tracker import StorageTracker
 from albert_fast.ops import linear_cross_entropy
 from albert_fast.options import UserError
@@ -29,8 +23,9 @@ ROW_KEYS = {
 }  # fmt: skip
 
 
-def options(**given) -> MemoryOptions:
-    return MemoryOptions(**{"tokens_per_batch": 256, "max_seq_length": 64, "device": "cpu", **given})
+def spec(config: AlbertConfig, recompute: str = "none", **given) -> StepSpec:
+    options = MemoryOptions(**{"tokens_per_batch": 256, "max_seq_length": 64, "device": "cpu", **given})
+    return options.spec(config, recompute)
 
 
 def small(**given) -> AlbertConfig:
@@ -42,7 +37,7 @@ def small(**given) -> AlbertConfig:
 @pytest.mark.parametrize("share_type", SHARE_TYPES)
 def test_prediction_is_what_the_cpu_allocator_sees(share_type, ln_type):
     config = small(share_type=share_type, ln_type=ln_type)
-    predicted, measured = predict(config, options()), measure(config, options(), "none")
+    predicted, measured = predict(spec(config)), measure(spec(config))
     assert predicted.peak_bytes == pytest.approx(measured["peak_bytes"], rel=0.05)
     static = predicted.parameters_bytes + predicted.gradients_bytes + predicted.optimizer_bytes
     assert static == pytest.approx(measured["static_bytes"], rel=0.02)
@@ -57,7 +52,7 @@ def test_prediction_follows_every_way_of_running(given):
     given = {**given, **(dict(max_seq_length=16) if "tokens_per_batch" in given else {})}
     recompute = given.pop("recompute", "none")
     config = small(**{key: given.pop(key) for key in ("layout", "hidden_dropout_prob") if key in given})
-    predicted, measured = (f(config, options(**given), recompute) for f in (predict, measure))
+    predicted, measured = (f(spec(config, recompute, **given)) for f in (predict, measure))
     assert predicted.peak_bytes == pytest.approx(measured["peak_bytes"], rel=0.05)
 
 
@@ -65,14 +60,14 @@ def test_prediction_follows_every_way_of_running(given):
 @pytest.mark.parametrize("length", [128, 512])
 @pytest.mark.parametrize("preset", ["tiny", "base"])
 def test_prediction_is_what_published_sizes_take(preset, length):
-    config, asked = AlbertConfig.from_preset(preset), options(tokens_per_batch=1024, max_seq_length=length)
-    assert predict(config, asked).peak_bytes == pytest.approx(measure(config, asked, "none")["peak_bytes"], rel=0.05)
+    asked = spec(AlbertConfig.from_preset(preset), tokens_per_batch=1024, max_seq_length=length)
+    assert predict(asked).peak_bytes == pytest.approx(measure(asked)["peak_bytes"], rel=0.05)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("tokens", [64, 4096], ids=["peak-in-update", "peak-in-step"])
 def test_parts_add_up_to_the_peak(device, tokens):
-    predicted = predict(small(), options(device=device, tokens_per_batch=tokens))
+    predicted = predict(spec(small(), device=device, tokens_per_batch=tokens))
     parts = predicted.parts()
     assert parts.pop("peak_bytes") == sum(parts.values())
     assert all(size > 0 for name, size in parts.items() if name != "activations_bytes")
@@ -80,7 +75,7 @@ def test_parts_add_up_to_the_peak(device, tokens):
 
 def test_parameters_gradients_and_optimizer_are_those_of_the_flat_buffers():
     """11,492,234 parameters of base: fp32 master, bf16 copy, fp32 gradient, two fp32 moments, each padded a little."""
-    predicted = predict(AlbertConfig.from_preset("base"), options(device="cuda", precision="bf16"))
+    predicted = predict(spec(AlbertConfig.from_preset("base"), device="cuda", precision="bf16"))
     count = 11_492_234
     assert predicted.parameters_bytes == pytest.approx(6 * count, rel=1e-3)
     assert predicted.gradients_bytes == pytest.approx(4 * count, rel=1e-3)
@@ -90,7 +85,7 @@ def test_parameters_gradients_and_optimizer_are_those_of_the_flat_buffers():
 def test_what_forward_keeps_is_what_the_equations_say():
     """In elements a token and layer: qkv 3H, context H, two sums and two outputs H each, both sides of gelu F."""
     config, tokens = small(), 1024
-    saved = predict(config, options(tokens_per_batch=tokens)).saved
+    saved = predict(spec(config, tokens_per_batch=tokens)).saved
     of_layer = sum(size for (_, layer), size in saved.items() if layer == 1)
     expected = tokens * 4 * (4 * config.hidden_size + 4 * config.hidden_size + 2 * config.intermediate_size)
     assert expected <= of_layer <= 1.1 * expected
@@ -99,32 +94,32 @@ def test_what_forward_keeps_is_what_the_equations_say():
 
 
 def test_sharing_changes_weights_alone():
-    shared, unshared = (predict(small(share_type=s), options(tokens_per_batch=4096)) for s in ("all", "None"))
+    shared, unshared = (predict(spec(small(share_type=s), tokens_per_batch=4096)) for s in ("all", "None"))
     assert shared.activations_bytes == unshared.activations_bytes
     assert unshared.parameters_bytes > 1.3 * shared.parameters_bytes
 
 
 def test_recomputing_saves_memory():
-    none, ffn, layer = (predict(small(), options(tokens_per_batch=4096), r) for r in ("none", "ffn", "layer"))
+    none, ffn, layer = (predict(spec(small(), r, tokens_per_batch=4096)) for r in ("none", "ffn", "layer"))
     assert sum(none.saved.values()) > sum(ffn.saved.values()) > sum(layer.saved.values())
     assert none.peak_bytes > layer.peak_bytes
 
 
 def test_fit_is_the_largest_that_fits():
     limit = 20_000_000
-    tokens, peak = fit(small(), options(), "none", limit)
-    larger = predict(small(), options(tokens_per_batch=tokens + 64)).peak_bytes
+    tokens, peak = fit(spec(small()), limit)
+    larger = predict(spec(small(), tokens_per_batch=tokens + 64)).peak_bytes
     assert tokens % 64 == 0
     assert peak <= limit < larger
-    assert peak == predict(small(), options(tokens_per_batch=tokens)).peak_bytes
-    assert fit(small(), options(), "none", 1000) == (0, 0)
+    assert peak == predict(spec(small(), tokens_per_batch=tokens)).peak_bytes
+    assert fit(spec(small()), 1000) == (0, predict(spec(small(), tokens_per_batch=64)).peak_bytes)
 
 
 def test_flash_scratch_counts_sequence_slots():
     """FlashAttention's backward keeps 128 spare rows of fp32 for every slot of cu_seqlens, used or not."""
     few, many = (
-        predict(small(num_hidden_layers=1), options(device="cuda", precision="bf16", tokens_per_batch=4096), "none"),
-        predict(small(num_hidden_layers=1), options(device="cuda", precision="bf16", tokens_per_batch=8192), "none"),
+        predict(spec(small(num_hidden_layers=1), device="cuda", precision="bf16", tokens_per_batch=4096)),
+        predict(spec(small(num_hidden_layers=1), device="cuda", precision="bf16", tokens_per_batch=8192)),
     )
     slots = 4096 // 32
     assert many.peak_bytes - few.peak_bytes > slots * 128 * 4 * 4 * 33  # heads x (head size rounded to 32, and a sum)
@@ -134,7 +129,7 @@ def test_products_into_fp32_copy_no_bf16_operand_on_cuda():
     """[P, V] in fp32 exists once at a time: the logits."""
     config = small(vocab_size=50_000, num_hidden_layers=1)
     batch = full_batch(config, 2048, 64)
-    predicted = predict(config, options(device="cuda", precision="bf16", tokens_per_batch=2048))
+    predicted = predict(spec(config, device="cuda", precision="bf16", tokens_per_batch=2048))
     logits = len(batch.masked_lm_ids) * config.vocab_size
     assert 6 * logits <= predicted.temporaries_bytes - CUBLAS_WORKSPACE_BYTES < 6.1 * logits  # and once in bf16
 
@@ -185,13 +180,13 @@ def test_batch_has_the_loaders_capacities():
 
 
 @pytest.mark.parametrize(("text", "size"), [
-    ("80GB", 80 * 10**9), ("40GiB", 40 * 2**30), ("1.5 MB", 1_500_000), ("1024", 1024)
+    ("80GB", 80 * 10**9), ("40GiB", 40 * 2**30), ("1.5 MB", 1_500_000), ("10000000000", 10**10)
 ])  # fmt: skip
 def test_parse_bytes(text, size):
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GB", "12 parsecs", "1.2.3GB", "-4GB"])
+@pytest.mark.parametrize("text", ["", "GB", "12 parsecs", "1.2.3GB", "-4GB", "12", "900KB"])
 def test_parse_bytes_refuses(text):
     with pytest.raises(UserError, match="80GB"):
         parse_bytes(text)

@@ -1,0 +1,40 @@
+"""A micro-batch of full sequences: what predictions and benches feed a step where no corpus is given."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from albert_fast._loader import LoaderConfig
+from albert_fast.config import AlbertConfig
+from albert_fast.data.batches import Batch
+
+
+def full_batch(config: AlbertConfig, tokens: int, length: int) -> Batch:
+    """A micro-batch of full sequences with the loader's default capacities (batches.PretrainingLoader); ids random."""
+    random = np.random.default_rng(0)
+    sequences = tokens // length
+    loader = LoaderConfig()
+    loader.tokens_per_batch, loader.max_seq_length, loader.max_sequences = tokens, length, max(tokens // 32, sequences)
+    most = loader.max_sequences
+    share = max(0.15, round(0.15 * length) / length)
+    predictions = min(-(-(math.ceil(tokens * share) + math.ceil(math.sqrt(tokens / length))) // 16) * 16, tokens)
+    edges = np.minimum(np.arange(loader.sequence_slots() + 1) * length, tokens)
+    columns = 1 + random.random((sequences, length - 1)).argsort(1)[:, : round(0.15 * length)]
+    masked = (np.arange(sequences)[:, None] * length + np.sort(columns)).ravel()
+    used = len(masked)
+    positions = np.zeros(predictions, np.int32)
+    positions[:used] = masked
+    return Batch(
+        input_ids=random.integers(0, config.vocab_size, tokens, dtype=np.int32),
+        token_type_ids=np.zeros(tokens, np.int32),
+        position_ids=(np.arange(tokens) % length).astype(np.int32),
+        cu_seqlens=edges.astype(np.int32),
+        masked_lm_positions=positions,
+        masked_lm_ids=random.integers(0, config.vocab_size, predictions, dtype=np.int32),
+        masked_lm_weights=(np.arange(predictions) < used).astype(np.float32),
+        sentence_order_labels=np.zeros(most, np.int32),
+        sentence_order_weights=(np.arange(most) < sequences).astype(np.float32),
+        index=0, epoch=0, num_tokens=sequences * length, num_sequences=sequences, num_predictions=used,
+    )  # fmt: skip

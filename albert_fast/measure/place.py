@@ -1,0 +1,65 @@
+"""Which part of the model an op works for: by the code that runs it, or in backward by the code that made its node."""
+
+from __future__ import annotations
+
+import sys
+from bisect import bisect_right
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+from torch import nn
+
+from albert_fast import model
+
+
+@dataclass(frozen=True)
+class Place:
+    """The innermost module at work (its path without numbers), the encoder layer, and whether the model's code runs."""
+
+    module: str = ""
+    layer: int | None = None
+    in_model: bool = False
+
+
+class Places:
+    """Finds the place of the op that is being dispatched.
+
+    Args:
+        root: the model whose modules name the places.
+    """
+
+    def __init__(self, root: nn.Module | None):
+        self._names = {} if root is None else {id(module): name for name, module in root.named_modules()}
+        self._sequence_numbers: list[int] = []
+        self._forward: list[Place] = []
+
+    def find(self) -> Place:
+        """The place in the model's code; in backward outside of it, that of the forward op whose gradient is made."""
+        place = self._in_code(sys._getframe(1))
+        node = torch._C._current_autograd_node()
+        if node is None:
+            self._sequence_numbers.append(torch._C._autograd._get_sequence_nr())
+            self._forward.append(place)
+            return place
+        return place if place.in_model else self._of_node(node._sequence_nr())
+
+    def _of_node(self, sequence_number: int) -> Place:
+        """A node's number was the next one when the first op inside it ran: find the first op recorded past it."""
+        index = bisect_right(self._sequence_numbers, sequence_number)
+        return self._forward[index] if index < len(self._forward) else Place()
+
+    def _in_code(self, frame: FrameType | None) -> Place:
+        name, layer, in_model = "", None, False
+        while frame is not None:
+            if frame.f_code.co_filename == model.__file__:
+                # Reading f_locals keeps what they hold until they are read again, before the next op: here.
+                variables = frame.f_locals
+                in_model = True
+                module = variables.get("self")
+                name = name or self._names.get(id(module), "")
+                if layer is None and isinstance(module, model.Layer):
+                    layer = module.depth
+            frame = frame.f_back
+        path = ".".join(part for part in name.split(".") if not part.isdigit())
+        return Place(path.removeprefix("albert."), layer, in_model)

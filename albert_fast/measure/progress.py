@@ -1,0 +1,36 @@
+"""A line of progress on standard error while predictions take long: a status on a terminal, else plain lines."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+
+
+class Progress:
+    """Inside `with`, shows what is being worked on and the latest about it."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._status = self._console.status("")
+        self._what = ""
+
+    def __enter__(self) -> Progress:
+        self._status.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._status.stop()
+
+    def begin(self, what: str) -> None:
+        """Work on `what` begins."""
+        self._what = what
+        self.tell("")
+
+    def tell(self, news: str) -> None:
+        """The latest about it."""
+        line = f"{self._what}: {news}" if news else self._what
+        if self._console.is_terminal:
+            self._status.update(line)
+        else:
+            self._console.print(line, highlight=False)

@@ -1,0 +1,88 @@
+"""The training step that a prediction or a measurement is about, and its construction on the meta device.
+
+On the meta device tensors have shapes and no memory, so the real step runs at any size in seconds. Ops that are opaque
+to PyTorch run there through `bodies`: the code which runs inside them on the device that is asked about.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+
+from albert_fast import attention, ops
+from albert_fast.attention import Queries
+from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.data.batches import Batch
+from albert_fast.kernels.main_grad import accumulate_product_on_cpu
+from albert_fast.measure.batch import full_batch
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.packed import PretrainingBatch
+from albert_fast.step import TrainStep
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSpec:
+    """One step of `config`: its batch, its training settings, the kind of device and the dtype it computes in."""
+
+    config: AlbertConfig
+    tokens_per_batch: int
+    max_seq_length: int
+    train: TrainConfig
+    target: str  # cpu or cuda
+    dtype: torch.dtype
+
+    def batch(self) -> Batch:
+        """A micro-batch full of sequences of max_seq_length."""
+        return full_batch(self.config, self.tokens_per_batch, self.max_seq_length)
+
+    def build(self, device: torch.device, op_set: str | ops.Ops, capture: Literal["on", "off"] = "off") -> TrainStep:
+        """The step on `device`, with random weights."""
+        train = replace(self.train, capture=capture)
+        model = AlbertForPreTraining(self.config, op_set).to(device)
+        return TrainStep(model, self.batch(), self.max_seq_length, train, self.dtype)
+
+    def build_on_meta(self, **implementations: Any) -> TrainStep:
+        """The step on the meta device with the ops of the target; `implementations` replace some of them."""
+        op_set = self.ops()
+        for name, implementation in implementations.items():
+            setattr(op_set, name, implementation)
+        with torch.device("meta"):
+            return self.build(torch.device("meta"), op_set)
+
+    def ops(self) -> ops.Ops:
+        """The ops that a run on the target takes: there is no `auto` on the meta device."""
+        if self.target == "cuda":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that kernels would be interpreted here: on the meta device none runs
+                return ops.get_ops("triton")
+        return ops.Ops(linear_cross_entropy=partial(ops.linear_cross_entropy, chunk=ops.logit_rows("cpu")))
+
+    def bodies(self) -> dict[Any, Callable]:
+        """What runs inside the opaque ops on the target."""
+        forward, backward = (
+            torch.ops.albert_fast.varlen_attention.default,
+            torch.ops.albert_fast.varlen_attention_backward.default,
+        )
+        if self.target == "cuda":
+            return {forward: attention._cuda_attention, backward: attention._cuda_attention_backward}
+        # The CPU bodies read cu_seqlens and cu_queries, so these are real. q, where given, has its own.
+        packed = PretrainingBatch.from_loader(self.batch(), torch.device("cpu"))
+        own = Queries.pack(packed.head_positions(), packed.cu_seqlens, len(packed.input_ids)).cu_seqlens
+
+        def real(body: Callable, q: int) -> Callable:
+            def run(*args: Any) -> Any:
+                cu_queries = packed.cu_seqlens if args[q] is None else own
+                return body(*args[:-3], cu_queries, packed.cu_seqlens, args[-1])
+
+            return run
+
+        return {
+            forward: real(attention._varlen_attention._init_fn, 1),
+            backward: real(attention._varlen_attention_backward._init_fn, 2),
+            torch.ops.albert_fast.accumulate_product.default: accumulate_product_on_cpu,
+        }
