@@ -9,6 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from .cost import Cost, costs, size_of
+
 
 @cache
 def _addmm_takes_out_dtype() -> bool:
@@ -43,6 +45,12 @@ def _accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 @_accumulate_product.register_fake
 def _(total, a, b):
     return None
+
+
+@costs("albert_fast::accumulate_product")
+def _accumulate_product_costs(total, a, b):
+    flops = 2 * a.shape[0] * a.shape[1] * b.shape[1]
+    return [Cost("library", size_of(a, b, total, total), flops, kind="product")]
 
 
 def accumulate_product_on_cpu(total: Tensor, a: Tensor, b: Tensor) -> None:

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from albert_fast.config import AlbertConfig, ModelOptions, TrainConfig, check_room
 from albert_fast.measure.allocator import measure
+from albert_fast.measure.memory_report import activation_table, markdown_table, plot
 from albert_fast.measure.predict import fit, predict
 from albert_fast.measure.progress import Progress
-from albert_fast.measure.report import activation_table, markdown_table, plot
 from albert_fast.measure.step_spec import StepSpec
 from albert_fast.options import Options, UserError, compute_dtype, device_kind, note, option
 

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -19,6 +19,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from albert_fast.config import PRESETS, DataConfig, ModelOptions, TrainConfig
 from albert_fast.data.batches import Batch
 from albert_fast.measure.batch import full_batch
+from albert_fast.measure.cards import CARDS, load_card
+from albert_fast.measure.predicted_time import predict_time
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import Options, compute_dtype, device_kind, note, option
 from albert_fast.pretrain import open_loader
@@ -33,12 +35,23 @@ LAUNCHING = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLau
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileOptions(Options):
-    """What to profile, and where the trace goes."""
+    """What to profile, here or for a card that is not here."""
+
+    predict: str | None = option(
+        None, f"price the step for a card instead of running it: {', '.join(CARDS)}", metavar="CARD"
+    )
+    rates: str | None = option(None, "JSON file of rates to lay over the card's (see README)", metavar="FILE")
+    ffn: Literal["library", "ours"] = option(
+        "library", "with --predict, whose products the feed-forward layers run on; ours: with fused epilogues"
+    )
+    gpus: int = option(1, "with --predict, cards of the run, joined by the card's links", at_least=1)
+    tokens: float | None = option(None, "with --predict, tokens of the run, such as 100e9: says how long", above=0)
+    png: str | None = option(None, "with --predict, file to draw classes by share_type and preset into", metavar="FILE")
 
     data: str | None = option(None, "prepared folder (full sequences of random tokens)", metavar="DIR")
     steps: int = option(3, "steps to time, and then to trace", at_least=1)
     warm_up: int = option(2, "steps before that", at_least=0)
-    trace: str | None = option("trace.json", "Chrome trace to write; open it in chrome://tracing or Perfetto")
+    trace: str | None = option(None, "Chrome trace to write; open it in chrome://tracing or Perfetto", metavar="FILE")
     rows: int = option(20, "ops to list", at_least=1)
     json: bool = option(False, "print one JSON document instead of Markdown tables")
 
@@ -135,7 +148,16 @@ def profile_step(step: TrainStep, batches: Iterator[Batch], options: ProfileOpti
 
 
 def profile_command(options: ProfileOptions, model: ModelOptions, data: DataConfig, train: TrainConfig) -> None:
-    """Time a few training steps by stage, trace as many, and list ops, launches and synchronisations per step."""
+    """Time a few training steps by stage, trace as many, and list ops, launches and synchronisations per step.
+
+    With --predict CARD nothing is run: each op of the step is priced by the bytes it moves and the FLOPs it does.
+    """
+    if options.predict:
+        predict_time(
+            load_card(options.predict, options.rates), options.ffn, model, data, train,
+            rows=options.rows, json=options.json, gpus=options.gpus, tokens=options.tokens, png=options.png,
+        )  # fmt: skip
+        return
     device = torch.device(device_kind(train.device))
     torch.manual_seed(train.seed)
     with open_loader(options.data, data, train.seed) if options.data else nullcontext() as loader:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from albert_fast.files import save_figure
+from albert_fast.plots import pyplot
 
 PARTS = ("parameters", "gradients", "optimizer", "activations", "temporaries")
 MEGABYTE = 1e6
@@ -49,13 +50,9 @@ def activation_table(row: dict[str, Any], detail: dict[str, Any]) -> str:
 
 def plot(rows: list[dict[str, Any]], file: Path, title: str) -> None:
     """A stacked bar a row, and the measured peak as a mark where there is one."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
+    plt = pyplot()
     labels = ["\n".join(str(row[key]) for key in ("share_type", "ln_type", "recompute") if key in row) for row in rows]
-    figure, axes = pyplot.subplots(figsize=(max(6.0, 1.1 * len(rows) + 2), 4.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(max(6.0, 1.1 * len(rows) + 2), 4.8), layout="constrained")
     bottom = [0.0] * len(rows)
     for part in PARTS:
         heights = [row[f"{part}_bytes"] / MEGABYTE for row in rows]
@@ -66,10 +63,10 @@ def plot(rows: list[dict[str, Any]], file: Path, title: str) -> None:
         axes.plot(*zip(*marks, strict=True), "k_", markersize=28, label="measured peak")
     axes.set_xticks(range(len(rows)), labels)
     axes.set(ylabel="MB (10^6 bytes)", title=title)
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside the bars, of which it hides none
     axes.grid(axis="y", alpha=0.3)
     save_figure(figure, file)
-    pyplot.close(figure)
+    plt.close(figure)
 
 
 def _line(cells: Any) -> str:

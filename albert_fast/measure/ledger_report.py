@@ -1,0 +1,67 @@
+"""How a priced step is shown: Markdown tables, and stacked bars of its classes for several models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from albert_fast.files import save_figure
+from albert_fast.measure.pricing import Priced
+from albert_fast.plots import pyplot
+
+# Eager PyTorch priced by the same rule takes this much longer in published runs (bench/calibration.py): the rule knows
+# neither the gaps between kernels nor what a card loses to its power limit.
+PUBLISHED_MISS = 1.2
+
+
+def ledger_table(priced: Priced, title: str, rows: int) -> str:
+    """The dearest `rows` rows, the classes and the totals of a step."""
+    milliseconds = 1000 * priced.seconds
+    lines = [
+        f"### {title}",
+        "",
+        f"{milliseconds:.1f} ms a step, {priced.tokens_per_second:,.0f} tokens/s, MFU {100 * priced.mfu:.1f}%, "
+        f"{priced.launches:,} launches; {1000 * priced.floor_seconds:.1f} ms with everything fused that can be.",
+        f"A bound: published eager steps take about {PUBLISHED_MISS:.1f} times what this rule gives them.",
+        "",
+        "| class | ms | share |",
+        "| --- | ---: | ---: |",
+    ]
+    for name, seconds in priced.classes.items():
+        lines.append(f"| {name} | {1000 * seconds:.2f} | {100 * seconds / priced.seconds:.1f}% |")
+    lines += ["", "| phase | part: op | count | GB | TFLOP | launches | ms | share | bound |"]
+    lines.append("| --- | --- |" + " ---: |" * 6 + " --- |")
+    for row in priced.rows[:rows]:
+        cells = (row.phase, row.op, f"{row.count:,}", f"{row.bytes / 1e9:.2f}", f"{row.flops / 1e12:.2f}",
+                 f"{row.launches:,}", f"{1000 * row.seconds:.3f}", f"{100 * row.seconds / priced.seconds:.1f}%",
+                 row.bound)  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    others = priced.rows[rows:]
+    if others:
+        left = sum(row.seconds for row in others)
+        count, launches = sum(row.count for row in others), sum(row.launches for row in others)
+        lines.append(
+            f"| | {len(others)} smaller rows | {count:,} | | | {launches:,} | {1000 * left:.3f} | "
+            f"{100 * left / priced.seconds:.1f}% | |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot_classes(steps: dict[str, Priced], file: Path, title: str) -> None:
+    """A stacked bar a model: milliseconds for 1,000 tokens by class, with the MFU above it."""
+    plt = pyplot()
+    labels, priced = list(steps), list(steps.values())
+    figure, axes = plt.subplots(figsize=(max(7.0, 0.9 * len(labels) + 3), 4.8), layout="constrained")
+    bottom = [0.0] * len(labels)
+    for name in priced[0].classes:
+        heights = [1e3 * p.classes[name] / p.seconds * 1e3 / p.tokens_per_second for p in priced]
+        axes.bar(range(len(labels)), heights, bottom=bottom, label=name, width=0.7)
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    for i, (top, p) in enumerate(zip(bottom, priced, strict=True)):
+        axes.text(i, top, f"{100 * p.mfu:.0f}%", ha="center", va="bottom", fontsize=8)
+    axes.set_xticks(range(len(labels)), labels, fontsize=8)
+    axes.set(ylabel="ms per 1,000 tokens (above: MFU)", title=title)
+    axes.set_ylim(top=1.1 * max(bottom))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.grid(axis="y", alpha=0.3)
+    save_figure(figure, file)
+    plt.close(figure)

@@ -1,0 +1,79 @@
+"""`albert-fast profile --predict CARD`: the time of a training step on a card that need not be here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+
+from albert_fast.config import PRESETS, AlbertConfig, DataConfig, ModelOptions, TrainConfig
+from albert_fast.measure.cards import Card
+from albert_fast.measure.ledger_report import ledger_table, plot_classes
+from albert_fast.measure.plan import plan, plan_text
+from albert_fast.measure.pricing import Priced, price
+from albert_fast.measure.progress import Progress
+from albert_fast.measure.step_spec import StepSpec
+from albert_fast.options import UserError, note
+
+SHARE_TYPES: tuple[Literal["None", "attention", "ffn", "all"], ...] = ("None", "attention", "ffn", "all")
+
+
+def step_spec(config: AlbertConfig, data: DataConfig, train: TrainConfig) -> StepSpec:
+    """The step of a run with these settings on CUDA, in bf16."""
+    if train.precision == "fp32":
+        raise UserError("precision=fp32 is not priced: the rates of cards are those of bf16; leave --precision out")
+    config.check_length(data.max_seq_length)
+    return StepSpec(
+        config=config,
+        tokens_per_batch=data.tokens_per_batch,
+        max_seq_length=data.max_seq_length,
+        train=replace(train, capture="off", device="auto"),
+        target="cuda",
+        dtype=torch.bfloat16,
+    )
+
+
+def predict_time(
+    card: Card, ffn: str, model: ModelOptions, data: DataConfig, train: TrainConfig, *, rows: int, json: bool,
+    gpus: int, tokens: float | None, png: str | None,
+) -> None:  # fmt: skip
+    """Print the ledger of a step priced for `card`; with `tokens`, also how long a run takes on `gpus` such cards."""
+    spec = step_spec(model.build(), data, train)
+    priced = price(spec, card, ffn)
+    found = None if tokens is None else plan(priced, parameter_count(spec), gpus, tokens)
+    if png:
+        draw(card, ffn, model, data, train, Path(png))
+    if json:
+        document = priced.document() | ({} if found is None else {"plan": asdict(found)})
+        Console(soft_wrap=True).print_json(data=document)
+        return
+    products = "the library's products" if ffn == "library" else "our products"
+    title = (
+        f"{model.config}, share_type {spec.config.share_type}, {spec.config.ln_type}, T={data.tokens_per_batch:,}, "
+        f"S={data.max_seq_length}, {train.optimizer}, predicted for {card.name}, {products} in the feed-forward layers"
+    )
+    print(ledger_table(priced, title, rows))
+    print(f"Rates: {card.source}.")
+    if found:
+        print("\n" + plan_text(found, priced), end="")
+
+
+def parameter_count(spec: StepSpec) -> int:
+    """Elements of the flat gradient buffer."""
+    return len(spec.build_on_meta().flat.grad)
+
+
+def draw(card: Card, ffn: str, model: ModelOptions, data: DataConfig, train: TrainConfig, file: Path) -> None:
+    """Bars of the classes: each share_type of the model asked for, then each preset with it shared."""
+    models = {f"{model.config}\n{share}": replace(model, share_type=share) for share in SHARE_TYPES}
+    models |= {f"{preset}\nall": replace(model, config=preset, share_type="all") for preset in PRESETS}
+    steps: dict[str, Priced] = {}
+    with Progress() as progress:
+        for label, asked in models.items():
+            progress.begin(f"pricing {' '.join(label.split())}")
+            steps[label] = price(step_spec(asked.build(), data, train), card, ffn)
+    plot_classes(steps, file, f"A step predicted for {card.name}: T={data.tokens_per_batch:,}, S={data.max_seq_length}")
+    note(f"drew {file}")
