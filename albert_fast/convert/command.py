@@ -18,7 +18,7 @@ from albert_fast.convert.huggingface import export_huggingface
 from albert_fast.convert.pytorch import read_pytorch
 from albert_fast.convert.source import Source
 from albert_fast.convert.tensorflow import read_tensorflow
-from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
+from albert_fast.data.tokenizer import Tokenizer, find_vocabulary, load_tokenizer
 from albert_fast.files import whole_folder, writing
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import Options, UserError, check_choice, note, option
@@ -36,7 +36,7 @@ class ConvertOptions(Options):
     to: Literal["albert_fast", "huggingface"] = option("albert_fast", "format to write: albert_fast or huggingface")
     share_type: str | None = option(None, "give layers their own copies: ffn, attention or None (as in the checkpoint)")
     vocab: str | None = option(
-        None, "vocab.txt or tokenizer.json to lay beside the weights (the one beside the source)"
+        None, "vocab.txt, tokenizer.json or SentencePiece .model to lay beside the weights (the one beside the source)"
     )
     check: str | None = option(None, "recorded outputs (.npz) of the original to compare with; exit code 2 if unequal")
     tolerance: float | None = option(None, "largest absolute difference that --check accepts (1e-5; 5e-5 with preln)")
@@ -95,8 +95,7 @@ def read_checkpoint(path: Path, config: str | None, use_averages: bool = False) 
 
 def _tokenizer(given: str | None, file: Path, config: AlbertConfig) -> Tokenizer | None:
     """The given vocabulary, or the one beside the checkpoint `file`; None, with a note, where there is none."""
-    names = ("tokenizer.json", "vocab.txt")
-    there = [folder for folder in beside(file) if any((folder / name).is_file() for name in names)]
+    there = [found for folder in beside(file) if (found := find_vocabulary(folder)) is not None]
     if given is None and not there:
         note(f"no vocabulary in {file.parent}: the output reads ids but no text; give one with --vocab")
         return None

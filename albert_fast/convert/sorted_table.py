@@ -13,6 +13,7 @@ from pathlib import Path
 
 from albert_fast._loader import crc32c
 from albert_fast.options import UserError
+from albert_fast.protobuf import varint
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER_BYTES = 48
@@ -80,18 +81,6 @@ def _block(path: Path, data: bytes, offset: int, size: int, limit: int) -> Itera
             position += unshared
             yield key, block[position : position + length]
             position += length
-
-
-def varint(data: bytes, position: int) -> tuple[int, int]:
-    """The variable-length integer at `position` and the position after it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError("a number of more than 10 bytes")
 
 
 def masked(crc: int) -> int:

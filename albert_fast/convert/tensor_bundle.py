@@ -7,15 +7,15 @@ little-endian, in PREFIX.data-00000-of-0000N. The table's values are protocol bu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from albert_fast._loader import crc32c
-from albert_fast.convert.sorted_table import masked, parsing, read_table, varint
+from albert_fast.convert.sorted_table import masked, parsing, read_table
 from albert_fast.options import UserError
+from albert_fast.protobuf import message_fields
 
 # tensorflow/core/framework/types.proto; bfloat16 (14) has no numpy type and is widened to float32, which is exact.
 _BFLOAT16 = 14
@@ -126,29 +126,9 @@ class TensorBundle:
         return data
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a protocol-buffer message as (number, value), in the order of its bytes."""
-    position = 0
-    while position < len(message):
-        tag, position = varint(message, position)
-        number, kind = tag >> 3, tag & 7
-        if kind == 0:
-            value, position = varint(message, position)
-            yield number, value
-            continue
-        length = {1: 8, 5: 4}.get(kind)
-        if kind == 2:
-            length, position = varint(message, position)
-        if length is None or position + length > len(message):
-            raise ValueError(f"field {number} of wire type {kind} at byte {position}")
-        piece = message[position : position + length]
-        yield number, piece if kind == 2 else int.from_bytes(piece, "little")
-        position += length
-
-
 def _parse_header(message: bytes, index: Path) -> int:
     """The number of data files, from a BundleHeaderProto."""
-    header = dict(_fields(message))
+    header = dict(message_fields(message))
     if header.get(2, 0) != 0:
         raise UserError(f"{index}: the checkpoint is big-endian; save it on a little-endian machine")
     num_shards = int(header.get(1, 0))
@@ -162,10 +142,12 @@ def _parse_entry(message: bytes) -> TensorEntry:
     values = {"dtype": 0, "shard": 0, "offset": 0, "size": 0, "crc": 0}
     shape: tuple[int, ...] = ()
     sliced = False
-    for number, value in _fields(message):
+    for number, value in message_fields(message):
         if number == 2 and isinstance(value, bytes):
             # TensorShapeProto: dim = 2, each with size = 1; a size of 0 is not written
-            dims = [dict(_fields(dim)) for key, dim in _fields(value) if key == 2 and isinstance(dim, bytes)]
+            dims = [
+                dict(message_fields(dim)) for key, dim in message_fields(value) if key == 2 and isinstance(dim, bytes)
+            ]
             shape = tuple(int(dim.get(1, 0)) for dim in dims)
         elif number in (1, 3, 4, 5, 6) and isinstance(value, int):
             values[("dtype", "", "shard", "offset", "size", "crc")[number - 1]] = value

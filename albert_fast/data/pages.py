@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,12 +14,14 @@ from albert_fast.data.shards import MAX_PAGE_TOKENS, MAX_SENTENCE_TOKENS
 @dataclass(frozen=True)
 class EncodedChunk:
     """A chunk's lines as tokens: ids int32 [T], word starts bool [T], lengths int64 [lines] in tokens, and is_blank
-    bool [lines] (a line of only whitespace, which ends a document; other lines without tokens mean nothing)."""
+    bool [lines] (a line that ends a document; other lines without tokens mean nothing). `unknown` counts the words
+    that the vocabulary does not know."""
 
     ids: np.ndarray
     word_starts: np.ndarray
     lengths: np.ndarray
     is_blank: np.ndarray
+    unknown: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)

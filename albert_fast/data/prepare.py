@@ -39,7 +39,7 @@ class PrepareOptions(Options):
         "the folders of HuggingFace's datasets) as they are"
     )
     output: str = option(help="folder to write; a stopped run goes on where it was")
-    vocab: str | None = option(None, "vocab.txt, tokenizer.json, or a folder that holds one")
+    vocab: str | None = option(None, "vocab.txt, tokenizer.json, SentencePiece model, or a folder that holds one")
     train_vocab: int | None = option(None, "make a WordPiece vocabulary of this many tokens from the input instead")
     lowercase: bool | None = option(None, "lower the text and strip accents (yes, but a tokenizer.json says itself)")
     segmenter: Literal["none", "jieba"] = option("none", "jieba: Chinese words, as it finds them, are masked whole")

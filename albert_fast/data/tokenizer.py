@@ -1,22 +1,32 @@
-"""Text to token ids and back: vocab.txt, tokenizer.json or a new vocabulary, all through HuggingFace tokenizers."""
+"""Text to token ids and back: vocab.txt, tokenizer.json, a SentencePiece model or a new vocabulary, all through
+HuggingFace tokenizers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from itertools import accumulate, chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from albert_fast.data.encode import EncodedLines, Segmenter, encode_cached, encode_pieces, encode_wordpiece
+from albert_fast.data.sentencepiece import (
+    MARKER,
+    is_sentencepiece,
+    sentencepiece_tokenizer,
+    take_penalties,
+    without_comma,
+)
+from albert_fast.data.vocab_txt import read_vocab_txt
 from albert_fast.data.wordpiece import IDEOGRAPH, WordPieceCache
 from albert_fast.files import write_file
-from albert_fast.options import UserError
+from albert_fast.options import UserError, note
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # The names that published tokenizer.json files give them, in the order of SPECIAL_TOKENS.
@@ -84,7 +94,9 @@ class Tokenizer:
 
     @cached_property
     def begins_word(self) -> np.ndarray:
-        """bool [vocab_size]: WordPiece's rule, a token that does not begin with ## begins a word."""
+        """bool [vocab_size]: by the token alone: no ## before it or, where words have SentencePiece's marker, that."""
+        if not self.is_wordpiece and self.carries_marker.any():
+            return self.carries_marker
         return np.array([not token.startswith("##") for token in self.tokens])
 
     @property
@@ -93,79 +105,53 @@ class Tokenizer:
         normalizer = self.backend.normalizer
         return normalizer.lowercase if isinstance(normalizer, normalizers.BertNormalizer) else None
 
-    @cached_property
+    @property
     def text_backend(self) -> tokenizers.Tokenizer:
         """The same tokenizer for running text: "[MASK]" in it is five characters, not the mask."""
+        return self._for_text[0]
+
+    @property
+    def taken_apart(self) -> dict[int, list[int]]:
+        """Ids of `text_backend` that stand for several others (the last rule of albert_fast.data.sentencepiece)."""
+        return self._for_text[1]
+
+    @cached_property
+    def _for_text(self) -> tuple[tokenizers.Tokenizer, dict[int, list[int]]]:
         state = json.loads(self.backend.to_str())
         state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] not in self.special_ids]
         state["post_processor"] = None  # it may name the tokens just dropped, and no text gets them here
-        return tokenizers.Tokenizer.from_str(json.dumps(state))
+        pieces = take_penalties(state)
+        backend = tokenizers.Tokenizer.from_str(json.dumps(state))
+        return backend, {self.tokens.index(piece): without_comma(backend, piece, self.unk_id) for piece in pieces}
 
     @cached_property
     def _cache(self) -> WordPieceCache | None:
         return WordPieceCache(self.text_backend) if WordPieceCache.supported(self.text_backend) else None
 
-    def encode_lines(
-        self, lines: Sequence[str], segment: Callable[[str], Iterable[str]] | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def encode_lines(self, lines: Sequence[str], segment: Segmenter | None = None) -> EncodedLines:
         """Tokenize lines of running text, without special tokens.
 
         Args:
-            segment: a line's words in order, none left out; an ideograph inside a word then does not begin one.
-
-        Returns:
-            ids int32 [T] of all lines in a row, word starts bool [T], and lengths int64 [len(lines)] in tokens.
+            segment: for WordPiece, a line's words in order, none left out; an ideograph inside a word then does not
+                begin one.
         """
-        if self._cache is not None and (encoded := self._cache.encode_lines(lines)) is not None:
-            ids, lengths, ideographs = encoded
-            starts = self.begins_word[ids]
-            if segment is None:
-                return ids, starts, lengths
-            begins = _ideographs_begin(lines, segment)
-            if len(begins) == len(ideographs):
-                starts[ideographs] = begins | (ids[ideographs] == self.unk_id)
-                return ids, starts, lengths
-        # The fast form knows neither offsets nor words.
-        fast = segment is None and self.is_wordpiece
-        encode = self.text_backend.encode_batch_fast if fast else self.text_backend.encode_batch
-        encodings = encode(lines, add_special_tokens=False)
-        lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
-        total = int(lengths.sum())
-        ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32, total)
-        if self.is_wordpiece:
-            starts = self.begins_word[ids]
-        else:
-            # Only WordPiece is free of special tokens by construction: a unigram or BPE model may hold them as
-            # pieces, and text that spells one is no special token.
-            ids[np.isin(ids, list(self.special_ids - {self.unk_id}))] = self.unk_id
-            words = chain.from_iterable((-1 if word is None else word for word in e.word_ids) for e in encodings)
-            word = np.fromiter(words, np.int64, total)
-            starts = np.ones(total, np.bool_)
-            starts[1:] = (word[1:] != word[:-1]) | self._carries_marker[ids[1:]]
-            starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
-        if segment is not None:
-            inside = [
-                begin not in edges
-                for line, encoding in zip(lines, encodings, strict=True)
-                for edges in [{0, *accumulate(map(len, segment(line)))}]
-                for begin, _ in encoding.offsets
-            ]
-            starts &= ~(np.array(inside, np.bool_) & self._is_ideograph[ids])
-        return ids, starts, lengths
+        if self._cache is not None and (encoded := encode_cached(self, self._cache, lines, segment)) is not None:
+            return encoded
+        return encode_wordpiece(self, lines, segment) if self.is_wordpiece else encode_pieces(self, lines)
 
     @cached_property
-    def _carries_marker(self) -> np.ndarray:
+    def carries_marker(self) -> np.ndarray:
         """bool [vocab_size]: the token begins with SentencePiece's word marker (pre-tokenizers may not split there)."""
-        return np.array([token.startswith("\u2581") for token in self.tokens])
+        return np.array([token.startswith(MARKER) for token in self.tokens])
 
     @cached_property
-    def _is_ideograph(self) -> np.ndarray:
+    def is_ideograph(self) -> np.ndarray:
         """bool [vocab_size]: one CJK ideograph (the blocks that BERT's normalizer spaces out)."""
         return np.array([len(token) == 1 and bool(IDEOGRAPH.match(token)) for token in self.tokens])
 
     def encode(self, text: str) -> list[int]:
         """The ids of one running text, without special tokens."""
-        return self.encode_lines([text])[0].tolist()
+        return self.encode_lines([text]).ids.tolist()
 
     def encode_pair(self, text_a: str, text_b: str | None, max_seq_length: int) -> tuple[list[int], list[int]]:
         """`join` of the ids of running texts."""
@@ -206,8 +192,13 @@ class Tokenizer:
         names = {"pad_token": pad, "unk_token": unk, "cls_token": cls, "sep_token": sep, "mask_token": mask}
         inputs = ["input_ids", "token_type_ids", "attention_mask"]
         config: dict[str, object] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs, **names}
-        if self.is_lowercase is not None:
-            config["do_lower_case"] = self.is_lowercase
+        normalizer = self.backend.normalizer
+        if isinstance(normalizer, normalizers.BertNormalizer):
+            config["do_lower_case"] = normalizer.lowercase
+            if normalizer.strip_accents not in (None, normalizer.lowercase):
+                config["strip_accents"] = normalizer.strip_accents
+            if not normalizer.handle_chinese_chars:
+                config["tokenize_chinese_chars"] = False
         files = {
             "tokenizer.json": (self.backend.to_str(pretty=True) + "\n").encode("utf-8"),
             "tokenizer_config.json": (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode("utf-8"),
@@ -223,82 +214,113 @@ class Tokenizer:
             write_file(Path(directory) / name, content)
 
 
-def _ideographs_begin(lines: Sequence[str], segment: Callable[[str], Iterable[str]]) -> np.ndarray:
-    """For every ideograph of the lines in order, whether it begins a word of `segment`: bool."""
-    text = "\n".join(lines)
-    lengths = np.fromiter(chain.from_iterable((*map(len, segment(line)), 1) for line in lines), np.int64)
-    begins = np.zeros(len(text) + 1, np.bool_)
-    begins[np.cumsum(lengths) - lengths] = True
-    return begins[[match.start() for match in IDEOGRAPH.finditer(text)]]
+def find_vocabulary(folder: Path) -> Path | None:
+    """The file of a folder that holds its vocabulary: tokenizer.json, vocab.txt, or the one SentencePiece model."""
+    for pattern in ("tokenizer.json", "vocab.txt", "spiece.model", "*.model", "vocab*.txt"):
+        found = sorted(path for path in folder.glob(pattern) if path.is_file())
+        if len(found) > 1:
+            raise UserError(f"vocabulary {folder}: which is meant, {' or '.join(path.name for path in found[:5])}?")
+        if found:
+            return found[0]
+    return None
 
 
-def load_tokenizer(path: str | Path, lowercase: bool | None = None) -> Tokenizer:
-    """Load a vocab.txt, a tokenizer.json, or a folder that holds one.
+def load_tokenizer(path: str | Path, lowercase: bool | None = None, strip_accents: bool | None = None) -> Tokenizer:
+    """Load a vocab.txt, a tokenizer.json, a SentencePiece model, or a folder that holds one.
 
     Args:
-        lowercase: for vocab.txt, whether to lower the text and strip accents (None: yes, unless a
-            tokenizer_config.json beside it says no). A tokenizer.json says for itself.
+        lowercase, strip_accents: for vocab.txt and SentencePiece, what is done to the text first. None: what a
+            tokenizer_config.json beside the file says, else lower it, and strip where it is lowered (SentencePiece:
+            always). A tokenizer.json says for itself.
     """
     path = Path(path)
     if path.is_dir():
-        file = next((path / name for name in ("tokenizer.json", "vocab.txt") if (path / name).exists()), None)
+        file = find_vocabulary(path)
         if file is None:
-            raise UserError(f"vocabulary {path}: the folder holds neither tokenizer.json nor vocab.txt")
+            raise UserError(f"vocabulary {path}: the folder holds neither tokenizer.json nor vocab.txt nor a .model")
         path = file
     try:
         content = path.read_bytes()
-        text = content.decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"vocabulary {path}: {error.strerror}; give a vocab.txt or a tokenizer.json") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"vocabulary {path}: offset {error.start} is not UTF-8; save the file as UTF-8") from None
     try:
-        if path.suffix != ".json":
-            return wordpiece_tokenizer(_read_vocabulary(text), _default_lowercase(path, lowercase))
-        if lowercase is not None:
-            raise UserError("a tokenizer.json says itself whether it lowers the text; leave --lowercase out")
-        try:
-            backend = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises bare Exception
-            raise UserError(f"not a tokenizer of HuggingFace tokenizers ({error})") from None
-        return Tokenizer(backend)
+        if path.suffix == ".json":
+            if lowercase is not None or strip_accents is not None:
+                raise UserError("a tokenizer.json says itself how it treats the text; leave --lowercase out")
+            return Tokenizer(_from_json(_decoded(content)))
+        rules = _text_rules(path.parent, lowercase, strip_accents)
+        if path.suffix == ".model" or is_sentencepiece(content):
+            return Tokenizer(sentencepiece_tokenizer(content, rules.lowercase, rules.strip_accents is not False))
+        tokens, remarks = read_vocab_txt(_decoded(content))
+        tokenizer = wordpiece_tokenizer(tokens, *rules)
     except UserError as error:
         raise UserError(f"vocabulary {path}: {error}") from None
+    if remarks:
+        note(f"vocabulary {path}: {'; '.join(remarks)}; ids are kept as published")
+    return tokenizer
 
 
-def wordpiece_tokenizer(tokens: Sequence[str], lowercase: bool = True) -> Tokenizer:
-    """BERT's WordPiece over `tokens` in id order; `lowercase` also strips accents (Devlin et al., tokenization.py)."""
-    vocabulary = {token: index for index, token in enumerate(tokens)}
+def wordpiece_tokenizer(
+    tokens: Sequence[str], lowercase: bool = True, strip_accents: bool | None = None, split_ideographs: bool = True
+) -> Tokenizer:
+    """BERT's WordPiece over `tokens` in id order, "" where an id has none (Devlin et al., tokenization.py).
+
+    Args:
+        strip_accents: None: where the text is lowered.
+        split_ideographs: make a word of every CJK ideograph.
+    """
+    vocabulary = {token: index for index, token in enumerate(tokens) if token}
     missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
     if missing:
         raise UserError(f"it lacks {' '.join(missing)}; pretraining needs {' '.join(SPECIAL_TOKENS)}")
     backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     backend.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=lowercase, lowercase=lowercase
+        clean_text=True,
+        handle_chinese_chars=split_ideographs,
+        strip_accents=lowercase if strip_accents is None else strip_accents,
+        lowercase=lowercase,
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     return Tokenizer(backend)
 
 
-def _read_vocabulary(text: str) -> list[str]:
-    """One token a line. Only \\n ends a line: U+2028 is a token of the Chinese vocabulary."""
-    lines = text.removesuffix("\n").split("\n")
-    tokens = [line.removesuffix("\r") for line in lines]
-    seen: dict[str, int] = {}
-    for number, token in enumerate(tokens, 1):
-        if not token:
-            raise UserError(f"line {number} is empty; a vocabulary has one token a line")
-        if seen.setdefault(token, number) != number:
-            raise UserError(f"line {number} repeats {token!r} of line {seen[token]}; a token has one id")
-    return tokens
+class _TextRules(NamedTuple):
+    """What is done to text before it is cut into words; the fields of HuggingFace's tokenizer_config.json."""
+
+    lowercase: bool = True
+    strip_accents: bool | None = None
+    split_ideographs: bool = True
 
 
-def _default_lowercase(path: Path, lowercase: bool | None) -> bool:
-    if lowercase is not None:
-        return lowercase
+def _text_rules(folder: Path, lowercase: bool | None, strip_accents: bool | None) -> _TextRules:
+    file = folder / "tokenizer_config.json"
     try:
-        config = json.loads((path.parent / "tokenizer_config.json").read_text(encoding="utf-8"))
-        return bool(config.get("do_lower_case", True))
-    except (OSError, ValueError, AttributeError):
-        return True
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no object")
+    except (FileNotFoundError, NotADirectoryError):
+        config = {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file.name} beside it cannot be read ({error}); mend it or take it away") from None
+    if strip_accents is None:
+        strip_accents = config.get("strip_accents")
+        if strip_accents is None and config.get("keep_accents"):
+            strip_accents = False
+    if lowercase is None:
+        lowercase = bool(config.get("do_lower_case", True))
+    return _TextRules(lowercase, strip_accents, bool(config.get("tokenize_chinese_chars", True)))
+
+
+def _decoded(content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"offset {error.start} is not UTF-8; save the file as UTF-8") from None
+
+
+def _from_json(text: str) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"not a tokenizer of HuggingFace tokenizers ({error})") from None

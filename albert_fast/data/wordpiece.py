@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,11 +46,11 @@ class WordPieceCache:
             and not backend.get_added_tokens_decoder()
         )
 
-    def encode_lines(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    def encode_lines(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, Counter[str]] | None:
         """None where HuggingFace has to do it itself, else:
 
-        ids int32 [T], lengths int64 [len(lines)] in tokens, and the indices int64 of the tokens that are a word of
-        one ideograph, perhaps an unknown one.
+        ids int32 [T], lengths int64 [len(lines)] in tokens, the indices int64 of the tokens that are a word of one
+        ideograph, perhaps an unknown one, and how often each unknown word occurs.
         """
         text = "\n".join(lines)
         if not lines or text.count("\n") != len(lines) - 1:
@@ -66,7 +67,10 @@ class WordPieceCache:
         ends = np.cumsum(counts)
         ids = pieces[np.arange(ends[-1]) + np.repeat(begins[index] - ends + counts, counts)]
         is_ideograph = np.frombuffer(table.is_ideograph, np.bool_)[index]
-        return ids, np.diff(ends[index == 0], prepend=0), ends[is_ideograph] - 1
+        unknown = Counter(
+            map(table.unknown.__getitem__, index[np.frombuffer(table.is_unknown, np.bool_)[index]].tolist())
+        )
+        return ids, np.diff(ends[index == 0], prepend=0), ends[is_ideograph] - 1, unknown
 
 
 class _Characters(dict):
@@ -92,19 +96,26 @@ class _Characters(dict):
 class _Words(dict):
     """From a word to its index i; its ids are pieces[begins[i]:begins[i + 1]]. Word 0 is the end of a line."""
 
-    def __init__(self, model: models.Model):
+    def __init__(self, model: models.WordPiece):
         super().__init__()
         self._model = model
+        self._unknown_piece = [model.token_to_id(model.unk_token)]
         self.clear()
 
     def clear(self) -> None:
         super().clear()
         self[_LINE_END] = 0
-        self.begins, self.pieces, self.is_ideograph = array("q", [0, 0]), array("i"), bytearray(1)
+        self.begins, self.pieces = array("q", [0, 0]), array("i")
+        self.is_ideograph, self.is_unknown = bytearray(1), bytearray(1)
+        self.unknown: dict[int, str] = {}
 
     def __missing__(self, word: str) -> int:
-        self.pieces.extend(token.id for token in self._model.tokenize(word))
+        pieces = [token.id for token in self._model.tokenize(word)]
         index = len(self.begins) - 1
+        self.pieces.extend(pieces)
+        self.is_unknown.append(pieces == self._unknown_piece)
+        if pieces == self._unknown_piece:
+            self.unknown[index] = word[:MAX_WORD_CHARACTERS]
         self.begins.append(len(self.pieces))
         self.is_ideograph.append(len(word) == 1 and IDEOGRAPH.match(word) is not None)
         if len(word) <= MAX_WORD_CHARACTERS:

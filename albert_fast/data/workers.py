@@ -12,7 +12,7 @@ import queue
 import signal
 import subprocess
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +22,7 @@ from itertools import pairwise
 import numpy as np
 import tokenizers
 
+from albert_fast.data.encode import EncodedLines, Segmenter
 from albert_fast.data.pages import EncodedChunk
 from albert_fast.data.sentences import sentences
 from albert_fast.data.text import Chunk, TextError, chunk_lines, ends_document
@@ -49,16 +50,16 @@ class Recipe:
             lines = chunk_lines(chunk, self.json_field)
             if self.split_sentences:
                 lines = [sentence for line in lines for sentence in sentences(line)]
-            ids, starts, lengths = _encode_bounded(tokenizer, lines, segment)
+            encoded = _encode_bounded(tokenizer, lines, segment)
             blank = np.zeros(len(lines), np.bool_)
-            for index in np.flatnonzero(lengths == 0):
+            for index in np.flatnonzero(encoded.lengths == 0):
                 blank[index] = ends_document(lines[index], chunk.layout)
-            return EncodedChunk(ids, starts, lengths, blank)
+            return EncodedChunk(encoded.ids, encoded.word_starts, encoded.lengths, blank, encoded.unknown)
 
         return encode
 
 
-def load_segmenter(name: str) -> Callable[[str], Iterable[str]] | None:
+def load_segmenter(name: str) -> Segmenter | None:
     """None, or a function from a line to its words in order, none left out."""
     if name == "none":
         return None
@@ -70,9 +71,7 @@ def load_segmenter(name: str) -> Callable[[str], Iterable[str]] | None:
     return jieba.cut
 
 
-def _encode_bounded(
-    tokenizer: Tokenizer, lines: list[str], segment: Callable[[str], Iterable[str]] | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _encode_bounded(tokenizer: Tokenizer, lines: list[str], segment: Segmenter | None) -> EncodedLines:
     """Tokenizer.encode_lines in batches of about BATCH_CHARACTERS; a line of more is encoded in parts."""
     if sum(map(len, lines)) <= BATCH_CHARACTERS:
         return tokenizer.encode_lines(lines, segment)
@@ -82,11 +81,12 @@ def _encode_bounded(
     edges = [0, *(np.flatnonzero(np.diff(ends)) + 1), len(parts)]
     batches = [parts[a:b] for a, b in pairwise(edges)]
     encoded = [tokenizer.encode_lines(batch, segment) for batch in batches]
-    ids, starts, lengths = (np.concatenate(arrays) for arrays in zip(*encoded, strict=True))
+    ids, starts, lengths = (np.concatenate([getattr(e, name) for e in encoded]) for name in EncodedLines._fields[:3])
+    unknown = sum((e.unknown for e in encoded), Counter[str]())
     if len(parts) > len(lines):
         owned = np.array([len(line) for line in cut])
         lengths = np.add.reduceat(lengths, np.cumsum(owned) - owned)
-    return ids, starts, lengths
+    return EncodedLines(ids, starts, lengths, unknown)
 
 
 def _parts(line: str) -> list[str]:

@@ -176,7 +176,7 @@ def encode_texts(
     if config.type_vocab_size < 2 and any(b is not None for _, b in pairs):
         raise UserError(f"type_vocab_size={config.type_vocab_size} has no second segment: it cannot read pairs")
     texts = [text for pair in pairs for text in pair if text is not None]
-    flat, _, lengths = tokenizer.encode_lines(texts)
+    flat, _, lengths, _ = tokenizer.encode_lines(texts)
     pieces = iter(np.split(flat, np.cumsum(lengths)[:-1]))
     ids: list[int] = []
     types: list[int] = []

@@ -1,0 +1,109 @@
+"""SentencePiece's unigram models (30k-clean.model, spiece.model) as HuggingFace tokenizers, with ALBERT's own rules.
+
+The model file is a protocol buffer (sentencepiece_model.proto): pieces with their log-probabilities, the trainer's
+settings, and a table that normalises characters. What ALBERT does to text before (google-research/albert,
+tokenization.py): quotes `` and '' become ", accents go by NFKD, the text is lowered; and after: a piece such as "9," is
+taken apart into the pieces of "9" and ",". A tokenizer.json cannot say that, so HuggingFace's converter of
+AlbertTokenizer gives such pieces a penalty, which is nearly the same. So do we; `take_penalties` finds them again.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NamedTuple
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from albert_fast.options import UserError
+from albert_fast.protobuf import message_fields
+
+MARKER = "\u2581"  # begins the pieces that begin a word
+_PENALTY = 100.0  # of pieces of a digit and a comma
+_NORMAL, _UNKNOWN = 1, 2  # types of pieces
+_MODEL_TYPES = {2: "BPE", 3: "word", 4: "character"}
+
+
+class _Piece(NamedTuple):
+    text: str
+    score: float
+    kind: int
+
+
+def is_sentencepiece(content: bytes) -> bool:
+    """Whether a file's bytes look like a model: they begin with pieces, each a text and a score."""
+    return content[:1] == b"\n" and content[2:3] == b"\n" and b"\x15" in content[:256]
+
+
+def sentencepiece_tokenizer(content: bytes, lowercase: bool = True, strip_accents: bool = True) -> tokenizers.Tokenizer:
+    """The tokenizer of a model file's bytes.
+
+    Raises:
+        UserError: no SentencePiece model, or not one of unigrams.
+    """
+    try:
+        message = list(message_fields(content))
+        pieces = [_piece(value) for number, value in message if number == 1 and isinstance(value, bytes)]
+        trainer, normalizer = (
+            {key: value for number, part in message if number == field for key, value in message_fields(part)}  # type: ignore[arg-type]
+            for field in (2, 3)
+        )
+    except (ValueError, IndexError, TypeError, struct.error) as error:
+        raise UserError(f"damaged, or no SentencePiece model ({error})") from None
+    kind = trainer.get(3, 1)
+    if kind != 1:
+        raise UserError(
+            f"a SentencePiece model of type {_MODEL_TYPES.get(int(kind), kind)}; ALBERT's are unigram models"
+        )
+    unknown = next((index for index, piece in enumerate(pieces) if piece.kind == _UNKNOWN), None)
+    if unknown is None:
+        raise UserError("a SentencePiece model without a piece for unknown text; ALBERT's have <unk>")
+    scores = [(piece.text, piece.score - (_PENALTY if _ends_number(piece.text) else 0)) for piece in pieces]
+    backend = tokenizers.Tokenizer(models.Unigram(scores, unk_id=unknown, byte_fallback=bool(trainer.get(35, 0))))
+    steps: list[normalizers.Normalizer] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+    if strip_accents:
+        steps += [normalizers.NFKD(), normalizers.StripAccents()]
+    if lowercase:
+        steps.append(normalizers.Lowercase())
+    table = normalizer.get(2)
+    if isinstance(table, bytes) and table:
+        steps.append(normalizers.Precompiled(table))
+    backend.normalizer = normalizers.Sequence(steps)
+    metaspace = pre_tokenizers.Metaspace(replacement=MARKER, prepend_scheme="always")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
+    backend.decoder = decoders.Metaspace(replacement=MARKER, prepend_scheme="always")
+    return backend
+
+
+def take_penalties(state: dict[str, Any]) -> list[str]:
+    """Take the penalty off the pieces that bear it in a tokenizer.json's content; returns them."""
+    model = state["model"]
+    if model["type"] != "Unigram":
+        return []
+    least = min(score for piece, score in model["vocab"] if not _ends_number(piece))
+    found = [entry for entry in model["vocab"] if _ends_number(entry[0]) and entry[1] < least - _PENALTY / 2]
+    for entry in found:
+        entry[1] += _PENALTY
+    return [piece for piece, _ in found]
+
+
+def without_comma(backend: tokenizers.Tokenizer, piece: str, unk_id: int) -> list[int]:
+    """The ids that stand for a piece of a digit and a comma: those of its text before the comma, and the comma's."""
+    parts = backend.encode(piece[:-1].replace(MARKER, ""), add_special_tokens=False).tokens
+    if piece[0] != MARKER and parts[0][0] == MARKER:
+        parts = [part for part in (parts[0][1:], *parts[1:]) if part]
+    return [unk_id if (index := backend.token_to_id(part)) is None else index for part in (*parts, ",")]
+
+
+def _piece(message: bytes) -> _Piece:
+    fields = dict(message_fields(message))
+    text, score = fields.get(1, b""), fields.get(2, 0)
+    if not isinstance(text, bytes) or not isinstance(score, int):
+        raise ValueError("a piece that is no text with a score")
+    return _Piece(
+        text.decode("utf-8"), struct.unpack("<f", score.to_bytes(4, "little"))[0], int(fields.get(3, _NORMAL))
+    )
+
+
+def _ends_number(piece: str) -> bool:
+    return len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit()
