@@ -188,6 +188,9 @@ class ModelOptions(Options):
         None, "gelu (erf), gelu_new (tanh) or relu, of Google's Chinese models (the config's, or gelu)"
     )
     hidden_dropout_prob: float | None = option(None, "probability of dropping a hidden unit (the config's, or 0)")
+    attention_probs_dropout_prob: float | None = option(
+        None, "0 trains a published config that has more, which packed attention cannot (the config's, or 0)"
+    )
     final_layer_norm: bool | None = option(
         None, "with preln, a LayerNorm after the last layer, which the references have not (config's, or none)"
     )

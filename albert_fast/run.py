@@ -150,7 +150,12 @@ def model_config(model: ModelOptions, folder: RunFolder, run: RunOptions, loader
         model = replace(model, config=str(source))
         check_vocabulary(load_tokenizer(source).fingerprint, run.init_from, loader, run)
     config = model.build(**({"vocab_size": vocab_size} if model.config in PRESETS else {}))
-    if config.vocab_size != vocab_size:
+    # A vocabulary padded to a multiple of 8 or 64: that its real tokens agree is known of --init_from alone.
+    padding = config.vocab_size - vocab_size
+    if padding > 0 and (run.init_from or (config.vocab_size % 8 == 0 and padding < 128)):
+        note(f"vocab_size={config.vocab_size} of {model.config} pads the {vocab_size} words of {run.data} by {padding}")
+        return config.replace(real_vocab_size=vocab_size)
+    if padding:
         raise UserError(
             f"vocab_size={config.vocab_size} of {model.config} does not match the {vocab_size} words that {run.data} "
             "was prepared with; prepare with that model's vocabulary, or give a config of this size"
@@ -173,7 +178,8 @@ def check_trainable(config: AlbertConfig, data: DataConfig) -> None:
     if config.attention_probs_dropout_prob > 0:
         raise UserError(
             f"attention_probs_dropout_prob={config.attention_probs_dropout_prob} cannot be trained here (flash "
-            "attention on packed sequences has no dropout); set it to 0 and use hidden_dropout_prob"
+            "attention on packed sequences has no dropout); give --attention_probs_dropout_prob 0, and for dropout "
+            "--hidden_dropout_prob"
         )
     if config.type_vocab_size < 2 and data.sentence_order:
         raise UserError(f"type_vocab_size={config.type_vocab_size} has no second segment; use 2 or --no-sentence_order")

@@ -155,3 +155,24 @@ def test_ratios_of_every_tensor_are_logged_when_asked_for(root):
     assert ratios[matrix] == pytest.approx(line["learning_rate"], rel=1e-3)  # LAMB's trust makes them equal
     assert line["trust_ratio"][matrix] > 0
     assert "albert.encoder.attention.0.query_key_value.weight.2" in line["trust_ratio"]
+
+
+def test_a_config_that_pads_the_vocabulary_is_trained(root, capsys):
+    """Rounded up to a multiple of 64, as published models are: the padding has no token and is never predicted."""
+    (root / "config.json").write_text(json.dumps({**SHAPE, "vocab_size": 320}))
+    main(words(root, max_steps=1))
+    assert "vocab_size=320" in capsys.readouterr().err
+    config = json.loads((root / "run" / "checkpoint-1" / "config.json").read_text())
+    assert (config["vocab_size"], config["real_vocab_size"]) == (320, 300)
+    # From a checkpoint, whose tokenizer says which tokens are real, by any number.
+    main(words(root, config=None, init_from=root / "run", output=root / "more", max_steps=1))
+    (root / "config.json").write_text(json.dumps({**SHAPE, "vocab_size": 333}))
+    assert "does not match the 300 words" in refused(capsys, *words(root, output=root / "odd"))
+
+
+def test_attention_dropout_of_a_config_can_be_turned_off(root, capsys):
+    (root / "config.json").write_text(json.dumps({**SHAPE, "vocab_size": 300, "attention_probs_dropout_prob": 0.1}))
+    assert "give --attention_probs_dropout_prob 0" in refused(capsys, *words(root))
+    main(words(root, max_steps=1, attention_probs_dropout_prob=0))
+    config = json.loads((root / "run" / "checkpoint-1" / "config.json").read_text())
+    assert config["attention_probs_dropout_prob"] == 0

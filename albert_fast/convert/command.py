@@ -57,6 +57,11 @@ def convert(options: ConvertOptions) -> None:
     take_backbone(source) if options.backbone else settle_head(source)
     share_type = options.share_type or source.wanted_share_type
     check_choice("share_type", share_type, ("all", "ffn", "attention", "None"))
+    tokenizer = _tokenizer(options.vocab, source.path, source.config)
+    if tokenizer is not None and tokenizer.vocab_size < source.config.vocab_size:
+        source.config = source.config.replace(real_vocab_size=tokenizer.vocab_size)
+        padding = source.config.vocab_size - tokenizer.vocab_size
+        source.remarks.append(f"vocab_size pads the {tokenizer.vocab_size:,} tokens of the vocabulary by {padding:,}")
     target = source.config.replace(share_type=share_type)
     print(f"{source.path}: {source.project}, layout {source.config.layout}, share_type={source.config.share_type}")
     for remark in source.remarks:
@@ -69,7 +74,6 @@ def convert(options: ConvertOptions) -> None:
             raise UserError(f"check={options.check}: outputs are recorded of pretraining models; this is a classifier")
         check_recorded(model, Path(options.check), options.tolerance)
 
-    tokenizer = _tokenizer(options.vocab, source.path, target)
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(output) as partial:

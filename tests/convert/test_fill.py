@@ -86,3 +86,12 @@ def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not finite, in albert\.pooler\.weight, predictions\.bias;"):
         convert(ConvertOptions(checkpoint=str(theirs), output=str(tmp_path / "ours")))
     assert not (tmp_path / "ours").exists()
+
+
+def test_a_vocabulary_smaller_than_the_config_pads_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = write_huggingface(tmp_path / "theirs", WEIGHTS)
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(43))]
+    (theirs / "vocab.txt").write_text("\n".join(tokens))
+    convert(ConvertOptions(checkpoint=str(theirs), output=str(tmp_path / "ours")))
+    assert "vocab_size pads the 48 tokens of the vocabulary by 2" in capsys.readouterr().out
+    assert json.loads((tmp_path / "ours" / "config.json").read_text())["real_vocab_size"] == 48
