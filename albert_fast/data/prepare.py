@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -42,6 +43,9 @@ class PrepareOptions(Options):
     vocab: str | None = option(None, "vocab.txt, tokenizer.json, SentencePiece model, or a folder that holds one")
     train_vocab: int | None = option(None, "make a WordPiece vocabulary of this many tokens from the input instead")
     lowercase: bool | None = option(None, "lower the text and strip accents (yes, but a tokenizer.json says itself)")
+    strip_accents: bool | None = option(
+        None, "strip accents (where the text is lowered, but not of Japanese or Korean)"
+    )
     segmenter: Literal["none", "jieba"] = option("none", "jieba: Chinese words, as it finds them, are masked whole")
     json_field: str | None = option(None, "input is one JSON object a line, and this string field is a document's text")
     columns: tuple[str, ...] = option((), "of tables, the columns that hold a document's text (text, or the only one)")
@@ -70,7 +74,9 @@ def prepare(options: PrepareOptions) -> Manifest | None:
 def _prepare(options: PrepareOptions, files: tuple[InputFile, ...], part: int, parts: int) -> Manifest | None:
     directory = Path(options.output)
     spans = part_spans(files, part, parts)
-    tokenizer = None if options.vocab is None else load_tokenizer(options.vocab, options.lowercase)
+    tokenizer = (
+        None if options.vocab is None else load_tokenizer(options.vocab, options.lowercase, options.strip_accents)
+    )
     if options.segmenter != "none" and tokenizer and not tokenizer.is_wordpiece:
         raise UserError(f"segmenter={options.segmenter} needs a WordPiece vocabulary, where an ideograph is a token")
     settings = _settings(options, files, parts, tokenizer)
@@ -87,8 +93,8 @@ def _prepare(options: PrepareOptions, files: tuple[InputFile, ...], part: int, p
             recipe = Recipe(tokenizer.backend.to_str(), options.json_field, options.segmenter, options.split_sentences)
             _note_capitals(tokenizer)
             began, before = time.monotonic(), replace(progress.counts)
-            encode_part(progress, tokenizer, recipe, options.workers or _fitting_workers(files))
-            _report(progress, time.monotonic() - began, before)
+            unknown = encode_part(progress, tokenizer, recipe, options.workers or _fitting_workers(files))
+            _report(progress, time.monotonic() - began, before, unknown)
         return _merge(progress)
 
 
@@ -127,6 +133,8 @@ def _settings(
     columns = [list(file.columns) for file in files]
     if any(columns):
         more["columns"] = columns
+    if options.train_vocab and options.strip_accents is not None:
+        more["strip_accents"] = options.strip_accents
     if options.split_sentences:
         more["split_sentences"] = f"ICU {icu_version()}"
     return {
@@ -146,7 +154,8 @@ def _trained(options: PrepareOptions, files: tuple[InputFile, ...], directory: P
     if (directory / "tokenizer.json").exists():  # by a run that was stopped, or by another part
         return load_tokenizer(directory / "tokenizer.json")
     size, lowercase = int(options.train_vocab or 0), options.lowercase is not False
-    return train_vocabulary(files, size, lowercase=lowercase, json_field=options.json_field)
+    accents = options.strip_accents
+    return train_vocabulary(files, size, lowercase=lowercase, strip_accents=accents, json_field=options.json_field)
 
 
 def _merge(progress: Progress) -> Manifest | None:
@@ -193,8 +202,12 @@ def _already_finished(manifest: Manifest, settings: dict[str, Any], spans: list[
     return manifest
 
 
-def _report(progress: Progress, seconds: float, before: Counts) -> None:
-    """The summary of what a part holds, with this run's speed; and what looks wrong with the text."""
+def _report(progress: Progress, seconds: float, before: Counts, words: Counter[str]) -> None:
+    """The summary of what a part holds, with this run's speed; and what looks wrong with the text.
+
+    Args:
+        words: those that this run found unknown to the vocabulary.
+    """
     counts = progress.counts
     rate, token_rate = (
         (now - then) / max(seconds, 1e-9)
@@ -207,7 +220,14 @@ def _report(progress: Progress, seconds: float, before: Counts) -> None:
         f"{rate:.2f} MB/s, {token_rate:,.0f} tokens/s"
     )
     if unknown > 0.01:
-        note(f"{unknown:.1%} of the tokens are unknown to the vocabulary: is it one for this text's language?")
+        most = ", ".join(f"{word!r} {count:,}" for word, count in words.most_common(8))
+        note(f"{unknown:.1%} of the tokens are unknown to the vocabulary, most often {most}: is it one for this text?")
+    if counts.documents > 1 and counts.sentences < 1.1 * counts.documents:
+        remedy = "" if "split_sentences" in progress.settings else ", or give --split_sentences"
+        note(
+            "documents of about one sentence: the two segments of an example are then parts of one sentence; put one "
+            f"sentence a line and a blank line between documents{remedy}"
+        )
     if progress.settings["json_field"] is None and counts.tokens and not counts.blank_lines:
         note("the text has no blank lines, so every file is one document; put a blank line between documents")
 

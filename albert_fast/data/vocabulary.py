@@ -18,13 +18,25 @@ from albert_fast.options import UserError, note
 
 SAMPLE_BYTES = 1 << 26
 # Runs that WordPiece would call unknown whatever the vocabulary (over 100 characters of one word) are not counted.
+# Hangul syllables, and kana that decompose into another and a mark.
+_TAKEN_APART = re.compile(
+    "[\uac00-\ud7a3がぎぐげござじずぜぞだぢづでどばぱびぴぶぷべぺぼぽゔガギグゲゴザジズゼゾダヂヅデドバパビピブプベペボポヴ]"
+)
 _LONG_WORD = re.compile(r"[^\W\u2e80-\u9fff]{101,}")
 
 
 def train_vocabulary(
-    files: Sequence[InputFile], size: int, *, lowercase: bool = True, json_field: str | None = None
+    files: Sequence[InputFile],
+    size: int,
+    *,
+    lowercase: bool = True,
+    strip_accents: bool | None = None,
+    json_field: str | None = None,
 ) -> Tokenizer:
     """Train a WordPiece vocabulary of `size` tokens: the special ones, characters by frequency, then merges.
+
+    Args:
+        strip_accents: None: where the text is lowered, unless it is Japanese or Korean (`keeps_marks`).
 
     Text of over SAMPLE_BYTES is sampled evenly, which bounds memory and time. HuggingFace's trainer numbers the
     pieces inside words in the order of a randomly seeded hash map and breaks ties by these numbers; giving it all
@@ -37,10 +49,17 @@ def train_vocabulary(
         raise UserError(f"train_vocab={size} is too small for a vocabulary; use 1000 or more")
     note(f"making a vocabulary of {size} tokens from at most {SAMPLE_BYTES >> 20} MiB of the text")
     specials = list(SPECIAL_TOKENS)
-    backend = wordpiece_tokenizer(specials, lowercase).backend
-    counts: Counter[str] = Counter()
+    found: Counter[str] = Counter()
     for text in _sample(files, json_field):
-        counts.update(backend.normalizer.normalize_str(text))
+        found.update(text)
+    if strip_accents is None and lowercase and keeps_marks(found):
+        strip_accents = False
+        note("the text is Japanese or Korean, so marks are kept; --strip_accents would split Hangul and make か of が")
+    backend = wordpiece_tokenizer(specials, lowercase, strip_accents).backend
+    counts: Counter[str] = Counter()
+    for character, count in found.items():
+        for c in backend.normalizer.normalize_str(character):
+            counts[c] += count
     ranked = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
     if not ranked:
         raise UserError(f"input {', '.join(file.path for file in files)} holds no text; give files with text")
@@ -63,7 +82,14 @@ def train_vocabulary(
     tokens += [piece for piece in characters if piece not in vocabulary]
     if len(tokens) < size:
         note(f"the text gives a vocabulary of {len(tokens)} tokens, fewer than train_vocab={size}")
-    return wordpiece_tokenizer(tokens[:size], lowercase)
+    return wordpiece_tokenizer(tokens[:size], lowercase, strip_accents)
+
+
+def keeps_marks(characters: Counter[str]) -> bool:
+    """Whether over a hundredth of the letters are Hangul or voiced kana, which BERT's stripping of accents takes apart
+    (google-research/bert issues 130 and 135): it decomposes syllables into jamo and drops the marks of が and ぱ."""
+    letters = sum(count for c, count in characters.items() if c.isalpha())
+    return sum(count for c, count in characters.items() if _TAKEN_APART.match(c)) > 0.01 * letters
 
 
 def _goes_on_words(character: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,16 +22,18 @@ from albert_fast.data.workers import Recipe, encode_chunks
 from albert_fast.files import file_crc, whole_file
 from albert_fast.options import note
 
+MAX_UNKNOWN_WORDS = 1 << 14
 MAX_SHARD_SENTENCES = 1 << 22  # their lengths wait in memory until the shard is closed
 
 
-def encode_part(progress: Progress, tokenizer: Tokenizer, recipe: Recipe, workers: int) -> None:
-    """Encode what is left of a part's spans into shards."""
+def encode_part(progress: Progress, tokenizer: Tokenizer, recipe: Recipe, workers: int) -> Counter[str]:
+    """Encode what is left of a part's spans into shards; returns the commonest words unknown to the vocabulary."""
     if progress.shards:
         note(f"{progress.directory}: {len(progress.shards)} shards are finished; going on after them")
     chunks = read_chunks(progress.spans, progress.position)
     limit, counts, pages = progress.settings["shard_tokens"], progress.counts, PageBuilder()
     shard = _OpenShard(progress, tokenizer, recipe.segmenter != "none")
+    unknown: Counter[str] = Counter()
     with encode_chunks(recipe, workers) as encode, shard, _live(progress.spans) as show:
         for chunk, encoded in encode(chunks):
             span = chunk.position.span
@@ -46,6 +49,9 @@ def encode_part(progress: Progress, tokenizer: Tokenizer, recipe: Recipe, worker
             progress.span_crcs[span] = crc32c(chunk.data, progress.span_crcs[span])
             counts.bytes += len(chunk.data)
             counts.unknown_tokens += int((encoded.ids == tokenizer.unk_id).sum())
+            unknown.update(encoded.unknown)
+            if len(unknown) > MAX_UNKNOWN_WORDS:
+                unknown = Counter(dict(unknown.most_common(MAX_UNKNOWN_WORDS // 2)))
             counts.blank_lines += int(encoded.is_blank.sum())
             tokens, sentences = shard.num_tokens + pages.num_tokens, shard.num_sentences + pages.num_sentences
             show(counts.bytes, counts.tokens + tokens)
@@ -55,6 +61,7 @@ def encode_part(progress: Progress, tokenizer: Tokenizer, recipe: Recipe, worker
                 shard.close(pages)
         progress.complete = True
         shard.close(pages)
+    return unknown
 
 
 class _OpenShard:

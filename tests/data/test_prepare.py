@@ -404,6 +404,21 @@ def test_bad_inputs_are_refused_in_one_line(tmp_path, vocab):
         assert "\n" not in str(error.value)
 
 
+def test_the_summary_names_unknown_words_and_documents_of_one_sentence(tmp_path, vocab, capsys):
+    text = "我们 “在” — abz.\n\n" * 50 + "a — a\n"
+    source = write(tmp_path / "t.txt", text.encode())
+    run([source], tmp_path / "out", vocab, workers=2)
+    notes = capsys.readouterr().err
+    assert "most often '—' 51, " in notes
+    assert all(f"{word!r} 50" in notes for word in ("“", "”", "abz", "."))
+    assert "documents of about one sentence" in notes
+    assert "--split_sentences" in notes
+    run([source], tmp_path / "split", vocab, split_sentences=True)
+    assert "give --split_sentences" not in capsys.readouterr().err
+    run([write(tmp_path / "good.txt", b"a\nb\n\nab\na\n")], tmp_path / "good", vocab)
+    assert "note" not in capsys.readouterr().err
+
+
 def test_a_second_run_of_the_same_part_is_refused(tmp_path, vocab):
     source = write(tmp_path / "t.txt", corpus(9, documents=3000))
     command = [sys.executable, "-m", "albert_fast", "prepare", "--input", str(source), "--vocab", vocab]

@@ -1,8 +1,6 @@
-"""albert_fast.data.tokenizer and .vocabulary: what BERT's tokenizer gives, from every source of a vocabulary."""
+"""albert_fast.data.tokenizer: what BERT's tokenizer gives, from every source of a vocabulary."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
 from albert_fast.data import wordpiece
-from albert_fast.data.inputs import input_files
 from albert_fast.data.tokenizer import SPECIAL_TOKENS, Tokenizer, load_tokenizer, wordpiece_tokenizer
-from albert_fast.data.vocabulary import train_vocabulary
 from albert_fast.data.wordpiece import WordPieceCache
 from albert_fast.options import UserError
 
@@ -29,15 +25,6 @@ SMALL = [*SPECIAL_TOKENS, "[unused1]", *"abcdefghm,[]", *PIECES, "mask", "MASK",
 @pytest.fixture(scope="module")
 def small():
     return wordpiece_tokenizer(SMALL)
-
-
-@pytest.fixture(scope="module")
-def english_text(tmp_path_factory):
-    from pydoc_data.topics import topics
-
-    file = tmp_path_factory.mktemp("text") / "topics.txt"
-    file.write_text("\n\n".join(topics.values()), encoding="utf-8")
-    return file
 
 
 @needs_zh
@@ -156,34 +143,6 @@ def test_bad_paths_and_json_are_refused(tmp_path):
         load_tokenizer(tmp_path)
     with pytest.raises(UserError, match="leave --lowercase out"):
         load_tokenizer(tmp_path, lowercase=True)
-
-
-def test_vocabulary_is_the_same_in_every_process(english_text):
-    code = (
-        "import sys; from albert_fast.data.vocabulary import train_vocabulary;"
-        "from albert_fast.data.inputs import input_files;"
-        "print(train_vocabulary(input_files((sys.argv[1],)), 2000).fingerprint.hex())"
-    )
-    run = [sys.executable, "-c", code, str(english_text)]
-    outputs = {subprocess.run(run, capture_output=True, text=True, check=True).stdout for _ in range(3)}
-    assert len(outputs) == 1
-
-
-def test_trained_vocabulary_reads_its_text(english_text):
-    tokenizer = train_vocabulary(input_files((str(english_text),)), 2000)
-    assert tokenizer.vocab_size == 2000
-    assert tuple(tokenizer.tokens[:5]) == SPECIAL_TOKENS
-    assert tokenizer.unk_id not in tokenizer.encode(english_text.read_text(encoding="utf-8"))
-    assert {"the", "statement", "##ing"} <= set(tokenizer.tokens)
-
-
-def test_training_refuses_nothing_and_too_little(tmp_path):
-    empty = tmp_path / "empty.txt"
-    empty.write_text(" \n\n")
-    with pytest.raises(UserError, match="holds no text"):
-        train_vocabulary(input_files((str(empty),)), 1000)
-    with pytest.raises(UserError, match="train_vocab=10 is too small"):
-        train_vocabulary(input_files((str(empty),)), 10)
 
 
 @pytest.mark.parametrize(
