@@ -1,0 +1,106 @@
+"""Gradients of queries, keys and values packed into that of their joint product, its bias's gradient on the way.
+
+Flash attention's backward gives three tensors [T, N, D'], D' the head size padded for it. One pass writes them as one
+[T, K, N, D] without the padding, and sums its columns in fp32 for the bias of the product: PyTorch's stack, narrowing
+and sum read and write them three times.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .calls import Call
+from .cost import Cost, costs, size_of
+from .rows import rows_per_chunk
+
+OPTIONS = {"BLOCK_ROWS": 4, "BLOCK_COLS": 512, "num_warps": 4}  # 16 elements a thread
+
+
+@triton.jit(do_not_specialize=["n_rows", "rows_per_chunk"])
+def _pack_gradients_kernel(
+    part0_ptr, part1_ptr, part2_ptr, packed_ptr, partial_ptr, n_rows, rows_per_chunk,
+    N_PARTS: tl.constexpr, N_COLS: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    part, chunk = tl.program_id(2), tl.program_id(1)
+    cols = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    col_mask = cols < N_COLS
+    source_cols = cols
+    if SIZE != PADDED:
+        source_cols = cols // SIZE * PADDED + cols % SIZE
+    source_ptr = part0_ptr
+    if part == 1:
+        source_ptr = part1_ptr
+    if part == 2:
+        source_ptr = part2_ptr
+    total = tl.zeros((BLOCK_ROWS, BLOCK_COLS), partial_ptr.dtype.element_ty)
+    first = chunk * rows_per_chunk
+    last = tl.minimum(first + rows_per_chunk, n_rows)
+    for start in range(first, last, BLOCK_ROWS):
+        rows = start + tl.arange(0, BLOCK_ROWS)
+        mask = (rows < last)[:, None] & col_mask[None, :]
+        rows = rows.to(tl.int64)[:, None]
+        grad = tl.load(source_ptr + rows * (N_COLS // SIZE * PADDED) + source_cols[None, :], mask, other=0.0)
+        tl.store(packed_ptr + (rows * N_PARTS + part) * N_COLS + cols[None, :], grad, mask)
+        total += grad.to(partial_ptr.dtype.element_ty)
+    partial_ptr += (chunk.to(tl.int64) * N_PARTS + part) * N_COLS
+    tl.store(partial_ptr + cols, tl.sum(total, axis=0), col_mask)
+
+
+def _rows_per_chunk(parts: list[Tensor], head_size: int) -> int:
+    n_rows, heads, _ = parts[0].shape
+    return rows_per_chunk(n_rows, heads * head_size, OPTIONS["BLOCK_ROWS"], len(parts))
+
+
+@torch.library.custom_op("albert_fast::pack_gradients", mutates_args=())
+def _pack_gradients(parts: list[Tensor], head_size: int) -> tuple[Tensor, Tensor]:
+    packed, partials = _pack_gradients_fake(parts, head_size)
+    parts = [part.contiguous() for part in parts]
+    n_rows, heads, padded = parts[0].shape
+    if n_rows:
+        grid = triton.cdiv(heads * head_size, OPTIONS["BLOCK_COLS"]), partials.shape[0], len(parts)
+        with torch.cuda.device_of(packed):
+            _pack_gradients_kernel[grid](
+                *parts, *[parts[0]] * (3 - len(parts)), packed, partials, n_rows, _rows_per_chunk(parts, head_size),
+                N_PARTS=len(parts), N_COLS=heads * head_size, SIZE=head_size, PADDED=padded, **OPTIONS,
+            )  # fmt: skip
+    return packed, partials
+
+
+@_pack_gradients.register_fake
+def _pack_gradients_fake(parts, head_size):
+    n_rows, heads, _ = parts[0].shape
+    packed = parts[0].new_empty(n_rows, len(parts), heads, head_size)
+    chunks = triton.cdiv(n_rows, _rows_per_chunk(parts, head_size))
+    wide = torch.promote_types(packed.dtype, torch.float32)
+    return packed, packed.new_empty(chunks, 1, len(parts) * heads * head_size, dtype=wide)
+
+
+@costs("albert_fast::pack_gradients")
+def _pack_gradients_costs(parts, head_size):
+    packed, partials = _pack_gradients_fake(parts, head_size)
+    # The padding is not read where a head is longer than what one access takes; whole sectors are, so count it all.
+    least = 2 * size_of(packed)
+    return [Cost("_pack_gradients_kernel", least + size_of(partials), least_bytes=least)]
+
+
+def calls(sizes, dtype, make):
+    size = sizes.hidden // sizes.heads
+    for n_parts in (3, 2, 1):
+        parts = [make(sizes.tokens, sizes.heads, size + -size % 8, dtype=dtype) for _ in range(n_parts)]
+        yield Call(_pack_gradients, (parts, size))
+
+
+def pack_gradients(parts: list[Tensor], head_size: int) -> tuple[Tensor, Tensor]:
+    """K = 1 to 3 gradients [T, N, D'], D' >= D = head_size -> [T, K, N, D] and sums [P, 1, K N D] of its columns.
+
+    The partial sums are fp32 (fp64 of fp64); `partial_sums.vector_gradients` makes the bias's gradient of them.
+
+    Raises:
+        ValueError: shapes disagree, or there are more than three.
+    """
+    shapes = {part.shape for part in parts}
+    if not 1 <= len(parts) <= 3 or len(shapes) > 1 or parts[0].dim() != 3 or parts[0].shape[2] < head_size:
+        raise ValueError(f"{[list(p.shape) for p in parts]} must be one to three [T, N, D'], D' >= {head_size}, alike")
+    return _pack_gradients(parts, head_size)
