@@ -61,10 +61,10 @@ def _add_layer_norm_forward_kernel(
 
 @triton.jit(do_not_specialize=["n_rows", "rows_per_chunk", "site", "threshold"])
 def _add_layer_norm_backward_kernel(
-    grad_y_ptr, grad_sum_ptr, sum_ptr, mean_ptr, rstd_ptr, weight_ptr, key_ptr, grad_residual_ptr, grad_x_ptr,
+    grad_y_ptr, more_grad_ptr, sum_ptr, mean_ptr, rstd_ptr, weight_ptr, key_ptr, grad_residual_ptr, grad_x_ptr,
     partial_ptr, n_rows, rows_per_chunk, site, threshold, scale,
     N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
-    HAS_DROPOUT: tl.constexpr, HAS_GRAD_SUM: tl.constexpr,
+    HAS_DROPOUT: tl.constexpr, MORE_OF: tl.constexpr,
 ):  # fmt: skip
     wide: tl.constexpr = mean_ptr.dtype.element_ty
     chunk = tl.program_id(0)
@@ -82,6 +82,8 @@ def _add_layer_norm_backward_kernel(
         mask = row_mask[:, None] & col_mask[None, :]
         offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
         grad_y = tl.load(grad_y_ptr + offsets, mask, other=0.0).to(wide)
+        if MORE_OF == "y":
+            grad_y += tl.load(more_grad_ptr + offsets, mask, other=0.0).to(wide)
         value = tl.load(sum_ptr + offsets, mask, other=0.0).to(wide)
         mean = tl.load(mean_ptr + rows, row_mask, other=0.0)[:, None]
         rstd = tl.load(rstd_ptr + rows, row_mask, other=0.0)[:, None]
@@ -91,8 +93,8 @@ def _add_layer_norm_backward_kernel(
         mean_grad = tl.sum(grad_normalised, axis=1)[:, None] / N_COLS
         slope = tl.sum(grad_normalised * normalised, axis=1)[:, None] / N_COLS
         grad = (grad_normalised - mean_grad - normalised * slope) * rstd
-        if HAS_GRAD_SUM:
-            grad += tl.load(grad_sum_ptr + offsets, mask, other=0.0).to(wide)
+        if MORE_OF == "sum":
+            grad += tl.load(more_grad_ptr + offsets, mask, other=0.0).to(wide)
         tl.store(grad_residual_ptr + offsets, grad.to(grad_residual_ptr.dtype.element_ty), mask)
         if HAS_DROPOUT:
             grad *= dropout_multiplier(key_ptr, site, rows, threshold, scale, BLOCK_ROWS, BLOCK_COLS)
@@ -150,28 +152,31 @@ def _forward_costs(x, bias, residual, weight, layer_norm_bias, key, epsilon, dro
 
 @torch.library.custom_op("albert_fast::add_layer_norm_backward", mutates_args=())
 def _backward(
-    grad_y: Tensor, grad_sum: Tensor | None, total: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor,
-    key: Tensor | None, dropout: float, site: int,
+    grad_y: Tensor, more_grad: Tensor | None, total: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor,
+    key: Tensor | None, dropout: float, site: int, more_of: str = "sum",
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Returns grad_residual, grad_x (empty without dropout: then it is grad_residual) and the partials [P, 3, N]."""
+    """Returns grad_residual, grad_x (empty without dropout: then it is grad_residual) and the partials [P, 3, N].
+
+    more_grad is a second gradient, of what more_of says: the sum (pre-LN) or y, which two ops read (post-LN).
+    """
     n_rows, n_cols = total.shape
     grad_y = grad_y.contiguous()
-    has_grad_sum = grad_sum is not None
-    grad_sum = grad_sum.contiguous() if has_grad_sum else grad_y
-    grad_residual, grad_x, partials = _backward_fake(grad_y, grad_sum, total, mean, rstd, weight, key, dropout, site)
+    more_of = "nothing" if more_grad is None else more_of
+    more_grad = None if more_grad is None else more_grad.contiguous()
+    grad_residual, grad_x, partials = _backward_fake(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site)
     options = launch_options("add_layer_norm_backward", total)
     if n_rows:
         with torch.cuda.device_of(total):
             _add_layer_norm_backward_kernel[(partials.shape[0],)](
-                grad_y, grad_sum, total, mean, rstd, weight, key, grad_residual, grad_x, partials,
+                grad_y, more_grad, total, mean, rstd, weight, key, grad_residual, grad_x, partials,
                 n_rows, rows_per_chunk(n_rows, n_cols, options["BLOCK_ROWS"]), site, *_dropout_arguments(dropout),
-                N_COLS=n_cols, HAS_DROPOUT=dropout > 0, HAS_GRAD_SUM=has_grad_sum, **options,
+                N_COLS=n_cols, HAS_DROPOUT=dropout > 0, MORE_OF=more_of, **options,
             )  # fmt: skip
     return grad_residual, grad_x, partials
 
 
 @_backward.register_fake
-def _backward_fake(grad_y, grad_sum, total, mean, rstd, weight, key, dropout, site):
+def _backward_fake(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site, more_of="sum"):
     n_rows, n_cols = total.shape
     chunks = triton.cdiv(
         n_rows, rows_per_chunk(n_rows, n_cols, launch_options("add_layer_norm_backward", total)["BLOCK_ROWS"])
@@ -181,31 +186,29 @@ def _backward_fake(grad_y, grad_sum, total, mean, rstd, weight, key, dropout, si
 
 
 @costs("albert_fast::add_layer_norm_backward")
-def _backward_costs(grad_y, grad_sum, total, mean, rstd, weight, key, dropout, site):
-    *grads, partials = _backward_fake(grad_y, grad_sum, total, mean, rstd, weight, key, dropout, site)
-    least = size_of(grad_y, grad_sum, total, mean, rstd, weight, key if dropout else None, *grads)
+def _backward_costs(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site, more_of="sum"):
+    *grads, partials = _backward_fake(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site)
+    least = size_of(grad_y, more_grad, total, mean, rstd, weight, key if dropout else None, *grads)
     name = "_add_layer_norm_backward_kernel"
     return [Cost(name, least + size_of(partials), kind="layer_norm", least_bytes=least)]
 
 
-def _save_for_backward(ctx, inputs, output):
+def _keep(ctx, inputs, output):
     _, bias, _, weight, layer_norm_bias, key, _, ctx.dropout, ctx.site = inputs
-    _, total, mean, rstd = output
-    ctx.save_for_backward(total, mean, rstd, weight, key)
-    ctx.mark_non_differentiable(mean, rstd)
+    ctx.save_for_backward(*output[1:], weight, key)
     ctx.set_materialize_grads(False)
     ctx.dtypes = [parameter.dtype for parameter in (bias, weight, layer_norm_bias)]
     ctx.main_grads = [getattr(parameter, "main_grad", None) for parameter in (bias, weight, layer_norm_bias)]
 
 
-def _differentiate(ctx, grad_y, grad_sum, _mean, _rstd):
-    if grad_y is None and grad_sum is None:
+def _differentiate(ctx, grad_y, more_grad, more_of):
+    if grad_y is None and more_grad is None:
         return (None,) * 9
     total, mean, rstd, weight, key = ctx.saved_tensors
     if grad_y is None:
         grad_y = torch.zeros_like(total)
     grad_residual, grad_x, partials = torch.ops.albert_fast.add_layer_norm_backward(
-        grad_y, grad_sum, total, mean, rstd, weight, key, ctx.dropout, ctx.site
+        grad_y, more_grad, total, mean, rstd, weight, key, ctx.dropout, ctx.site, more_of
     )
     if ctx.dropout == 0:
         grad_x = grad_residual
@@ -213,7 +216,28 @@ def _differentiate(ctx, grad_y, grad_sum, _mean, _rstd):
     return grad_x, bias, grad_residual, *layer_norm, None, None, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
+def _set_up(ctx, inputs, output):
+    _keep(ctx, inputs, output)
+    ctx.mark_non_differentiable(*output[2:])
+
+
+_forward.register_autograd(
+    lambda ctx, grad_y, grad_sum, _mean, _rstd: _differentiate(ctx, grad_y, grad_sum, "sum"), setup_context=_set_up
+)
+
+
+class _AddPostLayerNorm(torch.autograd.Function):
+    """y twice, each with a gradient of its own; a custom op may not return one tensor twice."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        output = _forward(*inputs)
+        _keep(ctx, inputs, output)
+        return output[0], output[0].detach()
+
+    @staticmethod
+    def backward(ctx, grad, other):
+        return _differentiate(ctx, *((grad, other) if grad is not None else (other, None)), "y")
 
 
 def calls(sizes, dtype, make):
@@ -223,8 +247,8 @@ def calls(sizes, dtype, make):
     mean, rstd = (make(shape[0], dtype=torch.promote_types(dtype, torch.float32)) for _ in range(2))
     for dropout, key in ((0.0, None), (0.1, make(2, dtype=torch.int64))):
         yield Call(_forward, (x, vectors[0], residual, *vectors[1:], key, 1e-12, dropout, 3))
-        for grad_sum in (None, residual):
-            yield Call(_backward, (grad, grad_sum, x, mean, rstd, vectors[0], key, dropout, 3))
+        for more_grad, more_of in ((None, "sum"), (residual, "sum"), (residual, "y")):
+            yield Call(_backward, (grad, more_grad, x, mean, rstd, vectors[0], key, dropout, 3, more_of))
 
 
 def _check(x, bias, residual, weight, layer_norm_bias, dropout, key) -> None:
@@ -246,7 +270,7 @@ def add_pre_layer_norm(
     x: Tensor, bias: Tensor, residual: Tensor, weight: Tensor, layer_norm_bias: Tensor, epsilon: float = 1e-12,
     dropout: float = 0.0, key: Tensor | None = None, site: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The pre-LN join: s = residual + dropout(x + bias), y = LN(s); returns (y, s).
+    """Pre-LN residual add + LayerNorm: s = residual + dropout(x + bias), y = LN(s); returns (y, s).
 
     Args:
         x, residual: [T, H], one dtype of fp32, bf16, fp16 (fp64 for tests); H to 8192 or so, of any divisibility.
@@ -262,9 +286,23 @@ def add_pre_layer_norm(
     return _forward(x, bias, residual, weight, layer_norm_bias, key, epsilon, dropout, site)[:2]
 
 
+def add_post_layer_norm(
+    x: Tensor, bias: Tensor, residual: Tensor, weight: Tensor, layer_norm_bias: Tensor, epsilon: float = 1e-12,
+    dropout: float = 0.0, key: Tensor | None = None, site: int = 0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Post-LN residual add + LayerNorm: y = LN(residual + dropout(x + bias)), twice: for the branch and the residual.
+
+    The two share memory. Backward takes their gradients apart, so that nothing has to add them first. Arguments and
+    errors as in `add_pre_layer_norm`.
+    """
+    _check(x, bias, residual, weight, layer_norm_bias, dropout, key)
+    key = key if dropout > 0 else None
+    return _AddPostLayerNorm.apply(x, bias, residual, weight, layer_norm_bias, key, epsilon, dropout, site)
+
+
 def add_layer_norm(
     x: Tensor, bias: Tensor, residual: Tensor, weight: Tensor, layer_norm_bias: Tensor, epsilon: float = 1e-12,
     dropout: float = 0.0, key: Tensor | None = None, site: int = 0,
 ) -> Tensor:  # fmt: skip
-    """The post-LN join: LN(residual + dropout(x + bias)) -> [T, H]; arguments as in `add_pre_layer_norm`."""
+    """LN(residual + dropout(x + bias)) -> [T, H]; arguments and errors as in `add_pre_layer_norm`."""
     return add_pre_layer_norm(x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)[0]

@@ -14,10 +14,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from albert_fast.attention import varlen_attention
 from albert_fast.ops.cross_entropy import linear_cross_entropy, logit_rows
@@ -98,13 +96,9 @@ def _triton_ops() -> Ops:
 
         if not triton.knobs.runtime.interpret:
             raise UserError("ops='triton' finds no GPU; use ops='torch', or set TRITON_INTERPRET=1 to interpret it")
-    from albert_fast.kernels.add_layer_norm import add_layer_norm, add_pre_layer_norm
+    from albert_fast.kernels.add_layer_norm import add_post_layer_norm, add_pre_layer_norm
     from albert_fast.kernels.gelu_ffn import gelu_ffn
     from albert_fast.kernels.linear_cross_entropy import linear_cross_entropy
-
-    def add_post_layer_norm(*arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
-        y = add_layer_norm(*arguments, **keywords)
-        return y, y
 
     return Ops(
         "triton",

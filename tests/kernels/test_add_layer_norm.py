@@ -188,6 +188,23 @@ def test_main_grad_accumulates_in_fp32_over_uses(with_main_grad):
             torch.testing.assert_close(parameters[i].grad.float(), 3 * single[name], rtol=2e-2, atol=2e-1)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5], ids=lambda p: f"dropout{p}")  # 1 / (1 - 0.5) is exact
+@pytest.mark.parametrize("used", ["both", "branch", "residual"])
+def test_post_layer_norm_takes_the_gradients_of_its_two_results_apart(used, dropout):
+    tensors = inputs(9, 40, torch.float64)
+    grads = [random(9, 40, seed=s, dtype=torch.float64) for s in (5, 6)]
+    pick = {"both": [0, 1], "branch": [0], "residual": [1]}[used]
+    results = []
+    for implementation in (fused, ops):
+        leaves = [t.clone().requires_grad_() for t in tensors]
+        two = implementation.add_post_layer_norm(*leaves, epsilon=1e-5, dropout=dropout, key=key_of(), site=3)
+        assert torch.equal(*two)
+        torch.autograd.backward([two[i] for i in pick], [grads[i] for i in pick])
+        results.append([two[0].detach(), *(leaf.grad for leaf in leaves)])
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
 def test_gradients_flow_without_a_bias_of_interest():
     x, bias, residual, weight, layer_norm_bias = inputs(5, 16)
     x.requires_grad_()
