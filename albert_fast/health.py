@@ -60,6 +60,13 @@ class Health:
         Raises:
             IllRun: `max_skipped` updates in a row or more were skipped.
         """
+        self.look_at_updates(step, metrics)
+        if math.isfinite(metrics["loss"]):
+            self._look_for_divergence(step, metrics["loss"])
+            self._look_for_chance(step, metrics)
+
+    def look_at_updates(self, step: int, metrics: dict[str, float]) -> None:
+        """The part of `look` that needs skipped_updates, last_gradient_norm and learning_rate alone."""
         steps, self.step = step - self.step, step
         skipped, self.skipped = int(metrics["skipped_updates"]) - self.skipped, int(metrics["skipped_updates"])
         if skipped >= steps:
@@ -71,16 +78,13 @@ class Health:
             raise IllRun(
                 f"step {step}: the last {self.in_a_row} updates were skipped, their gradients are not finite; first "
                 f"step {first}, gradient norm {metrics['last_gradient_norm']:g}, learning rate "
-                f"{metrics['learning_rate']:.3g}. Go on with --resume from a checkpoint before step {first}, or start "
-                "again: with a lower --learning_rate, a longer --warmup_steps, --max_grad_norm 1 or --precision fp32"
+                f"{metrics['learning_rate']:.3g}. Go on from a checkpoint before step {first}, or start "
+                "again, with a lower --learning_rate, a longer --warmup_steps, --max_grad_norm 1 or --precision fp32"
             )
         if skipped:
             self._once(
                 "skipped", f"step {step}: {skipped} of {steps} updates were skipped, their gradients are not finite"
             )
-        if math.isfinite(metrics["loss"]):
-            self._look_for_divergence(step, metrics["loss"])
-            self._look_for_chance(step, metrics)
 
     def _look_for_divergence(self, step: int, loss: float) -> None:
         self.recent.append(loss)

@@ -97,6 +97,11 @@ def _pretrain(
             skipped = int(train_step.optimizer.steps - train_step.optimizer.updates)
             health = Health(train, run.max_skipped_updates, step, skipped, log.say)
             batches, saved = health.counting(chain([first], loader)), step if folder.found else None
+
+            def save(step: int, cursor: dict[str, Any]) -> None:
+                position = {"cursor": cursor, "tokens": cursor["index"] * data.tokens_per_batch}
+                checkpoint.save(output, step, train_step, position, Path(run.data), run.keep_checkpoints)
+
             while step < train.max_steps and not stop.agreed:
                 if not train_step(stop.between(islice(batches, train.gradient_accumulation_steps))):
                     break  # a signal came between micro-batches: the step is made again when the run goes on
@@ -118,12 +123,10 @@ def _pretrain(
                     health.look(step, metrics)
                 if rank == 0 and (last or step % run.save_steps == 0):
                     with log.paused():
-                        checkpoint.save(
-                            output, step, train_step, {"cursor": cursor}, Path(run.data), run.keep_checkpoints
-                        )
+                        save(step, cursor)
                     saved = step
             if rank == 0 and stop.agreed and saved != step:
-                checkpoint.save(output, step, train_step, {"cursor": cursor}, Path(run.data), run.keep_checkpoints)
+                save(step, cursor)
     if rank == 0:
         ending = "done" if step >= train.max_steps else f"stopped by {stop.received or 'a signal'}; go on with --resume"
         if folder.step >= train.max_steps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from torch import Tensor
 from albert_fast.downstream.classifier import AlbertForSequenceClassification, encode_texts
 from albert_fast.downstream.columns import ColumnOptions, Expected
 from albert_fast.downstream.examples import Example, read_examples
-from albert_fast.downstream.scores import classification_scores
-from albert_fast.files import whole_file
+from albert_fast.downstream.scores import classification_scores, warn_of_chance
+from albert_fast.files import strict_json, whole_file
 from albert_fast.options import DeviceOptions, Options, UserError, note, option
 
 
@@ -60,8 +59,9 @@ def evaluate(options: EvaluateOptions, columns: ColumnOptions, where: DeviceOpti
         if len(labelled) < len(examples.rows):
             scores["labelled"] = len(labelled)
         scores |= labelled_scores(logits[labelled], labels)
+        warn_of_chance(scores, options.test)
     if options.json:
-        print(json.dumps(scores))
+        print(strict_json(scores))
         return
     table = Table(*scores, title=escape(f"{options.model} on {options.test}"))
     table.add_row(*(f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for value in scores.values()))
@@ -79,7 +79,7 @@ def class_indices(examples: list[Example], names: list[str]) -> np.ndarray:
 
 
 def labelled_scores(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
-    """Loss (mean cross entropy, nats), accuracy, f1 and matthews of logits [examples, classes]."""
+    """Loss (mean cross entropy, nats) and `classification_scores` of logits [examples, classes]."""
     loss = F.cross_entropy(logits, torch.from_numpy(labels)).item()
     return {"loss": loss, **classification_scores(labels, logits.argmax(-1).numpy(), logits.shape[1])}
 
@@ -93,4 +93,4 @@ def write_predictions(file: Path, examples: list[Example], logits: Tensor, names
             probabilities = dict(zip(names, (round(p, 6) for p in row), strict=True))
             best = names[int(np.argmax(row))]
             line = {"text_a": example.text_a, **pair, **label, "prediction": best, "probabilities": probabilities}
-            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+            stream.write(strict_json(line, ensure_ascii=False) + "\n")

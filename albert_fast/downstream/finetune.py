@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -15,14 +15,17 @@ from torch import Tensor
 from albert_fast._loader import crc32c
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.data.tokenizer import load_tokenizer
-from albert_fast.downstream.classifier import AlbertForSequenceClassification, EncodedTexts, encode_texts
+from albert_fast.downstream.baseline import word_count_accuracy
+from albert_fast.downstream.classifier import SETTINGS, AlbertForSequenceClassification, EncodedTexts, encode_texts
 from albert_fast.downstream.columns import ColumnOptions, Expected
+from albert_fast.downstream.defaults import choose_defaults, fill_in, first_token_spread, tokens_seen
 from albert_fast.downstream.evaluate import class_indices, labelled_scores, write_predictions
 from albert_fast.downstream.examples import read_examples
 from albert_fast.downstream.finetune_run import FinetuneRun
+from albert_fast.files import file_crc
 from albert_fast.optimizer import FlatParameters, Optimizer
 from albert_fast.options import DeviceOptions, Options, note, option
-from albert_fast.pretrained import checkpoint_folder, read_weights
+from albert_fast.pretrained import WEIGHTS, checkpoint_folder, read_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +37,17 @@ class FinetuneOptions(Options):
     dev: str = option(help="the same, to choose the best checkpoint on", metavar="FILE")
     output: str = option(help="folder of the best checkpoint, metrics.jsonl and predictions on --dev", metavar="DIR")
     resume: bool = option(False, "go on with a run that was stopped, with the same flags")
-    epochs: int = option(3, "passes over --train", at_least=1)
+    epochs: int | None = option(None, "passes over --train (3)", at_least=1)
     batch_size: int = option(32, "sentences or pairs in a step; packed, so short ones cost little", at_least=1)
     max_seq_length: int = option(
         128, "tokens of the longest sequence, [CLS] and [SEP] included; longer ones are cut", at_least=1
     )
-    learning_rate: float = option(3e-5, "peak learning rate; 1e-4 and more suit small models")
+    learning_rate: float | None = option(
+        None,
+        "peak learning rate (by width and pretraining: 3e-5 for a published base, more for smaller ones and for "
+        "those that saw little text)",
+        above=0,
+    )
     warmup_ratio: float = option(
         0.1, "share of all steps in which the rate rises; then it falls to 0", at_least=0, below=1
     )
@@ -49,9 +57,8 @@ class FinetuneOptions(Options):
     classifier_dropout_prob: float = option(
         0.1, "probability of dropping a unit of the pooled vector", at_least=0, below=1
     )
-    pooling: Literal["first", "mean"] = option(
-        "first",
-        "what is classified: the first token's vector, or the mean of all, better after little pretraining",
+    pooling: Literal["first", "mean"] | None = option(
+        None, "what is classified: the first token's vector, or the mean of all (mean after little pretraining)"
     )
     metric: Literal["accuracy", "f1", "matthews"] = option("accuracy", "score on --dev by which a checkpoint is better")
     patience: int = option(0, "epochs without a better score after which to stop; 0: never", at_least=0)
@@ -62,6 +69,7 @@ class FinetuneOptions(Options):
     seed: int = option(
         42, "seed of the classifier's weights, the order of examples and dropout", at_least=0, at_most=2**63 - 1
     )
+    baseline: bool = option(False, "say what word counts alone reach on --dev (scikit-learn)")
     json: bool = option(False, "print the best scores as one JSON document")
 
 
@@ -85,14 +93,17 @@ def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOpti
         encode_texts(tokenizer, [(e.text_a, e.text_b) for e in examples], options.max_seq_length, model.config)
         for examples in (train, dev)
     )
+    options = with_defaults(options, model, train_texts)
     steps_per_epoch = -(-len(train) // options.batch_size)
-    max_steps = options.epochs * steps_per_epoch
+    max_steps = (options.epochs or 0) * steps_per_epoch
     flat = FlatParameters(model, dtype)
     optimizer = Optimizer(flat, _train_config(options, max_steps))
     precision = str(dtype).removeprefix("torch.")
     settings = asdict(options) | asdict(columns) | {"device": device.type, "precision": precision, "ops": where.ops}
     settings["columns"] = asdict(examples.columns)
     settings["data_crc32c"] = _checksum((train_texts, train_labels.cpu().numpy()), (dev_texts, dev_labels))
+    settings["model_crc32c"] = file_crc(checkpoint_folder(options.model) / WEIGHTS)
+    more = {"baseline_accuracy": word_count_accuracy(train, dev)} if options.baseline else {}
     run = FinetuneRun(Path(options.output), model, optimizer, settings, options.metric, options.patience)
     with run.started(max_steps, resume=options.resume):
         length = train_texts.edges[-1] / len(train)
@@ -113,7 +124,24 @@ def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOpti
                     write_predictions(run.output / "dev_predictions.jsonl", dev, logits, names)
             if run.step % steps_per_epoch == 0 or run.step % options.save_steps == 0:
                 run.save()
-    run.report(options.json)
+    run.report(options.json, more)
+
+
+def with_defaults(
+    options: FinetuneOptions, model: AlbertForSequenceClassification, texts: EncodedTexts
+) -> FinetuneOptions:
+    """The options with learning_rate, pooling and epochs filled in where they are not given; `model` pools so too."""
+    folder = checkpoint_folder(options.model)
+    own = model.config.extra.get("classifier_pooling") if (folder / SETTINGS).is_file() else None
+    given = {
+        "learning_rate": options.learning_rate,
+        "pooling": options.pooling or own,  # a classifier goes on pooling as it does
+        "epochs": options.epochs,
+    }
+    spread = first_token_spread(model, texts)
+    given = fill_in(given, choose_defaults(model.config.hidden_size, spread, tokens_seen(folder)))
+    model.pooling = model.config.extra["classifier_pooling"] = given["pooling"]
+    return replace(options, **given)
 
 
 def starting_model(options: FinetuneOptions, names: list[str], ops: str) -> AlbertForSequenceClassification:
@@ -134,7 +162,7 @@ def starting_model(options: FinetuneOptions, names: list[str], ops: str) -> Albe
         extra={
             **config.extra,
             "architectures": ["AlbertForSequenceClassification"],
-            "classifier_pooling": options.pooling,
+            "classifier_pooling": options.pooling or config.extra.get("classifier_pooling"),
             "classifier_dropout_prob": options.classifier_dropout_prob,
             "id2label": id2label,
             "label2id": {name: i for i, name in enumerate(names)},
@@ -162,7 +190,7 @@ def _train_config(options: FinetuneOptions, max_steps: int) -> TrainConfig:
     return TrainConfig(
         optimizer="adamw",
         max_steps=max_steps,
-        learning_rate=options.learning_rate,
+        learning_rate=options.learning_rate or 0.0,
         warmup_steps=int(options.warmup_ratio * max_steps),
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,

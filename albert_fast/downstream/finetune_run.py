@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
 from torch import Tensor
 
 from albert_fast.downstream.classifier import SETTINGS, AlbertForSequenceClassification, read_settings
-from albert_fast.files import append_line, locked, remove_partials, write_json, writing
-from albert_fast.metrics import METRICS, drop_later_lines
+from albert_fast.downstream.scores import warn_of_chance
+from albert_fast.files import locked, remove_partials, strict_json, write_json, writing
+from albert_fast.health import Health
+from albert_fast.metrics import MetricsLog
 from albert_fast.optimizer import Optimizer
 from albert_fast.options import UserError, check_unchanged, note
 from albert_fast.pretrained import WEIGHTS, save_config, save_tensors
 
 STATE = "training_state.safetensors"
-# Flags that may differ when a run goes on: none changes a bit of what it computes.
-_FREE = ("output", "resume", "save_steps", "logging_steps", "json")
+MAX_SKIPPED = 25  # updates in a row that end the run
+# Flags that may differ when a run goes on: none changes a bit of what it computes. Where the files lie is not compared
+# but what is in them, by data_crc32c and model_crc32c.
+_FREE = ("output", "resume", "save_steps", "logging_steps", "json", "baseline", "model", "train", "dev")
 
 
 class FinetuneRun:
@@ -68,24 +69,21 @@ class FinetuneRun:
         with locked(self.output, "checkpoints"):
             remove_partials(self.output)
             self._resume() if resume else self._create()
-            with self._bar(max_steps):
+            self.health = Health(self.optimizer.config, MAX_SKIPPED, self.step, self._skipped(), note)
+            with MetricsLog(self.output, max_steps, self.step, board=False) as self.log:
                 yield
             (self.output / STATE).unlink(missing_ok=True)
 
-    def _bar(self, max_steps: int) -> Progress:
-        columns = (TextColumn("fine-tuning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, TextColumn("{task.fields[shown]}"), console=Console(stderr=True))
-        self.task = self.progress.add_task("", total=max_steps, completed=self.step, shown="")
-        self.clock = time.perf_counter()
-        return self.progress
-
-    def report(self, as_json: bool) -> None:
-        """Print the best epoch's scores."""
+    def report(self, as_json: bool, more: Mapping[str, float]) -> None:
+        """Print the best epoch's scores beside chance and `more`, which are named figures to compare with."""
+        warn_of_chance(self.best, "--dev")
         if as_json:
-            print(json.dumps({"steps": self.step, "output": str(self.output), **self.best}))
+            print(strict_json({"steps": self.step, "output": str(self.output), **self.best, **more}))
             return
         reason = f" (no better for {self.patience} epochs)" if self.stopped else ""
         best = f"best {self.metric} on --dev {self.best[self.metric]:.4f}, epoch {self.best['epoch']}"
+        best += f" (commonest class {self.best['commonest_class']:.4f})"
+        best += "".join(f"; {name.replace('_', ' ')} {value:.4f}" for name, value in more.items())
         print(f"step {self.step}{reason}: {best}; {self.output}")
 
     def advance(self, loss: Tensor, tokens: int, logging_steps: int) -> None:
@@ -93,26 +91,27 @@ class FinetuneRun:
         self.step += 1
         self.loss_sum += loss
         self.tokens, self.since = self.tokens + tokens, self.since + 1
-        self.progress.update(self.task, completed=self.step)
+        self.log.advance(self.step)
         if self.step % logging_steps == 0:
-            seconds = time.perf_counter() - self.clock
             values = {
                 "loss": float(self.loss_sum) / self.since,
                 "learning_rate": float(self.optimizer.last_learning_rate),
                 "gradient_norm": float(self.optimizer.gradient_norm),
-                "tokens_per_second": self.tokens / max(seconds, 1e-9),
+                "tokens": self.tokens,
             }
-            self._write(values)
-            shown = f"loss {values['loss']:.3f}  {values['tokens_per_second']:,.0f} tokens/s"
-            self.progress.update(self.task, shown=shown)
+            timed = self.log.timed(values)
+            timed.pop("tokens_seen", None)  # of this epoch's windows only
+            self.log.write(self.step, timed)
+            seen = {"skipped_updates": self._skipped(), "last_gradient_norm": values["gradient_norm"]}
+            self.health.look_at_updates(self.step, values | seen)
             self._restart_clock()
 
     def evaluated(self, epoch: int, scores: dict[str, float]) -> bool:
         """Records the scores of an epoch and, where they are the best so far, saves the model; whether they are."""
-        self._write({"epoch": epoch, **{f"dev_{name}": value for name, value in scores.items()}})
+        self.log.write(self.step, {"epoch": epoch, **{f"dev_{name}": value for name, value in scores.items()}})
         is_best = scores[self.metric] > self.best.get(self.metric, -float("inf"))
         told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        self.progress.console.print(f"epoch {epoch}: dev {told}{'  (best)' if is_best else ''}")
+        self.log.say(f"epoch {epoch}: dev {told}{'  (best)' if is_best else ''}")
         self.epochs_since_best = 0 if is_best else self.epochs_since_best + 1
         if is_best:
             self.best = {"epoch": epoch, **scores}
@@ -135,12 +134,12 @@ class FinetuneRun:
         self.save()
 
     def _resume(self) -> None:
-        held, fixed = self.output / STATE, {k: v for k, v in self.settings.items() if k not in _FREE}
-        check_unchanged(fixed, read_settings(self.output))
+        held, before = self.output / STATE, read_settings(self.output)
+        free = _FREE if "model_crc32c" in before else tuple(name for name in _FREE if name != "model")
+        check_unchanged({name: value for name, value in self.settings.items() if name not in free}, before)
         if not held.is_file():
             raise UserError(f"output={self.output}: this run has ended; start another in another folder")
         self._load(held)
-        drop_later_lines(self.output, self.step)
         note(f"resumed from {held} at step {self.step:,}")
 
     def _load(self, held: Path) -> None:
@@ -162,9 +161,11 @@ class FinetuneRun:
         weights = {f"weight.{name}": view for name, view in flat.views(flat.master).items()}
         return weights | self.optimizer.state()
 
-    def _write(self, values: dict[str, Any]) -> None:
-        append_line(self.output / METRICS, json.dumps({"step": self.step, **values}))
+    def _skipped(self) -> int:
+        return int(self.optimizer.steps - self.optimizer.updates)
 
     def _restart_clock(self) -> None:
-        self.clock, self.tokens, self.since = time.perf_counter(), 0, 0
+        if hasattr(self, "log"):
+            self.log.restart()
+        self.tokens = self.since = 0
         self.loss_sum.zero_()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from albert_fast.config import AlbertConfig
 from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
 from albert_fast.downstream.classifier import encode_texts, mean_vectors
+from albert_fast.files import strict_json
 from albert_fast.model import AlbertForPreTraining, AlbertModel
 from albert_fast.options import DeviceOptions, Options, UserError, option
 from albert_fast.packed import Packed
@@ -59,7 +59,7 @@ def fill_mask(options: FillMaskOptions, where: DeviceOptions) -> None:
     filled = [fill_masks(model, tokenizer, text, options.top) for text in texts]
     if options.json:
         rows = [{"text": text, "masks": [dict(gap) for gap in gaps]} for text, gaps in zip(texts, filled, strict=True)]
-        print(json.dumps(rows, ensure_ascii=False))
+        print(strict_json(rows, ensure_ascii=False))
         return
     for text, gaps in zip(texts, filled, strict=True):
         table = Table(*(f"[MASK] {i}" for i in range(1, len(gaps) + 1)), title=escape(text), title_justify="left")

@@ -1,16 +1,20 @@
-"""Accuracy, F1 and Matthews correlation of predicted classes."""
+"""Accuracy, F1 and Matthews correlation of predicted classes, beside what naming the commonest class reaches."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
+
+from albert_fast.options import note
 
 
 def classification_scores(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> dict[str, float]:
     """Scores of int arrays [examples] of classes 0 to num_classes - 1.
 
     f1: of class 1 where there are two classes, else the mean over the classes that occur in either array (macro).
+    commonest_class: the share of the commonest label, which always naming it would reach as accuracy.
     matthews: the correlation of labels and predictions (Gorodkin 2004, R_K; for two classes Matthews 1975); 0 where one
     of them is constant.
     """
@@ -26,6 +30,17 @@ def classification_scores(labels: np.ndarray, predictions: np.ndarray, num_class
     spread = (total**2 - sum(c * c for c in counts)) * (total**2 - sum(g * g for g in guesses))
     return {
         "accuracy": float(right.sum()) / max(total, 1),
+        "commonest_class": float(labelled.max()) / max(total, 1),
         "f1": float(f1[1] if num_classes == 2 else f1[occurs].mean() if occurs.any() else 0.0),
         "matthews": covariance / math.sqrt(spread) if spread else 0.0,
     }
+
+
+def warn_of_chance(scores: Mapping[str, float], data: str) -> None:
+    """A note where `scores` of `data` are no better than always naming the commonest class."""
+    if scores["accuracy"] <= scores["commonest_class"]:
+        note(
+            f"accuracy {scores['accuracy']:.4f} on {data} does not beat always naming its commonest class "
+            f"({scores['commonest_class']:.4f}): nothing was learnt. What usually helps: more pretraining or a "
+            "pretrained model, --pooling mean, a higher --learning_rate, more --epochs or examples"
+        )

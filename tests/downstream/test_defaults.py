@@ -1,0 +1,87 @@
+"""Fine-tuning's defaults follow the model, are said with their reason, and chance and word counts are named."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from support.steps import make_step
+
+from albert_fast import checkpoint
+from albert_fast.downstream import defaults
+from albert_fast.downstream.baseline import word_count_accuracy
+from albert_fast.downstream.classifier import EncodedTexts
+from albert_fast.downstream.examples import Example
+from albert_fast.downstream.scores import classification_scores, warn_of_chance
+
+
+@pytest.mark.parametrize(
+    ("hidden", "spread", "seen", "expected"),
+    [
+        (768, 0.5, None, (3e-5, "first")),  # published: ALBERT-base, albert_zh's tiny, xxlarge
+        (312, 0.5, None, (1e-4, "first")),
+        (4096, 0.5, None, (3e-5, "first")),
+        (768, 0.5, 10**11, (3e-5, "first")),
+        (128, 0.5, 5 * 10**6, (1e-3, "mean")),  # our own, after minutes
+        (128, 0.01, None, (1e-3, "mean")),  # no weights at all
+        (768, 0.01, 10**11, (2e-4, "mean")),
+    ],
+)
+def test_rate_and_pooling_follow_width_and_pretraining(hidden, spread, seen, expected):
+    chosen = defaults.choose_defaults(hidden, spread, seen)
+    assert (chosen.learning_rate, chosen.pooling) == expected
+
+
+def test_what_is_filled_in_is_said_and_what_is_given_stays(capsys):
+    chosen = defaults.choose_defaults(128, 0.01, 5 * 10**6)
+    given = {"learning_rate": None, "pooling": "first", "epochs": None}
+    assert defaults.fill_in(given, chosen) == {"learning_rate": 1e-3, "pooling": "first", "epochs": chosen.epochs}
+    told = capsys.readouterr().err
+    assert f"not given, so --learning_rate 0.001, --epochs {chosen.epochs}: the backbone saw 5 million tokens" in told
+    assert "--pooling mean learns sooner here" in told
+
+
+class Vectors(torch.nn.Module):
+    """Stands for a backbone whose first tokens are known."""
+
+    def __init__(self, vectors):
+        super().__init__()
+        self.vectors = torch.nn.Parameter(vectors)
+        self.taken = 0
+
+    def albert(self, batch, rows):
+        found = self.vectors[self.taken : self.taken + len(rows)]
+        self.taken += len(rows)
+        return found
+
+
+@pytest.mark.parametrize(("vectors", "expected"), [([[3.0, 4.0]] * 80, 0.0), ([[3.0, 4.0], [3.0, -4.0]] * 40, 0.8)])
+def test_spread_of_first_tokens(vectors, expected):
+    texts = EncodedTexts(np.zeros(80, np.int32), np.zeros(80, np.int32), np.arange(81))
+    assert defaults.first_token_spread(Vectors(torch.tensor(vectors)), texts) == pytest.approx(expected)
+
+
+def test_a_checkpoint_says_what_it_saw(tmp_path):
+    made = checkpoint.save(tmp_path, 3, make_step(), {"cursor": {"index": 3}, "tokens": 192}, tmp_path, keep=1)
+    assert defaults.tokens_seen(made) == 192
+    assert defaults.tokens_seen(tmp_path) is None
+
+
+def test_chance_is_beside_every_score_and_named_where_it_is_not_beaten(capsys):
+    labels = np.array([0, 0, 0, 1])
+    scores = classification_scores(labels, np.zeros(4, int), 2)
+    assert scores["accuracy"] == scores["commonest_class"] == 0.75
+    warn_of_chance(scores, "dev.tsv")
+    assert "0.7500 on dev.tsv does not beat always naming its commonest class (0.7500)" in capsys.readouterr().err
+    warn_of_chance(classification_scores(labels, labels, 2), "dev.tsv")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("words", [("good", "bad", "film"), ("好看", "难看", "电影")], ids=["words", "characters"])
+def test_word_counts_learn_what_words_say(words):
+    good, bad, film = words
+    rows = [(f"{film} {good}", "1"), (f"{film} {bad}", "0")] * 10
+    examples = [Example(text, None, label, "") for text, label in rows]
+    assert word_count_accuracy(examples, examples) == 1.0
+    pairs = [replace(example, text_b=example.text_a, text_a=film) for example in examples]
+    assert word_count_accuracy(pairs, pairs) == 1.0
