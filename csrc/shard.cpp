@@ -224,7 +224,10 @@ void Shard::read_ordinary(const File& file) {
   ordinary_.reserve(std::min<uint64_t>(header_.num_ordinary, header_.vocab_size));
   for (uint64_t id = 0; id < bitmap_bytes * 8; ++id) {
     if ((bytes[id / 8] >> (id % 8) & 1) == 0) continue;
-    if (id >= header_.vocab_size) fail("ordinary id " + number(id) + " is outside the vocabulary");
+    if (id >= header_.vocab_size) {
+      fail("ordinary id " + number(id) + " is outside the vocabulary, at byte " +
+           number(header_.ordinary_offset + id / 8));
+    }
     ordinary_.push_back(static_cast<uint32_t>(id));
   }
   if (ordinary_.size() != header_.num_ordinary) {
@@ -242,6 +245,13 @@ void Shard::read_page(const File& file, size_t page, uint8_t* destination) const
                          ? within_vocabulary<uint16_t>(destination, entry.num_tokens, header_.vocab_size)
                          : within_vocabulary<uint32_t>(destination, entry.num_tokens, header_.vocab_size);
   if (!known) fail("a token id is outside the vocabulary of " + number(header_.vocab_size) + where());
+  // Word starts are read in 64s, so that a bit past the last token would be one of a token that is not there.
+  const uint64_t ids = uint64_t{entry.num_tokens} * token_bytes(), begin = token_section_bytes(page);
+  const uint64_t end = begin + (uint64_t{entry.num_tokens} + 7) / 8;
+  uint32_t rest = entry.num_tokens % 8 == 0 ? 0 : destination[end - 1] >> (entry.num_tokens % 8);
+  for (uint64_t i = ids; i < begin; ++i) rest |= destination[i];
+  for (uint64_t i = end; i < bytes; ++i) rest |= destination[i];
+  if (rest != 0) fail("what lies past the last token of a page is not zero" + where());
 }
 
 void Shard::read_lengths(const File& file, size_t page, uint16_t* destination) const {
@@ -276,11 +286,15 @@ void check_shard(const std::string& path) {
     lengths.resize(shard.pages()[i].num_sentences);
     shard.read_page(file, i, page.data());
     shard.read_lengths(file, i, lengths.data());
+    if ((lengths.front() & kFirstOfDocument) == 0) {
+      shard.fail("page " + number(i) + " does not begin with a document (lengths from byte " +
+                 number(shard.header().lengths_offset + shard.pages()[i].first_sentence * 2) + ")");
+    }
     for (const uint16_t length : lengths) documents += length >> 15;
   }
   if (documents != shard.header().num_documents) {
-    throw std::runtime_error(path + ": " + number(documents) + " documents begin in it, its header says " +
-                             number(shard.header().num_documents));
+    shard.fail(number(documents) + " documents begin in it, its header says " + number(shard.header().num_documents) +
+               " (byte 48)");
   }
 }
 

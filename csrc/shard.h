@@ -86,13 +86,14 @@ class Shard {
   uint64_t token_section_bytes(size_t page) const { return padded(uint64_t{pages_[page].num_tokens} * token_bytes()); }
   uint32_t token_bytes() const { return header_.token_bytes; }
 
-  // Reads `page_bytes(page)` bytes and checks their CRC, the ids and the bits past the last token.
+  // Reads `page_bytes(page)` bytes and checks their CRC, the ids, and that all past the last token is zero.
   void read_page(const File& file, size_t page, uint8_t* destination) const;
   // Reads the page's `num_sentences` lengths and checks their CRC and their sum.
   void read_lengths(const File& file, size_t page, uint16_t* destination) const;
+  // Throws what is wrong with this file, and the remedy.
+  [[noreturn]] void fail(const std::string& what) const;
 
  private:
-  [[noreturn]] void fail(const std::string& what) const;
   void parse_header(const File& file);
   void check_layout() const;
   void read_table(const File& file);
@@ -105,7 +106,7 @@ class Shard {
   std::vector<uint32_t> ordinary_;
 };
 
-// Opens a shard and reads every page and every length of it.
+// Opens a shard and reads every page and every length of it: what `verify` holds each shard to.
 void check_shard(const std::string& path);
 
 }  // namespace albert_fast

@@ -82,8 +82,8 @@ void read_everything(const std::string& path, uint8_t choice) {
   planner.make(choice, 0, group.plan);
   group.load(corpus);
   const uint32_t batches = std::min(group.plan.num_batches(), 50u);
-  Batch first(config.tokens_per_batch, config.max_sequences, config.predictions_per_batch);
-  Batch other(config.tokens_per_batch, config.max_sequences, config.predictions_per_batch);
+  Batch first(config);
+  Batch other(config);
   for (uint32_t number = 0; number < batches; ++number) {
     build_batch_for(InstructionSet::kPortable, rules.token_bytes)(rules, group, number, scratch, first);
     build_batch_for(best_instruction_set(), rules.token_bytes)(rules, group, number, scratch, other);
