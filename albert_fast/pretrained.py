@@ -66,10 +66,17 @@ class PretrainedModel(nn.Module):
 
 
 def checkpoint_folder(directory: str | Path) -> Path:
-    """`directory` itself or, where it is that of a pretraining run, its newest checkpoint."""
+    """`directory` itself or, where it is that of a pretraining run, its newest checkpoint; UserError: it has none."""
     directory = Path(directory)
     newest = directory / "last"
-    return directory / newest.read_text().strip() if newest.is_file() else directory
+    if newest.is_file():
+        return directory / newest.read_text().strip()
+    if (directory / "options.json").is_file() and not (directory / CONFIG).is_file():
+        raise UserError(
+            f"{directory} is a pretraining run without a checkpoint yet: the first comes after --save_steps, or when "
+            "the run is stopped with Ctrl-C"
+        )
+    return directory
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:

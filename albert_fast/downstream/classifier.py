@@ -45,11 +45,12 @@ class AlbertForSequenceClassification(PretrainedModel):
         super().__init__(config, ops)
         self.albert = Albert(config, self.ops)
         names = config.extra.get("id2label") or {}
-        if len(names) < 2 or set(names) != {str(i) for i in range(len(names))}:
+        if not names:
             raise UserError(
-                f"id2label={names} of the config does not name two or more classes from 0; this is no classifier: "
-                "make one with `albert-fast finetune`"
+                "this is no classifier, for its config names no classes; make one with `albert-fast finetune`"
             )
+        if len(names) < 2 or set(names) != {str(i) for i in range(len(names))}:
+            raise UserError(f"id2label={names} of the config does not name two or more classes from 0")
         self.class_names = [str(names[str(i)]) for i in range(len(names))]
         self.pooling = str(config.extra.get("classifier_pooling") or "first")
         check_choice("classifier_pooling", self.pooling, ("first", "mean"))

@@ -37,16 +37,22 @@ class FillMaskOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedOptions(Options):
-    """Which model makes vectors of which texts."""
+    """Which model makes vectors of which texts; give --input or --text."""
 
     model: str = option(help="folder of a model with its vocabulary, or of a pretraining run", metavar="DIR")
-    input: str = option(help="UTF-8 text file, one text a line; an empty line is an empty text", metavar="FILE")
-    output: str = option(help=".npy file to write: float32 [lines, hidden_size]", metavar="FILE")
+    input: str | None = option(None, "UTF-8 text file, one text a line; an empty line is an empty text", metavar="FILE")
+    text: tuple[str, ...] | None = option(None, "texts, in place of --input")
+    output: str = option(help=".npy file to write: float32 [texts, hidden_size]", metavar="FILE")
     pooling: Literal["mean", "pooled"] = option("mean", "mean of all tokens' vectors, or the pooler's vector of [CLS]")
     max_seq_length: int | None = option(
         None, "tokens of the longest text; longer ones are cut (the model's positions)", at_least=1
     )
     batch_size: int = option(64, "texts computed at once", at_least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.input is None) == (self.text is None):
+            raise UserError("give the texts either with --input FILE, one a line, or with --text, and not with both")
 
 
 def fill_mask(options: FillMaskOptions, where: DeviceOptions) -> None:
@@ -62,14 +68,16 @@ def fill_mask(options: FillMaskOptions, where: DeviceOptions) -> None:
         print(strict_json(rows, ensure_ascii=False))
         return
     for text, gaps in zip(texts, filled, strict=True):
-        table = Table(*(f"[MASK] {i}" for i in range(1, len(gaps) + 1)), title=escape(text), title_justify="left")
+        console = Console()
+        console.print(text, markup=False, highlight=False, soft_wrap=True)  # a title would wrap to the table's width
+        table = Table(*(f"[MASK] {i}" for i in range(1, len(gaps) + 1)))
         for row in zip(*gaps, strict=True):
-            table.add_row(*(f"{escape(token)}  {probability:.3f}" for token, probability in row))
-        Console().print(table)
+            table.add_row(*(f"{escape(token)}  {_shown(probability)}" for token, probability in row))
+        console.print(table)
 
 
 def embed(options: EmbedOptions, where: DeviceOptions) -> None:
-    """Write one vector for each line of a text file."""
+    """Write one vector for each text."""
     device, dtype = where.resolve()
     folder = checkpoint_folder(options.model)
     config, tokenizer = AlbertConfig.from_pretrained(folder), load_tokenizer(folder)
@@ -77,8 +85,9 @@ def embed(options: EmbedOptions, where: DeviceOptions) -> None:
     weights = read_weights(folder)
     model.load_weights({name: w for name, w in weights.items() if name.startswith("albert.")}, str(folder))
     model.to(device, dtype)
-    lines = _lines(Path(options.input))
-    texts = encode_texts(tokenizer, lines, options.max_seq_length or config.max_position_embeddings, config)
+    lines = _lines(Path(options.input)) if options.input is not None else list(options.text or ())
+    pairs = [(line, None) for line in lines]
+    texts = encode_texts(tokenizer, pairs, options.max_seq_length or config.max_position_embeddings, config)
     output = Path(options.output)
     vectors = np.lib.format.open_memmap(output, "w+", np.float32, (len(texts), config.hidden_size))
     starts = range(0, len(texts), options.batch_size)
@@ -132,7 +141,12 @@ def _ids_with_masks(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[in
     return [*ids, tokenizer.sep_id], gaps
 
 
-def _lines(file: Path) -> list[tuple[str, None]]:
+def _shown(probability: float) -> str:
+    """Three digits after the point, and small ones not as 0.000."""
+    return f"{probability:.3f}" if probability >= 0.001 else f"{probability:.0e}"
+
+
+def _lines(file: Path) -> list[str]:
     try:
         content = file.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -141,4 +155,4 @@ def _lines(file: Path) -> list[tuple[str, None]]:
         raise UserError(f"input {file}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     if not content:
         raise UserError(f"input {file} is empty; give a text file, one text a line")
-    return [(line.removesuffix("\r"), None) for line in content.removesuffix("\n").split("\n")]
+    return [line.removesuffix("\r") for line in content.removesuffix("\n").split("\n")]

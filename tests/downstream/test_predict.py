@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from albert_fast.cli import main
 from albert_fast.config import AlbertConfig
@@ -78,6 +79,66 @@ def test_a_run_is_a_model_too(folder: Path, capsys: pytest.CaptureFixture[str]) 
     (run / "last").write_text("checkpoint-7\n")
     main(["fill-mask", "--model", str(run), "--text", "天[MASK]好"])
     assert "[MASK] 1" in capsys.readouterr().out
+
+
+def test_embed_takes_texts_from_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder.parent / "lines.txt").write_text("the cats sat\n天气好\n")
+    flags = ["embed", "--model", str(folder), "--output"]
+    main([*flags, str(folder.parent / "a.npy"), "--input", str(folder.parent / "lines.txt")])
+    main([*flags, str(folder.parent / "b.npy"), "--text", "the cats sat", "天气好"])
+    np.testing.assert_array_equal(np.load(folder.parent / "a.npy"), np.load(folder.parent / "b.npy"))
+    for more in ([], ["--input", "x", "--text", "y"]):
+        with pytest.raises(SystemExit):
+            main([*flags, "c.npy", *more])
+        assert "either with --input FILE, one a line, or with --text" in capsys.readouterr().err
+
+
+def test_the_text_stands_unbroken_over_a_narrow_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "the cats sat the cats [MASK]"
+    main(["fill-mask", "--model", str(folder), "--text", text])
+    assert capsys.readouterr().out.split("\n")[0] == text
+
+
+def test_small_probabilities_are_not_zero(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A decoder that all but knows the token leaves less than a thousandth for the others."""
+    weights = load_file(folder / "model.safetensors")
+    weights["mlm_head.bias"][5] += 30
+    save_file(weights, folder / "model.safetensors")
+    main(["fill-mask", "--model", str(folder), "--text", "[MASK]"])
+    said = capsys.readouterr().out
+    assert "1.000" in said
+    assert "0.000" not in said
+    assert "e-" in said
+
+
+def test_a_run_without_a_checkpoint_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder.parent / "run").mkdir()
+    (folder.parent / "run" / "options.json").write_text("{}")
+    run = str(folder.parent / "run")
+    for arguments in (["fill-mask", "--text", "[MASK]"], ["embed", "--text", "a", "--output", "x.npy"]):
+        with pytest.raises(SystemExit):
+            main([*arguments, "--model", run])
+        assert f"{run} is a pretraining run without a checkpoint yet" in capsys.readouterr().err
+
+
+def test_what_is_no_classifier_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder.parent / "test.tsv").write_text("the cat\n")
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--model", str(folder), "--test", str(folder.parent / "test.tsv")])
+    said = capsys.readouterr().err
+    assert "this is no classifier, for its config names no classes" in said
+    assert "id2label" not in said
+
+
+def test_weights_that_are_not_finite_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["albert.pooler.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors")
+    for arguments in (["fill-mask", "--text", "[MASK]"], ["embed", "--text", "a", "--output", "x.npy"]):
+        with pytest.raises(SystemExit) as stop:
+            main([*arguments, "--model", str(folder)])
+        assert stop.value.code == 2
+        assert "not finite, in albert.pooler.weight" in capsys.readouterr().err
 
 
 def test_one_line_and_exit_code_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
