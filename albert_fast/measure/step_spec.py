@@ -6,7 +6,6 @@ to PyTorch run there through `bodies`: the code which runs inside them on the de
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -57,9 +56,7 @@ class StepSpec:
     def ops(self) -> ops.Ops:
         """The ops that a run on the target takes: there is no `auto` on the meta device."""
         if self.target == "cuda":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that kernels would be interpreted here: on the meta device none runs
-                return ops.get_ops("triton")
+            return ops.kernel_ops()
         return ops.Ops(linear_cross_entropy=partial(ops.linear_cross_entropy, chunk=ops.logit_rows("cpu")))
 
     def bodies(self) -> dict[Any, Callable]:

@@ -41,6 +41,7 @@ __all__ = [
     "embedding",
     "gelu_ffn",
     "get_ops",
+    "kernel_ops",
     "layer_norm",
     "linear",
     "linear_cross_entropy",
@@ -86,16 +87,24 @@ class Ops:
         return [name for name, value in vars(cls).items() if isinstance(value, staticmethod)]
 
 
-def _triton_ops() -> Ops:
-    """The ops that have kernels, on them. Imported here, so that the others do not need Triton."""
-    if not torch.cuda.is_available():
-        if "triton" not in sys.modules and "TRITON_INTERPRET" not in os.environ:  # read once, at Triton's import
-            os.environ["TRITON_INTERPRET"] = "1"
-            warnings.warn("no GPU: Triton kernels are interpreted, slowly, with bf16 truncated", stacklevel=3)
-        import triton
+def _check_interpreter() -> None:
+    """Without a GPU kernels run in Triton's interpreter, where that was asked for before Triton was imported."""
+    if torch.cuda.is_available():
+        return
+    if "triton" not in sys.modules and "TRITON_INTERPRET" not in os.environ:  # read once, at Triton's import
+        os.environ["TRITON_INTERPRET"] = "1"
+        warnings.warn("no GPU: Triton kernels are interpreted, slowly, with bf16 truncated", stacklevel=3)
+    import triton
 
-        if not triton.knobs.runtime.interpret:
-            raise UserError("ops='triton' finds no GPU; use ops='torch', or set TRITON_INTERPRET=1 to interpret it")
+    if not triton.knobs.runtime.interpret:
+        raise UserError("ops='triton' finds no GPU; use ops='torch', or set TRITON_INTERPRET=1 to interpret it")
+
+
+def kernel_ops() -> Ops:
+    """The ops that have kernels, on them; on the meta device too, where none runs and no GPU is needed.
+
+    Imported here, so that the others do not need Triton.
+    """
     from albert_fast.kernels.add_layer_norm import add_post_layer_norm, add_pre_layer_norm
     from albert_fast.kernels.gelu_ffn import gelu_ffn
     from albert_fast.kernels.linear_cross_entropy import linear_cross_entropy
@@ -121,8 +130,9 @@ def get_ops(name: str = "auto") -> Ops:
     if name == "torch" or (name == "auto" and not torch.cuda.is_available()):
         return Ops()
     if name == "triton":
-        return _triton_ops()
+        _check_interpreter()
+        return kernel_ops()
     if name == "auto":
-        plain, kernels = Ops(), _triton_ops()
+        plain, kernels = Ops(), kernel_ops()
         return Ops("auto", **{n: _by_device(getattr(kernels, n), getattr(plain, n)) for n in Ops.names()})
     raise UserError(f"ops={name!r} is unknown; use torch, triton or auto")
