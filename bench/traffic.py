@@ -163,12 +163,12 @@ def count_ffn(tokens: int, hidden: int, wide: int, way: str) -> dict[str, tuple[
     """By direction: bytes moved by kernels and products, bytes stored by kernels, least of those stores (bf16)."""
     t = _tensors(tokens, hidden, wide, torch.bfloat16)
     with counting() as kernels, OpBytes() as products, torch.no_grad():
-        z, h = gelu_ffn._linear_gelu(t["x"], t["weight1"], t["bias1"], True, way)
+        z, h = gelu_ffn._linear_gelu(t["x"], t["weight1"], t["bias1"], "gelu_new", way)
         _ = h @ t["weight2"].t()
     stored = kernels.total("written_bytes")
     forward = moved(kernels) + products.bytes, stored, h.nbytes if way == "library" else h.nbytes + z.nbytes
     with counting() as kernels, OpBytes() as products, torch.no_grad():
-        grad_z, h, partials = gelu_ffn._gelu_linear_backward(t["grad"], t["weight2"], z, True, way)
+        grad_z, h, partials = gelu_ffn._gelu_linear_backward(t["grad"], t["weight2"], z, "gelu_new", way)
         _ = t["grad"].t() @ h, grad_z.t() @ t["x"], grad_z @ t["weight1"]
     stored = kernels.total("written_bytes", without=("partial_ptr",))
     with counting() as sums, torch.no_grad():

@@ -1,4 +1,4 @@
-"""GELU and its derivative on the device, and the two elementwise passes beside a library's matrix products.
+"""GELU or ReLU and its derivative on the device, and the two elementwise passes beside a library's matrix products.
 
 Forward: h = gelu(z). Backward: from the gradient of h, z alone gives the gradient of z and h again, and the columns of
 grad_z are summed for the bias in the same pass: one trip to memory where PyTorch makes two and keeps h besides.
@@ -10,36 +10,40 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+ACTIVATIONS = ("gelu", "gelu_new", "relu")
+
 
 @triton.jit
-def gelu_with_slope(z, TANH: tl.constexpr):
-    """gelu(z) and its derivative in z's precision; forward drops the second, so that both passes agree to the bit."""
-    if TANH:
+def activate_with_slope(z, ACTIVATION: tl.constexpr):
+    """The activation of z and its derivative in z's precision; one function, so that both passes agree bitwise."""
+    if ACTIVATION == "relu":
+        value, slope = tl.where(z <= 0, 0.0, z), tl.where(z <= 0, 0.0, 1.0)  # NaN stays NaN
+    elif ACTIVATION == "gelu_new":
         # 0.5 (1 + tanh u) = sigmoid(2 u): two special-function instructions, and no libdevice.
         scale = 1.5957691216057308  # 2 sqrt(2 / pi)
         squared = z * z
         share = 1.0 / (1.0 + tl.exp(-scale * z * (1.0 + 0.044715 * squared)))
-        slope = share + z * share * (1.0 - share) * scale * (1.0 + 0.134145 * squared)
+        value, slope = z * share, share + z * share * (1.0 - share) * scale * (1.0 + 0.134145 * squared)
     else:
         share = 0.5 + 0.5 * tl.erf(z * 0.7071067811865476)
-        slope = share + z * 0.3989422804014327 * tl.exp(-0.5 * z * z)
-    return z * share, slope
+        value, slope = z * share, share + z * 0.3989422804014327 * tl.exp(-0.5 * z * z)
+    return value, slope
 
 
 @triton.jit(do_not_specialize=["n_rows"])
-def _gelu_forward_kernel(z_ptr, h_ptr, n_rows, N_COLS: tl.constexpr, BLOCK: tl.constexpr, TANH: tl.constexpr):
+def _gelu_forward_kernel(z_ptr, h_ptr, n_rows, N_COLS: tl.constexpr, BLOCK: tl.constexpr, ACTIVATION: tl.constexpr):
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offsets < n_rows.to(tl.int64) * N_COLS  # a multiple of N_COLS: so 128 bits at a time may share a mask
     z = tl.load(z_ptr + offsets, mask, other=0.0)
     wide: tl.constexpr = tl.float64 if z_ptr.dtype.element_ty == tl.float64 else tl.float32
-    h, _slope = gelu_with_slope(z.to(wide), TANH)
+    h, _slope = activate_with_slope(z.to(wide), ACTIVATION)
     tl.store(h_ptr + offsets, h.to(h_ptr.dtype.element_ty), mask)
 
 
 @triton.jit(do_not_specialize=["n_rows", "rows_per_chunk"])
 def _gelu_backward_kernel(
     grad_h_ptr, z_ptr, grad_z_ptr, h_ptr, partial_ptr, n_rows, rows_per_chunk,
-    N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, TANH: tl.constexpr,
+    N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     wide: tl.constexpr = partial_ptr.dtype.element_ty
     cols = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
@@ -53,7 +57,7 @@ def _gelu_backward_kernel(
         mask = (rows < last)[:, None] & col_mask[None, :]
         offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
         grad_h = tl.load(grad_h_ptr + offsets, mask, other=0.0).to(wide)
-        h, slope = gelu_with_slope(tl.load(z_ptr + offsets, mask, other=0.0).to(wide), TANH)
+        h, slope = activate_with_slope(tl.load(z_ptr + offsets, mask, other=0.0).to(wide), ACTIVATION)
         grad_z = grad_h * slope
         tl.store(h_ptr + offsets, h.to(h_ptr.dtype.element_ty), mask)
         tl.store(grad_z_ptr + offsets, grad_z.to(grad_z_ptr.dtype.element_ty), mask)
@@ -73,18 +77,18 @@ def rows_per_chunk(n_rows: int, n_cols: int) -> int:
     return triton.cdiv(rows, block_rows) * block_rows
 
 
-def gelu(z: Tensor, tanh: bool) -> Tensor:
-    """z, contiguous -> gelu(z), in its dtype."""
+def gelu(z: Tensor, activation: str) -> Tensor:
+    """z, contiguous -> its activation (gelu by erf, gelu_new by tanh, relu), in its dtype."""
     h = torch.empty_like(z)
     if z.numel():
         with torch.cuda.device_of(z):
             _gelu_forward_kernel[(triton.cdiv(z.numel(), FORWARD_OPTIONS["BLOCK"]),)](
-                z, h, z.numel() // z.shape[-1], N_COLS=z.shape[-1], TANH=tanh, **FORWARD_OPTIONS
+                z, h, z.numel() // z.shape[-1], N_COLS=z.shape[-1], ACTIVATION=activation, **FORWARD_OPTIONS
             )
     return h
 
 
-def gelu_backward(grad_h: Tensor, z: Tensor, tanh: bool) -> tuple[Tensor, Tensor, Tensor]:
+def gelu_backward(grad_h: Tensor, z: Tensor, activation: str) -> tuple[Tensor, Tensor, Tensor]:
     """grad_h, z [T, F], contiguous -> grad_z, h [T, F] and the partial sums [P, 1, F] of grad_z's columns."""
     n_rows, n_cols = z.shape
     rows = rows_per_chunk(n_rows, n_cols)
@@ -94,6 +98,6 @@ def gelu_backward(grad_h: Tensor, z: Tensor, tanh: bool) -> tuple[Tensor, Tensor
     if n_rows:
         with torch.cuda.device_of(z):
             _gelu_backward_kernel[(triton.cdiv(n_cols, BACKWARD_OPTIONS["BLOCK_COLS"]), partials.shape[0])](
-                grad_h, z, grad_z, h, partials, n_rows, rows, N_COLS=n_cols, TANH=tanh, **BACKWARD_OPTIONS
+                grad_h, z, grad_z, h, partials, n_rows, rows, N_COLS=n_cols, ACTIVATION=activation, **BACKWARD_OPTIONS
             )
     return grad_z, h, partials

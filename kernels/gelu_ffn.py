@@ -17,7 +17,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from . import gelu
 from .calls import Call
 from .cost import Cost, costs, size_of
-from .gelu import gelu_with_slope
+from .gelu import ACTIVATIONS, activate_with_slope
 from .main_grad import weight_gradient
 from .partial_sums import vector_gradients
 from .tile_access import load_tile, split_columns, store_tile, tile_origin
@@ -27,7 +27,7 @@ from .tiles import Tile, choose
 @triton.jit(do_not_specialize=["n_rows"])
 def _linear_gelu_kernel(
     x, weight, bias_ptr, z, h, n_rows, N_COLS: tl.constexpr, DEPTH: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr, TANH: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     element: tl.constexpr = x.dtype if TMA else x.dtype.element_ty
     row, col = tile_origin(n_rows, N_COLS, ROWS, COLS)
@@ -38,22 +38,22 @@ def _linear_gelu_kernel(
         total = tl.dot(a, b.T, total, input_precision="ieee")
     PART: tl.constexpr = COLS // 4
     part0, part1, part2, part3 = split_columns(total, ROWS, COLS)
-    _forward_epilogue(part0, bias_ptr, z, h, row, col, n_rows, element, N_COLS, PART, TMA, TANH)
-    _forward_epilogue(part1, bias_ptr, z, h, row, col + PART, n_rows, element, N_COLS, PART, TMA, TANH)
-    _forward_epilogue(part2, bias_ptr, z, h, row, col + 2 * PART, n_rows, element, N_COLS, PART, TMA, TANH)
-    _forward_epilogue(part3, bias_ptr, z, h, row, col + 3 * PART, n_rows, element, N_COLS, PART, TMA, TANH)
+    _forward_epilogue(part0, bias_ptr, z, h, row, col, n_rows, element, N_COLS, PART, TMA, ACTIVATION)
+    _forward_epilogue(part1, bias_ptr, z, h, row, col + PART, n_rows, element, N_COLS, PART, TMA, ACTIVATION)
+    _forward_epilogue(part2, bias_ptr, z, h, row, col + 2 * PART, n_rows, element, N_COLS, PART, TMA, ACTIVATION)
+    _forward_epilogue(part3, bias_ptr, z, h, row, col + 3 * PART, n_rows, element, N_COLS, PART, TMA, ACTIVATION)
 
 
 @triton.jit
 def _forward_epilogue(
     product, bias_ptr, z, h, row, col, n_rows, element: tl.constexpr,
-    N_COLS: tl.constexpr, PART: tl.constexpr, TMA: tl.constexpr, TANH: tl.constexpr,
+    N_COLS: tl.constexpr, PART: tl.constexpr, TMA: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     cols = col + tl.arange(0, PART)
     bias = tl.load(bias_ptr + cols, cols < N_COLS, other=0.0).to(tl.float32)
     stored = (product + bias[None, :]).to(element)
     # gelu of z as stored: backward sees no other.
-    value, _slope = gelu_with_slope(stored.to(tl.float32), TANH)
+    value, _slope = activate_with_slope(stored.to(tl.float32), ACTIVATION)
     store_tile(z, stored, row, col, n_rows, N_COLS, TMA)
     store_tile(h, value.to(element), row, col, n_rows, N_COLS, TMA)
 
@@ -61,7 +61,7 @@ def _forward_epilogue(
 @triton.jit(do_not_specialize=["n_rows"])
 def _gelu_linear_backward_kernel(
     grad, weight, z, grad_z, h, partial_ptr, n_rows, N_COLS: tl.constexpr, DEPTH: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr, TANH: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     row, col = tile_origin(n_rows, N_COLS, ROWS, COLS)
     total = tl.zeros((ROWS, COLS), tl.float32)
@@ -72,19 +72,23 @@ def _gelu_linear_backward_kernel(
     PART: tl.constexpr = COLS // 4
     part0, part1, part2, part3 = split_columns(total, ROWS, COLS)
     partial_ptr += (row // ROWS).to(tl.int64) * N_COLS
-    _backward_epilogue(part0, z, grad_z, h, partial_ptr, row, col, n_rows, N_COLS, ROWS, PART, TMA, TANH)
-    _backward_epilogue(part1, z, grad_z, h, partial_ptr, row, col + PART, n_rows, N_COLS, ROWS, PART, TMA, TANH)
-    _backward_epilogue(part2, z, grad_z, h, partial_ptr, row, col + 2 * PART, n_rows, N_COLS, ROWS, PART, TMA, TANH)
-    _backward_epilogue(part3, z, grad_z, h, partial_ptr, row, col + 3 * PART, n_rows, N_COLS, ROWS, PART, TMA, TANH)
+    _backward_epilogue(part0, z, grad_z, h, partial_ptr, row, col, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION)
+    _backward_epilogue(part1, z, grad_z, h, partial_ptr, row, col + PART, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION)
+    _backward_epilogue(
+        part2, z, grad_z, h, partial_ptr, row, col + 2 * PART, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION
+    )
+    _backward_epilogue(
+        part3, z, grad_z, h, partial_ptr, row, col + 3 * PART, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION
+    )
 
 
 @triton.jit
 def _backward_epilogue(
     grad_h, z, grad_z, h, partial_ptr, row, col, n_rows,
-    N_COLS: tl.constexpr, ROWS: tl.constexpr, PART: tl.constexpr, TMA: tl.constexpr, TANH: tl.constexpr,
+    N_COLS: tl.constexpr, ROWS: tl.constexpr, PART: tl.constexpr, TMA: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     stored = load_tile(z, row, col, n_rows, N_COLS, ROWS, PART, N_COLS % (4 * PART) == 0, TMA)
-    value, slope = gelu_with_slope(stored.to(tl.float32), TANH)
+    value, slope = activate_with_slope(stored.to(tl.float32), ACTIVATION)
     # Rows past the end repeat the last row (or are zero): they must not reach the bias gradient.
     grad = tl.where((row + tl.arange(0, ROWS) < n_rows)[:, None], grad_h * slope, 0.0)
     store_tile(h, value.to(stored.dtype), row, col, n_rows, N_COLS, TMA)
@@ -102,42 +106,44 @@ def _launch_options(tile: Tile) -> dict[str, int | bool]:
             "num_warps": tile.num_warps, "num_stages": tile.num_stages}  # fmt: skip
 
 
-def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, tanh: bool, implementation: str) -> tuple[Tensor, Tensor]:
+def _linear_gelu(
+    x: Tensor, weight: Tensor, bias: Tensor, activation: str, implementation: str
+) -> tuple[Tensor, Tensor]:
     """z = x [T, H] @ weight [F, H].T + bias [F] and gelu(z), both [T, F]."""
     (n_rows, depth), n_cols = x.shape, weight.shape[0]
     tile = choose("forward", implementation, n_rows, n_cols, depth, x)
     if tile is None or n_rows == 0:
         z = torch.nn.functional.linear(x, weight, bias.to(x.dtype))
-        return z, gelu.gelu(z, tanh)
+        return z, gelu.gelu(z, activation)
     z, h = (torch.empty(n_rows, n_cols, dtype=x.dtype, device=x.device) for _ in range(2))
     part = tile.cols // 4
     with torch.cuda.device_of(x):
         _linear_gelu_kernel[(triton.cdiv(n_rows, tile.rows) * triton.cdiv(n_cols, tile.cols),)](
             _operand(x, tile, tile.rows, tile.depth), _operand(weight, tile, tile.cols, tile.depth), bias,
             _operand(z, tile, tile.rows, part), _operand(h, tile, tile.rows, part), n_rows,
-            N_COLS=n_cols, DEPTH=depth, TANH=tanh, **_launch_options(tile),
+            N_COLS=n_cols, DEPTH=depth, ACTIVATION=activation, **_launch_options(tile),
         )  # fmt: skip
     return z, h
 
 
 @torch.library.custom_op("albert_fast::gelu_ffn", mutates_args=())
 def _forward(
-    x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, tanh: bool, implementation: str
+    x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, activation: str, implementation: str
 ) -> tuple[Tensor, Tensor]:
     """The output [T, H] and z [T, F], which backward needs."""
-    z, h = _linear_gelu(x.contiguous(), weight1, bias1, tanh, implementation)
+    z, h = _linear_gelu(x.contiguous(), weight1, bias1, activation, implementation)
     return h @ weight2.t(), z
 
 
 @_forward.register_fake
-def _forward_fake(x, weight1, bias1, weight2, tanh, implementation):
+def _forward_fake(x, weight1, bias1, weight2, activation, implementation):
     return x.new_empty(x.shape[0], weight2.shape[0]), x.new_empty(x.shape[0], weight1.shape[0])
 
 
 @costs("albert_fast::gelu_ffn")
-def _forward_costs(x, weight1, bias1, weight2, tanh, implementation):
+def _forward_costs(x, weight1, bias1, weight2, activation, implementation):
     (n_rows, depth), n_cols = x.shape, weight1.shape[0]
-    out, z = _forward_fake(x, weight1, bias1, weight2, tanh, implementation)
+    out, z = _forward_fake(x, weight1, bias1, weight2, activation, implementation)
     flops = 2 * n_rows * depth * n_cols
     first, second = size_of(x, weight1, bias1, z), Cost("library", size_of(z, weight2, out), flops, kind="product")
     if choose("forward", implementation, n_rows, n_cols, depth, x):
@@ -147,34 +153,34 @@ def _forward_costs(x, weight1, bias1, weight2, tanh, implementation):
 
 
 def _gelu_linear_backward(
-    grad: Tensor, weight: Tensor, z: Tensor, tanh: bool, implementation: str
+    grad: Tensor, weight: Tensor, z: Tensor, activation: str, implementation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """grad [T, H], weight [H, F], z [T, F] -> grad_z, h [T, F] and the partial sums [P, 1, F] of grad_z's columns."""
     (n_rows, depth), n_cols = grad.shape, z.shape[1]
     tile = choose("backward", implementation, n_rows, n_cols, depth, grad)
     if tile is None or n_rows == 0:
-        return gelu.gelu_backward(grad @ weight, z, tanh)
-    grad_z, h, partials = _backward_fake(grad, weight, z, tanh, implementation)
+        return gelu.gelu_backward(grad @ weight, z, activation)
+    grad_z, h, partials = _backward_fake(grad, weight, z, activation, implementation)
     part = tile.cols // 4
     with torch.cuda.device_of(grad):
         _gelu_linear_backward_kernel[(partials.shape[0] * triton.cdiv(n_cols, tile.cols),)](
             _operand(grad, tile, tile.rows, tile.depth), _operand(weight, tile, tile.depth, tile.cols),
             _operand(z, tile, tile.rows, part), _operand(grad_z, tile, tile.rows, part),
             _operand(h, tile, tile.rows, part), partials, n_rows,
-            N_COLS=n_cols, DEPTH=depth, TANH=tanh, **_launch_options(tile),
+            N_COLS=n_cols, DEPTH=depth, ACTIVATION=activation, **_launch_options(tile),
         )  # fmt: skip
     return grad_z, h, partials
 
 
 @torch.library.custom_op("albert_fast::gelu_ffn_backward", mutates_args=())
 def _backward(
-    grad: Tensor, weight2: Tensor, z: Tensor, tanh: bool, implementation: str
+    grad: Tensor, weight2: Tensor, z: Tensor, activation: str, implementation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _gelu_linear_backward(grad.contiguous(), weight2, z, tanh, implementation)
+    return _gelu_linear_backward(grad.contiguous(), weight2, z, activation, implementation)
 
 
 @_backward.register_fake
-def _backward_fake(grad, weight2, z, tanh, implementation):
+def _backward_fake(grad, weight2, z, activation, implementation):
     n_rows, n_cols = z.shape
     tile = choose("backward", implementation, n_rows, n_cols, grad.shape[1], grad)
     rows = tile.rows if tile else gelu.rows_per_chunk(n_rows, n_cols)
@@ -183,9 +189,9 @@ def _backward_fake(grad, weight2, z, tanh, implementation):
 
 
 @costs("albert_fast::gelu_ffn_backward")
-def _backward_costs(grad, weight2, z, tanh, implementation):
+def _backward_costs(grad, weight2, z, activation, implementation):
     (n_rows, depth), n_cols = grad.shape, z.shape[1]
-    grad_z, h, partials = _backward_fake(grad, weight2, z, tanh, implementation)
+    grad_z, h, partials = _backward_fake(grad, weight2, z, activation, implementation)
     flops, operands = 2 * n_rows * depth * n_cols, size_of(grad, weight2)
     least = size_of(z, grad_z, h)
     if choose("backward", implementation, n_rows, n_cols, depth, grad):
@@ -196,7 +202,7 @@ def _backward_costs(grad, weight2, z, tanh, implementation):
 
 
 def _save_for_backward(ctx, inputs, output):
-    x, weight1, bias1, weight2, ctx.tanh, ctx.implementation = inputs
+    x, weight1, bias1, weight2, ctx.activation, ctx.implementation = inputs
     ctx.save_for_backward(x, output[1], weight1, weight2)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
@@ -210,7 +216,7 @@ def _differentiate(ctx, grad, _):
     x, z, weight1, weight2 = ctx.saved_tensors
     main_grad1, bias_main_grad, main_grad2 = ctx.main_grads
     backward = torch.ops.albert_fast.gelu_ffn_backward
-    grad_z, h, partials = backward(grad, weight2, z, ctx.tanh, ctx.implementation)
+    grad_z, h, partials = backward(grad, weight2, z, ctx.activation, ctx.implementation)
     needs_x, needs1, needs_bias, needs2 = ctx.needs_input_grad[:4]
     grad_weight2 = weight_gradient(main_grad2, grad, h) if needs2 else None
     grad_weight1 = weight_gradient(main_grad1, grad_z, x) if needs1 else None
@@ -225,10 +231,10 @@ def calls(sizes, dtype, make):
     narrow, wide = (sizes.tokens, sizes.hidden), (sizes.tokens, sizes.intermediate)
     x, z, weight = make(*narrow, dtype=dtype), make(*wide, dtype=dtype), make(wide[1], narrow[1], dtype=dtype)
     down, bias = make(narrow[1], wide[1], dtype=dtype), make(wide[1], dtype=dtype)
-    for tanh in (False, True):
+    for activation in ("gelu", "gelu_new", "relu"):
         for implementation in ("auto", "pointer"):
-            yield Call(_forward, (x, weight, bias, down, tanh, implementation))
-            yield Call(_backward, (x, down, z, tanh, implementation))
+            yield Call(_forward, (x, weight, bias, down, activation, implementation))
+            yield Call(_backward, (x, down, z, activation, implementation))
 
 
 def gelu_ffn(
@@ -239,7 +245,7 @@ def gelu_ffn(
     Args:
         x [T, H], weight1 [F, H], weight2 [H, F]: one dtype of fp32, bf16, fp16; bias1 [F]: any float dtype. Gradients
             of the three parameters under the main_grad rule.
-        activation: gelu (erf) or gelu_new (tanh).
+        activation: gelu (erf), gelu_new (tanh) or relu.
         implementation: auto, library, pointer or tma; see `choose`.
 
     Raises:
@@ -253,6 +259,6 @@ def gelu_ffn(
         )
     if not x.dtype == weight1.dtype == weight2.dtype:
         raise ValueError(f"x {x.dtype}, weight1 {weight1.dtype} and weight2 {weight2.dtype} must be of one dtype")
-    if activation not in ("gelu", "gelu_new") or implementation not in ("auto", "library", "pointer", "tma"):
+    if activation not in ACTIVATIONS or implementation not in ("auto", "library", "pointer", "tma"):
         raise ValueError(f"activation={activation!r}, implementation={implementation!r}: one is unknown")
-    return _forward(x, weight1, bias1, weight2, activation == "gelu_new", implementation)[0]
+    return _forward(x, weight1, bias1, weight2, activation, implementation)[0]

@@ -11,7 +11,7 @@ from albert_fast.kernels import gelu, gelu_ffn, tiles
 from albert_fast.kernels.candidates import Problem, asking, candidates_of, running
 
 IMPLEMENTATIONS = ["library", "pointer", "tma"]
-ACTIVATIONS = ["gelu", "gelu_new"]
+ACTIVATIONS = ["gelu", "gelu_new", "relu"]
 GATES = {  # z, h, grad_z, grad_bias1, and what the library's products make of them
     torch.float32: {"z": 3e-7, "h": 3e-7, "grad_z": 3e-7, "grad_bias1": 4e-7, "product": 1e-6},
     torch.bfloat16: {"z": 2.5e-3, "h": 3.5e-3, "grad_z": 2.5e-3, "grad_bias1": 1e-3, "product": 4e-3},
@@ -43,10 +43,9 @@ def run(op, tensors, **arguments):
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "T{}-H{}-F{}".format(*s))
 def test_equals_fp64_within_gates(shape, dtype, implementation, activation, device):
     x, weight1, bias1, weight2 = inputs(*shape, dtype, device)
-    tanh = activation == "gelu_new"
     grad = random(*x.shape, seed=5, dtype=torch.bfloat16).to(x)
-    z, h = gelu_ffn._linear_gelu(x, weight1, bias1, tanh, implementation)
-    grad_z, h_again, partials = torch.ops.albert_fast.gelu_ffn_backward(grad, weight2, z, tanh, implementation)
+    z, h = gelu_ffn._linear_gelu(x, weight1, bias1, activation, implementation)
+    grad_z, h_again, partials = torch.ops.albert_fast.gelu_ffn_backward(grad, weight2, z, activation, implementation)
     assert torch.equal(h_again, h)  # one helper, one z: the h that backward makes again is forward's to the bit
 
     gates = GATES[dtype]
@@ -91,8 +90,8 @@ def test_gelu_is_right_from_tail_to_tail(activation):
     wide = z.double().requires_grad_()
     truth = ops.activate(wide, activation)
     truth.sum().backward()
-    ours = gelu.gelu(z, activation == "gelu_new")
-    slope = gelu.gelu_backward(torch.ones(1, len(z)), z[None], activation == "gelu_new")[0][0]
+    ours = gelu.gelu(z, activation)
+    slope = gelu.gelu_backward(torch.ones(1, len(z)), z[None], activation)[0][0]
     torch.testing.assert_close(ours.double(), truth.detach(), rtol=2e-6, atol=4e-7)
     torch.testing.assert_close(slope.double(), wide.grad, rtol=2e-6, atol=4e-7)
 
@@ -105,8 +104,8 @@ def test_non_finite_numbers_spread_as_in_pytorch(value, activation):
     plain = z.clone().requires_grad_()
     h = ops.activate(plain, activation)
     h.sum().backward()
-    ours = gelu.gelu(z, activation == "gelu_new")
-    grad_z, again, partials = gelu.gelu_backward(torch.ones_like(z), z, activation == "gelu_new")
+    ours = gelu.gelu(z, activation)
+    grad_z, again, partials = gelu.gelu_backward(torch.ones_like(z), z, activation)
     for result, expected in ((ours, h.detach()), (again, h.detach()), (grad_z, plain.grad)):
         # At +inf PyTorch's erf gives NaN on CPU and inf on CUDA: what counts is that neither hides it.
         assert torch.equal(result.isfinite(), expected.isfinite())
@@ -132,8 +131,8 @@ def test_rerun_gives_the_same_bits_and_permuted_rows_permuted_ones(implementatio
     for name in first:
         assert torch.equal(first[name], second[name]), name
     order = torch.randperm(70, generator=torch.Generator().manual_seed(7))
-    z, h = gelu_ffn._linear_gelu(*tensors[:3], False, implementation)
-    permuted = gelu_ffn._linear_gelu(tensors[0][order], *tensors[1:3], False, implementation)
+    z, h = gelu_ffn._linear_gelu(*tensors[:3], "gelu", implementation)
+    permuted = gelu_ffn._linear_gelu(tensors[0][order], *tensors[1:3], "gelu", implementation)
     assert torch.equal(z[order], permuted[0])
     assert torch.equal(h[order], permuted[1])
 
@@ -159,9 +158,9 @@ def test_main_grad_accumulates_in_fp32_over_uses(with_main_grad):
 @pytest.mark.parametrize("implementation", [slow("library"), slow("pointer"), "tma"])
 def test_opcheck(implementation):
     tensors = [t.requires_grad_() for t in inputs(9, 16, 64)]
-    torch.library.opcheck(torch.ops.albert_fast.gelu_ffn, (*tensors, False, implementation))
+    torch.library.opcheck(torch.ops.albert_fast.gelu_ffn, (*tensors, "gelu", implementation))
     grad, z = random(9, 16, seed=5), random(9, 64, seed=6)
-    arguments = (grad, tensors[3].detach(), z, True, implementation)
+    arguments = (grad, tensors[3].detach(), z, "gelu_new", implementation)
     torch.library.opcheck(torch.ops.albert_fast.gelu_ffn_backward, arguments)
 
 
@@ -201,8 +200,8 @@ def test_refusals_name_what_disagrees():
         gelu_ffn.gelu_ffn(x, weight1, bias1, weight2[:, :60])
     with pytest.raises(ValueError, match="one dtype"):
         gelu_ffn.gelu_ffn(x, weight1.bfloat16(), bias1, weight2)
-    with pytest.raises(ValueError, match="'relu'"):
-        gelu_ffn.gelu_ffn(x, weight1, bias1, weight2, activation="relu")
+    with pytest.raises(ValueError, match="'swish'"):
+        gelu_ffn.gelu_ffn(x, weight1, bias1, weight2, activation="swish")
 
 
 def test_no_rows_is_no_work():

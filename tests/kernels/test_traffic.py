@@ -27,9 +27,9 @@ def test_layer_norm_is_clean_at_ragged_shapes(shape, dropout, pre):
 def test_ffn_is_clean_at_ragged_shapes(shape, way):
     t = traffic._tensors(*shape, torch.bfloat16)
     with counting() as forward:
-        z, _ = gelu_ffn._linear_gelu(t["x"], t["weight1"], t["bias1"], False, way)
+        z, _ = gelu_ffn._linear_gelu(t["x"], t["weight1"], t["bias1"], "gelu", way)
     with counting() as backward:
-        gelu_ffn._gelu_linear_backward(t["grad"], t["weight2"], z, False, way)
+        gelu_ffn._gelu_linear_backward(t["grad"], t["weight2"], z, "gelu", way)
     assert_clean(forward)
     assert_clean(backward)
 
