@@ -1,0 +1,55 @@
+"""What commit a820c41 wrote is read and gone on with: its shards, its checkpoint and its run, bitwise the same.
+
+a820c41/ holds a prepared folder, a run of 6 steps left after step 4, the 24 micro-batches that follow the checkpoint's
+cursor (into the second epoch), and the weights after step 6, all made by that commit's own commands.
+"""
+
+import json
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from albert_fast.cli import main
+from albert_fast.data.batches import PretrainingLoader
+from albert_fast.data.verify import VerifyOptions, verify
+
+MADE = Path(__file__).parent / "a820c41"
+PADDED = ("cu_seqlens", "sentence_order_labels", "sentence_order_weights")  # beyond the examples: padding sequences
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch):
+    shutil.copytree(MADE, tmp_path / "old")
+    monkeypatch.chdir(tmp_path / "old")  # the run's options name its data and config as they lay
+
+
+def test_shards_are_whole(old):
+    verify(VerifyOptions(data="corpus"))
+
+
+def test_the_next_batches_are_the_same(old):
+    expected = dict(np.load("batches.npz"))
+    cursor = json.loads(Path("run/checkpoint-4/checkpoint.json").read_text())["data"]["cursor"]
+    with PretrainingLoader("corpus", tokens_per_batch=256, max_seq_length=48, seed=7, cursor=cursor) as loader:
+        for number, batch in enumerate(islice(loader, len(expected["index"]))):
+            for name, values in expected.items():
+                end = batch.num_sequences + (name == "cu_seqlens") if name in PADDED else None
+                found, known = (np.atleast_1d(x)[:end] for x in (getattr(batch, name), values[number]))
+                np.testing.assert_array_equal(found, known, f"{name} of {number}")
+
+
+def test_the_next_steps_are_the_same(old):
+    main(["pretrain", "--resume", "--output=run"])
+    expected, found = load_file("after_step_6.safetensors"), load_file("run/checkpoint-6/model.safetensors")
+    assert expected.keys() == found.keys()
+    words = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n") if ":" in line)
+    cpu = " ".join(words.get(f"{key}\t", words.get(f"{key}\t\t", "")).strip() for key in ("model name", "model"))
+    same_sums = json.loads(Path("made_with.json").read_text()) == {"torch": torch.__version__, "cpu": cpu}
+    rtol, atol = (0, 0) if same_sums else (1e-4, 1e-6)  # elsewhere products may round another way
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=rtol, atol=atol, msg=lambda text: f"{name}: {text}")  # noqa: B023
