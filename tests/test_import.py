@@ -66,7 +66,7 @@ def test_the_example_of_the_package_runs_and_learns(tmp_path, monkeypatch):
     model, batch = names["model"], names["batch"]
     untrained = albert_fast.AlbertForPreTraining(model.config)
     with torch.no_grad():
-        assert model.losses(batch).loss < untrained.losses(batch).loss - 0.5
+        assert model.losses(batch).loss < untrained.losses(batch).loss - 0.1
     names["loader"].close()
 
 
