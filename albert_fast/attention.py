@@ -1,6 +1,6 @@
 """Attention within packed sequences as one opaque op: flash varlen on CUDA, flash over equal lengths on CPU.
 
-Dimension letters: T tokens (packed), R tokens that ask, B sequences, N heads, D head size.
+Dimension letters: T tokens (packed), R queries, B sequences, N heads, D head size.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,18 +41,85 @@ def varlen_attention(
 ) -> Tensor:
     """softmax(q k.T / sqrt(D)) v within each packed sequence: qkv [T, 3, N, D] -> [T, N, D].
 
-    cu_seqlens int32 [B+1] rises from 0; repeated values are empty sequences, tokens past the last one belong to none
-    and give zeros. No sequence is longer than max_seqlen. Where some tokens alone ask, qkv [T, 2, N, D] holds keys and
-    values, q [R, N, D] the queries and cu_queries int32 [B+1] their edges, at most max_seqlen a sequence: -> [R, N, D].
-    One opaque op: tracing freezes nothing of cu_seqlens.
+    One opaque op: tracing freezes nothing of cu_seqlens. Gradients reach qkv and q.
+
+    Args:
+        cu_seqlens: int32 [B+1], from 0 to T; a repeated value is an empty sequence. Every token belongs to a sequence.
+        max_seqlen: no sequence is longer.
+        q: [R, N, D], the queries, where only some tokens have one; qkv then is [T, 2, N, D], keys and values, and the
+            result is [R, N, D].
+        cu_queries: int32 [B+1], of q, at most max_seqlen a sequence. Queries past its last value belong to no sequence;
+            their results and gradients are zero.
     """
-    edges = cu_seqlens if cu_queries is None else cu_queries
-    return torch.ops.albert_fast.varlen_attention(qkv, q, edges, cu_seqlens, max_seqlen)[0]
+    own = cu_seqlens if cu_queries is None else cu_queries
+    return torch.ops.albert_fast.varlen_attention(qkv, q, own, cu_seqlens, max_seqlen)[0]
 
 
 def _parts(qkv: Tensor, q: Tensor | None = None) -> tuple[Tensor, ...]:
     """Queries, keys and values, as views."""
     return qkv.unbind(1) if q is None else (q, *qkv.unbind(1))
+
+
+@torch.library.custom_op("albert_fast::varlen_attention", mutates_args=())
+def _varlen_attention(
+    qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int
+) -> tuple[Tensor, Tensor]:
+    """Returns the output and, for backward, the log-sum-exp of each row of scores."""
+    attention = cuda_attention if qkv.is_cuda else cpu_attention
+    return attention(qkv, q, cu_queries, cu_seqlens, max_seqlen)
+
+
+@_varlen_attention.register_fake
+def _outputs(
+    qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int
+) -> tuple[Tensor, Tensor]:
+    """log-sum-exp [N, R], as flash has it; the memory-efficient kernel has [B, N, longest, rounded up to 32]."""
+    rows, heads, size = _parts(qkv, q)[0].shape
+    shape: tuple[int, ...] = (heads, rows)
+    if qkv.device.type == "cuda" and qkv.dtype == torch.float32:
+        shape = (len(cu_queries) - 1, heads, -(-min(max_seqlen, rows) // 32) * 32)
+    dtype = torch.promote_types(qkv.dtype, torch.float32)
+    return qkv.new_empty(rows, heads, size), qkv.new_empty(shape, dtype=dtype)
+
+
+@torch.library.custom_op("albert_fast::varlen_attention_backward", mutates_args=())
+def _varlen_attention_backward(
+    grad: Tensor,
+    qkv: Tensor,
+    q: Tensor | None,
+    out: Tensor,
+    log_sum_exp: Tensor,
+    cu_queries: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+) -> list[Tensor]:
+    """The gradients of qkv and, where it is given, of q."""
+    backward = cuda_attention_backward if qkv.is_cuda else cpu_attention_backward
+    return backward(grad, qkv, q, out, log_sum_exp, cu_queries, cu_seqlens, max_seqlen)
+
+
+@_varlen_attention_backward.register_fake
+def _input_gradients(
+    grad: Tensor, qkv: Tensor, q: Tensor | None, out: Tensor, log_sum_exp: Tensor, cu_queries: Tensor,
+    cu_seqlens: Tensor, max_seqlen: int,
+) -> list[Tensor]:  # fmt: skip
+    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (qkv, q) if x is not None]
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    qkv, q, *edges, ctx.max_seqlen = inputs
+    ctx.save_for_backward(qkv, q, *output, *edges)
+
+
+def _attention_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    backward = torch.ops.albert_fast.varlen_attention_backward
+    grads = backward(grad.contiguous(), *ctx.saved_tensors, ctx.max_seqlen)
+    return *grads, *[None] * (5 - len(grads))
+
+
+_varlen_attention.register_autograd(_attention_backward, setup_context=_save_for_backward)
+
+# ----------------------------------------------------------------------------------------------------------------- CPU
 
 
 class _Group:
@@ -73,87 +141,57 @@ class _Group:
 
 
 def _equal_lengths(cu_queries: list[int], cu_seqlens: list[int]) -> list[tuple[_Group, _Group]]:
-    """The queries and the tokens of the sequences that have as many of both."""
+    """The queries and the keys of all sequences that have as many of both."""
     alike: dict[tuple[int, int], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for (first, last), (start, end) in zip(pairwise(cu_queries), pairwise(cu_seqlens), strict=True):
         if last > first:
-            asking, seen = alike[last - first, end - start]
-            asking.append(first)
-            seen.append(start)
-    return [(_Group(asking, queries), _Group(seen, tokens)) for (queries, tokens), (asking, seen) in alike.items()]
+            query_starts, key_starts = alike[last - first, end - start]
+            query_starts.append(first)
+            key_starts.append(start)
+    return [
+        (_Group(query_starts, queries), _Group(key_starts, keys))
+        for (queries, keys), (query_starts, key_starts) in alike.items()
+    ]
 
 
-@torch.library.custom_op("albert_fast::varlen_attention", mutates_args=())
-def _varlen_attention(
+def cpu_attention(
     qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int
 ) -> tuple[Tensor, Tensor]:
-    """Returns the output and, for backward, the log-sum-exp of each score row: [R, N], or as flash has it."""
-    if qkv.is_cuda:
-        return _cuda_attention(qkv, q, cu_queries, cu_seqlens, max_seqlen)
+    """PyTorch's flash attention for CPUs, once for all sequences of one length."""
     query, key, value = _parts(qkv, q)
     out, log_sum_exp = _outputs(qkv, q, cu_queries, cu_seqlens, max_seqlen)
-    asked, edges = cu_queries.tolist(), cu_seqlens.tolist()
-    for made in (out, log_sum_exp):
-        made[asked[-1] :] = 0
-    for asking, seen in _equal_lengths(asked, edges):
-        inputs = asking.take(query), seen.take(key), seen.take(value)
+    own, edges = cu_queries.tolist(), cu_seqlens.tolist()
+    if edges[-1] != len(qkv):
+        raise ValueError(f"cu_seqlens ends at {edges[-1]} of {len(qkv)} tokens; put the rest into sequences of padding")
+    if q is not None:
+        out[own[-1] :], log_sum_exp[:, own[-1] :] = 0, 0
+    for queries, keys in _equal_lengths(own, edges):
+        inputs = queries.take(query), keys.take(key), keys.take(value)
         part, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*inputs)[:2]
-        asking.put(out, part)
-        asking.put(log_sum_exp, lse)
+        queries.put(out, part)
+        queries.put(log_sum_exp.t(), lse)
     return out, log_sum_exp
 
 
-@_varlen_attention.register_fake
-def _outputs(qkv, q, cu_queries, cu_seqlens, max_seqlen):
-    shape = _parts(qkv, q)[0].shape
-    return qkv.new_empty(shape), qkv.new_empty(shape[:2], dtype=torch.promote_types(qkv.dtype, torch.float32))
-
-
-@torch.library.custom_op("albert_fast::varlen_attention_backward", mutates_args=())
-def _varlen_attention_backward(
-    grad: Tensor,
-    qkv: Tensor,
-    q: Tensor | None,
-    out: Tensor,
-    log_sum_exp: Tensor,
-    cu_queries: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
-) -> list[Tensor]:
-    """The gradients of qkv and, where it is given, of q."""
-    if qkv.is_cuda:
-        return _cuda_attention_backward(grad, qkv, q, out, log_sum_exp, cu_queries, cu_seqlens, max_seqlen)
+def cpu_attention_backward(
+    grad: Tensor, qkv: Tensor, q: Tensor | None, out: Tensor, log_sum_exp: Tensor, cu_queries: Tensor,
+    cu_seqlens: Tensor, max_seqlen: int,
+) -> list[Tensor]:  # fmt: skip
     grads = _input_gradients(grad, qkv, q, out, log_sum_exp, cu_queries, cu_seqlens, max_seqlen)
     query, key, value = _parts(qkv, q)
-    asked, edges = cu_queries.tolist(), cu_seqlens.tolist()
-    for made in grads:  # what the loop does not write: tokens of no sequence; with q, sequences without a query too
-        made[edges[-1] if q is None else 0 :] = 0
-    for asking, seen in _equal_lengths(asked, edges):
-        inputs = asking.take(query), seen.take(key), seen.take(value)
-        g, o, lse = (asking.take(x) for x in (grad, out, log_sum_exp))
+    if q is not None:  # keys of sequences without a query, and queries of no sequence
+        for made in grads:
+            made.zero_()
+    for queries, keys in _equal_lengths(cu_queries.tolist(), cu_seqlens.tolist()):
+        inputs = queries.take(query), keys.take(key), keys.take(value)
+        g, o, lse = (queries.take(x) for x in (grad, out, log_sum_exp.t()))
         parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(g, *inputs, o, lse, 0.0, False)
-        for group, made, part in zip((asking, seen, seen), _parts(*grads), parts, strict=True):
+        for group, made, part in zip((queries, keys, keys), _parts(*grads), parts, strict=True):
             group.put(made, part)
     return grads
 
 
-@_varlen_attention_backward.register_fake
-def _input_gradients(grad, qkv, q, out, log_sum_exp, cu_queries, cu_seqlens, max_seqlen):
-    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (qkv, q) if x is not None]
-
-
-def _save_for_backward(ctx, inputs, output):
-    qkv, q, *edges, ctx.max_seqlen = inputs
-    ctx.save_for_backward(qkv, q, *output, *edges)
-
-
-def _attention_backward(ctx, grad, _):
-    backward = torch.ops.albert_fast.varlen_attention_backward
-    grads = backward(grad.contiguous(), *ctx.saved_tensors, ctx.max_seqlen)
-    return *grads, *[None] * (5 - len(grads))
-
-
-_varlen_attention.register_autograd(_attention_backward, setup_context=_save_for_backward)
+# ---------------------------------------------------------------------------------------------------------------- CUDA
 
 
 def _pad_heads(x: Tensor) -> Tensor:
@@ -162,48 +200,59 @@ def _pad_heads(x: Tensor) -> Tensor:
     return F.pad(x, (0, pad)) if pad else x
 
 
-def _zero_outside(x: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """x [T, ...], zero for tokens of no sequence. Flash leaves their rows unwritten, NaN perhaps."""
-    inside = torch.arange(len(x), device=x.device) < cu_seqlens[-1]
-    return torch.where(inside.view(-1, *[1] * (x.dim() - 1)), x, 0.0)
+def _zero_past(x: Tensor, cu_queries: Tensor) -> Tensor:
+    """x [R, N, D], zero for queries of no sequence, whose rows flash leaves unwritten, NaN perhaps."""
+    inside = torch.arange(len(x), device=x.device) < cu_queries[-1]
+    return torch.where(inside[:, None, None], x, 0.0)
 
 
-def _cuda_inputs(qkv, q, cu_queries, cu_seqlens, max_seqlen):
-    """Queries, keys and values; edges and bounds; D; scale. The memory-efficient kernel wants no bound above T or R."""
-    query, key, value = (_pad_heads(x) for x in _parts(qkv, q))
-    edges, size = (cu_queries, cu_seqlens, min(max_seqlen, len(query)), min(max_seqlen, len(key))), qkv.shape[-1]
-    return query, key, value, edges, size, size**-0.5
+def _cuda_inputs(
+    qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int
+) -> tuple[list[Tensor], tuple[Tensor, Tensor, int, int], int]:
+    """Queries, keys and values; cu_seqlens and bounds of both; D. The efficient kernel wants no bound above T or R."""
+    parts = [_pad_heads(x) for x in _parts(qkv, q)]
+    bounds = min(max_seqlen, len(parts[0])), min(max_seqlen, len(qkv))
+    return parts, (cu_queries, cu_seqlens, *bounds), qkv.shape[-1]
 
 
-def _cuda_attention(qkv, q, cu_queries, cu_seqlens, max_seqlen):
-    query, key, value, edges, size, scale = _cuda_inputs(qkv, q, cu_queries, cu_seqlens, max_seqlen)
-    if qkv.dtype == torch.float32:  # flash has no fp32; the memory-efficient kernel has
-        out, lse, *_ = torch.ops.aten._efficient_attention_forward(
-            query[None], key[None], value[None], None, *edges, 0.0, 0, True, scale=scale
+def cuda_attention(
+    qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int
+) -> tuple[Tensor, Tensor]:
+    """Flash attention or, since flash has no fp32, the memory-efficient kernel."""
+    parts, sequences, size = _cuda_inputs(qkv, q, cu_queries, cu_seqlens, max_seqlen)
+    scale = size**-0.5
+    if qkv.dtype == torch.float32:
+        batched = [part[None] for part in parts]
+        out, log_sum_exp, *_ = torch.ops.aten._efficient_attention_forward(
+            *batched, None, *sequences, 0.0, 0, True, scale=scale
         )
         out = out[0]
     else:
-        out, lse, *_ = torch.ops.aten._flash_attention_forward(
-            query, key, value, *edges, 0.0, False, False, scale=scale
+        out, log_sum_exp, *_ = torch.ops.aten._flash_attention_forward(
+            *parts, *sequences, 0.0, False, False, scale=scale
         )
-    return _zero_outside(out[..., :size], cu_queries), lse
+    out = out[..., :size]
+    return out.contiguous() if q is None else _zero_past(out, cu_queries), log_sum_exp
 
 
-def _cuda_attention_backward(grad, qkv, q, out, lse, cu_queries, cu_seqlens, max_seqlen):
-    query, key, value, edges, size, scale = _cuda_inputs(qkv, q, cu_queries, cu_seqlens, max_seqlen)
-    grad, out = _pad_heads(grad), _pad_heads(out)
-    none = torch.zeros(2, dtype=torch.uint64 if qkv.dtype != torch.float32 else torch.int64, device=qkv.device)
+def cuda_attention_backward(
+    grad: Tensor, qkv: Tensor, q: Tensor | None, out: Tensor, log_sum_exp: Tensor, cu_queries: Tensor,
+    cu_seqlens: Tensor, max_seqlen: int,
+) -> list[Tensor]:  # fmt: skip
+    parts, sequences, size = _cuda_inputs(qkv, q, cu_queries, cu_seqlens, max_seqlen)
+    grad, out, scale = _pad_heads(grad), _pad_heads(out), size**-0.5
+    none = torch.zeros(2, dtype=torch.int64 if qkv.dtype == torch.float32 else torch.uint64, device=qkv.device)
     if qkv.dtype == torch.float32:
-        parts = torch.ops.aten._efficient_attention_backward(
-            grad[None], query[None], key[None], value[None], None, out[None], *edges,
-            lse, 0.0, none[0], none[1], 0, False, scale=scale,
-        )[:3]  # fmt: skip
-        parts = [part[0] for part in parts]
+        batched = [part[None] for part in parts]
+        made = torch.ops.aten._efficient_attention_backward(
+            grad[None], *batched, None, out[None], *sequences, log_sum_exp, 0.0, none[0], none[1], 0, False, scale=scale
+        )[:3]
+        made = [part[0] for part in made]
     else:
-        parts = torch.ops.aten._flash_attention_backward(
-            grad, query, key, value, out, lse, *edges, 0.0, False, none, none, scale=scale
+        made = torch.ops.aten._flash_attention_backward(
+            grad, *parts, out, log_sum_exp, *sequences, 0.0, False, none, none, scale=scale
         )
-    parts = [part[..., :size] for part in parts]
-    joint = torch.stack(parts if q is None else parts[1:], dim=1)
-    grads = [_zero_outside(joint, cu_seqlens)]
-    return grads if q is None else [*grads, _zero_outside(parts[0], cu_queries)]
+    grad_q, grad_k, grad_v = (part[..., :size] for part in made)
+    if q is None:
+        return [torch.stack((grad_q, grad_k, grad_v), dim=1)]
+    return [torch.stack((grad_k, grad_v), dim=1), _zero_past(grad_q, cu_queries)]

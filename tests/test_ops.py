@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from albert_fast import ops
 from albert_fast.attention import Queries
 
-EDGES = {"mixed": [0, 7, 20, 20, 27, 40, 40], "equal": [0, 8, 16, 24], "one": [0, 13], "none": [0, 0, 0]}
+EDGES = {"mixed": [0, 7, 20, 20, 27, 45, 45], "equal": [0, 15, 30, 45], "one": [0, 45], "empty first": [0, 0, 20, 45]}
 
 
 def attention_by_loop(qkv, edges):
@@ -28,11 +28,15 @@ def test_varlen_attention(edges):
     torch.manual_seed(0)
     qkv = torch.randn(45, 3, 2, 6, dtype=torch.float64, requires_grad=True)
     cu_seqlens = torch.tensor(edges, dtype=torch.int32)
-    out = ops.varlen_attention(qkv, cu_seqlens, 32)
+    out = ops.varlen_attention(qkv, cu_seqlens, 45)
     expected = attention_by_loop(qkv.detach().requires_grad_(), edges)
     torch.testing.assert_close(out, expected)
-    assert not out[edges[-1] :].any()
-    assert torch.autograd.gradcheck(lambda x: ops.varlen_attention(x, cu_seqlens, 32), qkv)
+    assert torch.autograd.gradcheck(lambda x: ops.varlen_attention(x, cu_seqlens, 45), qkv, fast_mode=True)
+
+
+def test_varlen_attention_refuses_tokens_of_no_sequence():
+    with pytest.raises(ValueError, match="ends at 13 of 20 tokens; put the rest into sequences of padding"):
+        ops.varlen_attention(torch.randn(20, 3, 2, 8), torch.tensor([0, 13], dtype=torch.int32), 20)
 
 
 @pytest.mark.parametrize("edges", EDGES.values(), ids=EDGES.keys())
@@ -45,10 +49,10 @@ def test_varlen_attention_of_some_tokens_is_that_of_all_at_these(edges):
 
     def asked(qkv):
         q = qkv[queries.tokens, 0]
-        return ops.varlen_attention(qkv[:, 1:], cu_seqlens, 32, q, queries.cu_seqlens)[queries.inverse]
+        return ops.varlen_attention(qkv[:, 1:], cu_seqlens, 45, q, queries.cu_seqlens)[queries.inverse]
 
     of_tokens = asked(qkv)[:14]
-    expected = ops.varlen_attention(qkv, cu_seqlens, 32)[rows[:14]]
+    expected = ops.varlen_attention(qkv, cu_seqlens, 45)[rows[:14]]
     torch.testing.assert_close(of_tokens, expected)
     scale = torch.randn_like(expected)
     gradients = [torch.autograd.grad((out * scale).sum(), qkv)[0] for out in (of_tokens, expected)]
@@ -56,10 +60,10 @@ def test_varlen_attention_of_some_tokens_is_that_of_all_at_these(edges):
 
 
 def test_varlen_attention_is_a_sound_custom_op():
-    attention, edges = torch.ops.albert_fast.varlen_attention, torch.tensor([0, 9, 14], dtype=torch.int32)
-    torch.library.opcheck(attention, (torch.randn(20, 3, 2, 8, requires_grad=True), None, edges, edges, 9))
+    attention, edges = torch.ops.albert_fast.varlen_attention, torch.tensor([0, 9, 20], dtype=torch.int32)
+    torch.library.opcheck(attention, (torch.randn(20, 3, 2, 8, requires_grad=True), None, edges, edges, 11))
     q, kv = torch.randn(6, 2, 8, requires_grad=True), torch.randn(20, 2, 2, 8, requires_grad=True)
-    torch.library.opcheck(attention, (kv, q, torch.tensor([0, 2, 5], dtype=torch.int32), edges, 9))
+    torch.library.opcheck(attention, (kv, q, torch.tensor([0, 2, 5], dtype=torch.int32), edges, 11))
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 100])

@@ -26,8 +26,8 @@ def results(function, tensors, scale):
 @pytest.mark.parametrize("some", [False, True], ids=["all queries", "some queries"])
 def test_varlen_attention(dtype, head_size, some):
     torch.manual_seed(0)
-    tokens, edges = 700, torch.tensor([0, 130, 131, 131, 400, 690, 690], dtype=torch.int32)
-    rows = torch.cat((torch.tensor([0, 130, 131, 400, tokens]), torch.randperm(690)[:40]))
+    tokens, edges = 700, torch.tensor([0, 130, 131, 131, 400, 700, 700], dtype=torch.int32)
+    rows = torch.cat((torch.tensor([0, 130, tokens, 400, tokens]), 400 + torch.randperm(300)[:40]))
     qkv = torch.randn(tokens, 3, 4, head_size).to(dtype)
 
     def attend(qkv):

@@ -66,7 +66,7 @@ class StepSpec:
             torch.ops.albert_fast.varlen_attention_backward.default,
         )
         if self.target == "cuda":
-            return {forward: attention._cuda_attention, backward: attention._cuda_attention_backward}
+            return {forward: attention.cuda_attention, backward: attention.cuda_attention_backward}
         # The CPU bodies read cu_seqlens and cu_queries, so these are real. q, where given, has its own.
         packed = PretrainingBatch.from_loader(self.batch(), torch.device("cpu"))
         own = Queries.pack(packed.head_positions(), packed.cu_seqlens, len(packed.input_ids)).cu_seqlens
@@ -79,7 +79,7 @@ class StepSpec:
             return run
 
         return {
-            forward: real(attention._varlen_attention._init_fn, 1),
-            backward: real(attention._varlen_attention_backward._init_fn, 2),
+            forward: real(attention.cpu_attention, 1),
+            backward: real(attention.cpu_attention_backward, 2),
             torch.ops.albert_fast.accumulate_product.default: accumulate_product_on_cpu,
         }
