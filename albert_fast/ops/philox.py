@@ -10,6 +10,8 @@ from torch import Tensor
 
 from albert_fast.options import UserError
 
+ROWS_AT_A_TIME = 1024  # whose int64 arithmetic is alive at once: at 65,536 tokens all of it would be 27 GB
+
 
 def _philox(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
     """Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") on int64 holding 32 bits."""
@@ -37,14 +39,19 @@ def dropout_keep(key: Tensor, site: int, rows: int, columns: int, probability: f
     `key` is int64 [2] on the device: the seed and the global micro-batch. One Philox call serves eight columns, 16
     bits each, so a probability is rounded to 1/65536.
     """
-    low = 0xFFFFFFFF
-    row = torch.arange(rows, device=key.device)[:, None]
-    column = torch.arange(math.ceil(columns / 8), device=key.device)[None, :]
+    low, columns_per_call = 0xFFFFFFFF, 8
+    column = torch.arange(math.ceil(columns / columns_per_call), device=key.device)[None, :]
     seed, micro_batch = key[0], key[1]
-    counter = [column.expand(rows, -1), row.expand(-1, column.shape[1]), torch.full_like(row, site), micro_batch & low]
-    words = torch.stack(_philox(counter, [seed & low, (seed >> 32) & low]), dim=-1)
-    halves = torch.stack((words & 0xFFFF, words >> 16), dim=-1).reshape(rows, -1)[:, :columns]
-    return halves >= dropout_threshold(probability)
+    parts = []
+    for start in range(0, rows, ROWS_AT_A_TIME):
+        row = torch.arange(start, min(start + ROWS_AT_A_TIME, rows), device=key.device)[:, None]
+        counter = [
+            column.expand(len(row), -1), row.expand(-1, column.shape[1]), torch.full_like(row, site), micro_batch & low
+        ]  # fmt: skip
+        words = torch.stack(_philox(counter, [seed & low, (seed >> 32) & low]), dim=-1)
+        halves = torch.stack((words & 0xFFFF, words >> 16), dim=-1).reshape(len(row), -1)[:, :columns]
+        parts.append(halves >= dropout_threshold(probability))
+    return torch.cat(parts) if parts else torch.empty(0, columns, dtype=torch.bool, device=key.device)
 
 
 def dropout_site(place: Literal["embeddings", "attention", "feed_forward", "classifier"], depth: int = 0) -> int:

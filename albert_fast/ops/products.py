@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,21 +11,26 @@ from torch import Tensor
 from albert_fast.kernels.main_grad import accumulate_product
 
 
+def accumulation_dtype(x: Tensor) -> torch.dtype:
+    """What sums over x are made in: fp32, or fp64 where x is that already."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def upcast(x: Tensor) -> Tensor:
-    """x in the accumulation dtype: fp32, or fp64 where it is that already."""
-    return x if x.dtype == torch.float64 else x.float()
+    """x in the accumulation dtype."""
+    return x.to(accumulation_dtype(x))
 
 
 class _UpcastParameter(torch.autograd.Function):
     """A parameter as fp32 whose gradient, fp32 too, goes into main_grad where there is one."""
 
     @staticmethod
-    def forward(ctx, parameter: Tensor) -> Tensor:
+    def forward(ctx: Any, parameter: Tensor) -> Tensor:
         ctx.main_grad, ctx.dtype = getattr(parameter, "main_grad", None), parameter.dtype
         return upcast(parameter).view_as(parameter)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor | None:
+    def backward(ctx: Any, grad: Tensor) -> Tensor | None:
         if ctx.main_grad is None:
             return grad.to(ctx.dtype)
         ctx.main_grad.add_(grad)
@@ -60,7 +67,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.transposed = transposed
         ctx.main_grad, ctx.bias_dtype = getattr(weight, "main_grad", None), None if bias is None else bias.dtype
@@ -68,7 +75,7 @@ class _Linear(torch.autograd.Function):
         return product(x, weight.t() if transposed else weight, bias)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         grad_weight = grad_bias = None
         left, right = (x, grad) if ctx.transposed else (grad, x)
@@ -77,7 +84,7 @@ class _Linear(torch.autograd.Function):
         elif ctx.needs_input_grad[1]:
             grad_weight = left.t() @ right
         if ctx.bias_dtype is not None:
-            total = upcast(grad).sum(0)
+            total = grad.sum(0, dtype=accumulation_dtype(grad))
             if ctx.bias_main_grad is not None:
                 ctx.bias_main_grad.add_(total)
             else:
@@ -91,24 +98,40 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, transposed: bo
     return _Linear.apply(x, weight, bias, transposed)
 
 
+SMALL_TABLE = 32  # rows, of token types say, up to which a product sums faster than a sort
+
+
+def row_sums(ids: Tensor, grad: Tensor, count: int) -> Tensor:
+    """The sums of grad [T, E] over the tokens of each id: [count, E] in the accumulation dtype, the same on every run.
+
+    For CUDA: index_add_ would add with atomics, and index_put_ takes the thousands of tokens of one type one by one.
+    """
+    if count <= SMALL_TABLE:
+        one_hot = (ids[:, None] == torch.arange(count, device=ids.device)).to(grad.dtype)
+        total = torch.zeros(count, grad.shape[1], dtype=accumulation_dtype(grad), device=grad.device)
+        accumulate_product(total, one_hot, grad)
+        return total
+    # It sorts the ids and sums the tokens of each in parts whose bounds depend on the ids alone.
+    return torch.ops.aten.embedding_dense_backward(upcast(grad).contiguous(), ids, count, -1, False)
+
+
 class _Embedding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, ids: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, ids: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(ids)
-        ctx.main_grad, ctx.rows, ctx.dtype = getattr(weight, "main_grad", None), weight.shape[0], weight.dtype
+        ctx.main_grad, ctx.count, ctx.dtype = getattr(weight, "main_grad", None), weight.shape[0], weight.dtype
         return F.embedding(ids, weight)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None]:
         (ids,) = ctx.saved_tensors
-        grad, total = upcast(grad), ctx.main_grad
+        total = ctx.main_grad
         if grad.is_cuda:
-            # It sorts the ids and sums the rows of each in parts, always the same. index_add_ would add with atomics;
-            # index_put_ would take the 16,384 rows of one token type one after another.
-            rows = torch.ops.aten.embedding_dense_backward(grad.contiguous(), ids, ctx.rows, -1, False)
-            total = rows if total is None else total.add_(rows)
+            sums = row_sums(ids, grad, ctx.count)
+            total = sums if total is None else total.add_(sums)
         else:
-            total = grad.new_zeros(ctx.rows, grad.shape[1]) if total is None else total
+            grad = upcast(grad)
+            total = grad.new_zeros(ctx.count, grad.shape[1]) if total is None else total
             total.index_add_(0, ids, grad)
         return None, total.to(ctx.dtype) if ctx.main_grad is None else None
 
