@@ -1,15 +1,17 @@
 """The pretraining stream for other trainers: packed tensors, or single examples and a collator that pads them.
 
-HuggingFace's model and Trainer (or any loop over a torch DataLoader) on a prepared folder:
+HuggingFace's model and Trainer (`pip install 'albert-fast[trainer]'`), or any loop over a torch DataLoader, on a folder
+that `albert-fast prepare` made:
 
     from transformers import AlbertConfig, AlbertForPreTraining, Trainer, TrainingArguments
     from albert_fast.data.adapters import ExampleDataset, PaddingCollator
 
     dataset = ExampleDataset("corpus/", max_seq_length=128, seed=1)
-    model = AlbertForPreTraining(AlbertConfig(vocab_size=dataset.vocab_size, embedding_size=128, hidden_size=312,
-        num_hidden_layers=4, num_attention_heads=12, intermediate_size=1248))
+    config = AlbertConfig(vocab_size=dataset.vocab_size, embedding_size=128, hidden_size=312, num_hidden_layers=4,
+        num_attention_heads=12, intermediate_size=1248)
     arguments = TrainingArguments("run", max_steps=1000, per_device_train_batch_size=64, remove_unused_columns=False)
-    Trainer(model, arguments, train_dataset=dataset, data_collator=PaddingCollator(dataset.pad_token_id)).train()
+    collator = PaddingCollator(dataset.pad_token_id)
+    Trainer(AlbertForPreTraining(config), arguments, train_dataset=dataset, data_collator=collator).train()
 """
 
 from __future__ import annotations

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pytest
 import torch
 from support.shard_writer import PAD, Document, random_documents, write_shard
 from torch.utils.data import DataLoader
 
+from albert_fast.data import adapters
 from albert_fast.data.adapters import IGNORED, ExampleDataset, PackedDataset, PaddingCollator
 from albert_fast.data.batches import PretrainingLoader
 from albert_fast.options import UserError
@@ -68,6 +71,7 @@ def test_without_sentence_order_there_is_no_label(shard):
     assert "sentence_order_label" not in PaddingCollator(PAD)([example])
 
 
+@pytest.mark.slow
 def test_huggingface_albert_learns_from_it(tmp_path):
     from transformers import AlbertConfig, AlbertForPreTraining
 
@@ -90,3 +94,21 @@ def test_huggingface_albert_learns_from_it(tmp_path):
         if step == 40:
             break
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 1.0, losses
+
+
+def test_the_example_for_huggingfaces_trainer_runs_as_it_stands(shard, tmp_path, monkeypatch):
+    pytest.importorskip("accelerate")
+    monkeypatch.chdir(tmp_path)
+    example = textwrap.dedent(adapters.__doc__.split("made:\n")[1])
+    small = {
+        '"corpus/"': repr([str(shard)]),
+        "max_steps=1000": "max_steps=3, report_to=[], use_cpu=True",
+        "=64,": "=4,",
+    }
+    sizes = {"=312": "=24", "=12,": "=4,", "=1248": "=48", "=4,\n": "=1,\n"}
+    for text, replacement in (small | sizes).items():
+        assert text in example
+        example = example.replace(text, replacement)
+    exec(example.replace("Trainer(Albert", "result = Trainer(Albert"), scope := {})
+    assert scope["result"].global_step == 3
+    assert 0 < scope["result"].training_loss < 20
