@@ -168,6 +168,8 @@ def _input_file(path: str, json_field: str | None, columns: tuple[str, ...]) -> 
         return InputFile(path, "json")
     if _OBJECT.match(head):
         raise UserError(f"input {path} holds {_objects(head)}")
+    if head.count("\r") > 2 and "\n" not in head:
+        raise UserError(f"input {path} has old Mac line ends (CR alone), so it is one line; tr '\\r' '\\n' mends it")
     if path.removesuffix(".gz").removesuffix(".zst").endswith(".jsonl"):
         raise UserError(f"input {path} is JSON lines by its name; name the text's field with --json_field")
     return InputFile(path, "docs" if DOC_EDGE.fullmatch(head.split("\n", 1)[0]) else "lines")

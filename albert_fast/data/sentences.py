@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from albert_fast.options import UserError
 
+_LINE = re.compile("[^\n]*\n|[^\n]+")
 _LOCALE = "en@ss=standard"  # with CLDR's list of English abbreviations, which end no sentence
 
 
@@ -20,8 +24,12 @@ def icu_version() -> str:
     return icu_version
 
 
-def sentences(paragraph: str) -> list[str]:
-    """The sentences of a paragraph, each with the blanks after it: joined they are the paragraph."""
+def sentences(paragraphs: Sequence[str]) -> list[str]:
+    """The sentences of paragraphs, which hold no \\n, each with the blanks after it. An empty paragraph stays."""
     from icu4py.breakers import SentenceBreaker
 
-    return list(SentenceBreaker(paragraph, _LOCALE)) or [""]
+    # A line's end ends a sentence, so one pass serves them all; after an abbreviation ICU goes on over it.
+    pieces = (
+        piece for found in SentenceBreaker("\n".join(paragraphs) + "\n", _LOCALE) for piece in _LINE.findall(found)
+    )
+    return [piece.removesuffix("\n") for piece in pieces]

@@ -49,7 +49,7 @@ class Recipe:
         def encode(chunk: Chunk) -> EncodedChunk:
             lines = chunk_lines(chunk, self.json_field)
             if self.split_sentences:
-                lines = [sentence for line in lines for sentence in sentences(line)]
+                lines = sentences(lines)
             encoded = _encode_bounded(tokenizer, lines, segment)
             blank = np.zeros(len(lines), np.bool_)
             for index in np.flatnonzero(encoded.lengths == 0):

@@ -9,9 +9,8 @@ import pytest
 
 from albert_fast.data.inputs import InputFile, expand, input_files
 from albert_fast.data.prepare import PrepareOptions, prepare
-from albert_fast.data.shards import read_documents
 from albert_fast.data.text import Position, chunk_lines, ends_document, part_spans, read_chunks
-from albert_fast.data.tokenizer import SPECIAL_TOKENS, load_tokenizer
+from albert_fast.data.tokenizer import SPECIAL_TOKENS
 from albert_fast.options import UserError
 
 OBJECT = json.dumps({"id": 1, "title": "a", "text": 'b "c" {d}\n\ne'})
@@ -63,11 +62,12 @@ def test_json_lines_in_gzip_or_longer_than_the_head_are_seen(tmp_path):
         (json.dumps([json.loads(OBJECT)] * 3, indent=1), "JSON array"),
         (json.dumps([{"text": "a" * 50}] * 5000), "JSON array"),
         ('["a", "b"]\n["c"]\n', "JSON array"),
+        ("a b.\rc.\r\rd.\r", "old Mac line ends .* tr"),
         (json.dumps(json.loads(OBJECT), indent=2), "several lines .first field: id"),
     ],
-    ids=["one-line", "indented", "long", "strings", "object"],
+    ids=["one-line", "indented", "long", "strings", "carriage-returns", "object"],
 )
-def test_other_json_is_called_by_its_name(tmp_path, text, message):
+def test_what_is_no_lines_of_text_is_called_by_its_name(tmp_path, text, message):
     path = write(tmp_path / "a.txt", text)
     for json_field in (None, "text") if message == "JSON array" else (None,):
         with pytest.raises(UserError, match=message):
@@ -134,17 +134,3 @@ def test_zstd_is_text_and_its_damage_is_told(tmp_path, suffix):
     path.write_bytes(path.read_bytes()[:-4])
     with file.open() as stream, pytest.raises(UserError, match=r"a\.txt.*damaged or cut zstd"):
         stream.read(-1)
-
-
-def test_split_sentences_makes_a_paragraph_several(tmp_path, capsys):
-    pytest.importorskip("icu4py")
-    text = "Mr. Ab said: “Go!” 😀 He went. 他说：“好。”然后走了！\nb a.\n\nOne. Two?\n"  # noqa: RUF001
-    path = write(tmp_path / "a.txt", text)
-    prepare(
-        PrepareOptions(input=(path,), output=str(tmp_path / "out"), train_vocab=60, split_sentences=True, workers=1)
-    )
-    tokenizer = load_tokenizer(tmp_path / "out")
-    found = [[tokenizer.decode(s.ids.tolist()) for s in d] for d in read_documents(tmp_path / "out")]
-    assert [len(document) for document in found] == [5, 2]
-    assert found[0][0] == "mr. ab said : “ go! ”"
-    assert found[0][2].replace(" ", "") == "他说:“好。”".replace(":", "：")  # noqa: RUF001
