@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("data.verify:verify", "check every byte of a prepared folder"),
     "inspect": ("data.inspection:inspect", "examples and statistics of the batches of a prepared folder"),
     "pretrain": ("pretrain:pretrain", "prepared folder -> checkpoints: the main job"),
+    "plot": ("plot:plot", "loss, accuracy, rate and throughput of runs, as a PNG"),
     "demo": ("demo:demo", "the whole path on text that ships with Python, in about two minutes"),
     "convert": ("convert.command:convert", "other projects' weights in, HuggingFace's format out"),
     "finetune": ("downstream.finetune:finetune", "train a classifier of sentences or pairs on labelled examples"),

@@ -20,10 +20,11 @@ from albert_fast.data.tokenizer import load_tokenizer
 from albert_fast.downstream.predict import fill_masks
 from albert_fast.measure.eager import time_ops
 from albert_fast.measure.memory import MemoryOptions, memory
-from albert_fast.metrics import plot_losses, read_metrics
+from albert_fast.metrics import read_metrics
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.ops import get_ops
 from albert_fast.options import Options, UserError, compute_dtype, device_kind, option
+from albert_fast.plot import draw_runs
 from albert_fast.pretrain import RunOptions, open_loader, pretrain
 from albert_fast.pretrained import checkpoint_folder
 from albert_fast.step import TrainStep
@@ -79,7 +80,7 @@ def demo(options: DemoOptions) -> None:
     train = TrainConfig(max_steps=steps, warmup_steps=steps // 10, optimizer="adamw", learning_rate=1e-3)
     where = RunOptions(data=str(shards), output=str(run), save_steps=steps, logging_steps=max(steps // 40, 1))
     pretrain(where, model, data, train)
-    plot_losses(run, root / LOSSES)
+    draw_runs([run], root / LOSSES)
     console.print(_learned(read_metrics(run), _by_frequency(shards, data)), _guesses(run), sep="\n")
     console.print(
         "Minutes on a CPU teach how often words occur, and the first of what their neighbours tell; a model that is of "

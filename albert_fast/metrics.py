@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar or plain lines, metrics.jsonl, TensorBoard, and plots of its curves."""
+"""What a run tells: a progress bar or plain lines, metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from albert_fast.files import append_line, save_figure, strict_json, write_file, writing
+from albert_fast.files import append_line, strict_json, write_file, writing
 from albert_fast.options import note
 
 METRICS = "metrics.jsonl"
@@ -155,27 +155,3 @@ def drop_later_lines(run: Path, step: int) -> list[dict[str, Any]]:
 def _duration(seconds: float) -> str:
     minutes, hours = seconds / 60, seconds / 3600
     return f"{hours:.1f} h" if hours >= 1.5 else f"{minutes:.0f} min" if minutes >= 1.5 else f"{seconds:.0f} s"
-
-
-def plot_losses(run: Path, file: Path) -> None:
-    """Draw the losses of a run, training and held out, over its steps."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    lines = read_metrics(run)
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    for name, label in (
-        ("mlm_loss", "masked words"),
-        ("sop_loss", "sentence order"),
-        ("eval_mlm_loss", "masked words, held out"),
-    ):
-        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 2 else None)
-    axes.set(xlabel="step", ylabel="loss (nats)", title=f"Pretraining: {Path(run).name}")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    save_figure(figure, file)
-    pyplot.close(figure)

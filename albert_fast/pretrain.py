@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from itertools import chain, islice
@@ -20,6 +18,8 @@ from albert_fast.config import AlbertConfig, DataConfig, ModelOptions, TrainConf
 from albert_fast.data.batches import Batch, PretrainingLoader
 from albert_fast.files import locked, remove_partials, writing
 from albert_fast.health import Health
+from albert_fast.measure.cards import find_card
+from albert_fast.measure.products import step_flops
 from albert_fast.metrics import MetricsLog
 from albert_fast.options import compute_dtype, note
 from albert_fast.ranks import ranks
@@ -33,6 +33,7 @@ from albert_fast.run import (
     saved_options,
 )
 from albert_fast.step import TrainStep
+from albert_fast.stop import Stop
 
 __all__ = ["RunOptions", "open_loader", "pretrain", "saved_options"]  # the command line asks this module for them
 EVAL_SEED = 20190926
@@ -88,7 +89,7 @@ def _pretrain(
         with (
             locked(output, "checkpoints") if rank == 0 else nullcontext(),
             MetricsLog(output, train.max_steps, step, visible=rank == 0) as log,
-            _Stop(world_size) as stop,
+            Stop(world_size) as stop,
         ):
             if rank == 0:
                 remove_partials(output)
@@ -111,6 +112,7 @@ def _pretrain(
                 evaluating = run.eval_data and (last or step % run.eval_steps == 0)
                 if last or evaluating or step % run.logging_steps == 0:
                     metrics = {"epoch": cursor["epoch"], **log.timed(train_step.read_metrics(bool(stop.received)))}
+                    metrics |= _utilization(metrics["tokens_per_second"] / world_size, config, loader, device)
                     stop.agree(metrics.pop("stops"))
                     last = last or stop.agreed
                     if train.log_tensors:
@@ -163,6 +165,17 @@ def _held_out(
             yield batch
 
 
+def _utilization(
+    tokens_per_second: float, config: AlbertConfig, loader: PretrainingLoader, device: torch.device
+) -> dict[str, float]:
+    """FLOP/s of the model's products on one rank, attention included, and their share of the card's peak (mfu)."""
+    tokens = loader.tokens_per_batch
+    flops = step_flops(config, tokens, loader.max_seq_length, loader.max_sequences, loader.predictions_per_batch)
+    rate = tokens_per_second * flops / tokens
+    card = find_card(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return {"flops_per_second": rate, **({"mfu": rate / card.peak_flops} if card else {})}
+
+
 def _describe(
     config: AlbertConfig,
     data: DataConfig,
@@ -182,8 +195,9 @@ def _describe(
     note(f"{shape} on {where}; a step is {size}, an epoch about {loader.corpus.num_tokens / tokens:,.1f} steps")
     if config.layout == "zh" and not folder.found:
         note("layout zh is albert_zh's and cannot be exported to HuggingFace; --layout google can")
-    matrices = config.num_hidden_layers * (4 * config.hidden_size + 2 * config.intermediate_size) * config.hidden_size
-    seconds = 6 * matrices * tokens / world_size / (CPU_FLOPS_PER_THREAD * torch.get_num_threads())
+    shapes = (loader.tokens_per_batch, loader.max_seq_length, loader.max_sequences, loader.predictions_per_batch)
+    flops = step_flops(config, *shapes) * train.gradient_accumulation_steps
+    seconds = flops / (CPU_FLOPS_PER_THREAD * torch.get_num_threads())
     if train_step.key.device.type == "cpu" and seconds > SLOW_STEP_SECONDS:
         told = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
         note(
@@ -193,41 +207,3 @@ def _describe(
     if folder.found:
         note(f"resumed from {folder.found.directory} at micro-batch {folder.found.data['cursor']['index']:,}")
     folder.note_schedule(train)
-
-
-class _Stop:
-    """Remembers SIGINT, SIGTERM or SIGHUP, so that the run saves and ends; a second SIGINT stops at once.
-
-    One rank stops between micro-batches. Several agree at the next log line, in the all-reduce that is made there.
-    """
-
-    def __init__(self, world_size: int) -> None:
-        self.alone, self.received, self.agreed, self.since = world_size == 1, "", False, 0.0
-
-    def __enter__(self) -> _Stop:
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        self.before = {number: signal.signal(number, self._receive) for number in numbers}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def between(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The micro-batches of a step, until the run is to stop."""
-        for batch in batches:
-            yield batch
-            if self.agreed:
-                return
-
-    def agree(self, stops: float) -> None:
-        """Takes how many ranks were asked to stop."""
-        self.agreed = self.agreed or stops > 0
-
-    def _receive(self, number: int, _: object) -> None:
-        # torchrun passes a Ctrl-C that its ranks have seen on to them.
-        if self.received and (self.alone or time.monotonic() - self.since > 2):
-            raise KeyboardInterrupt
-        if not self.received:
-            self.received, self.since, self.agreed = signal.Signals(number).name, time.monotonic(), self.alone
-            note(f"{self.received}: saving, then stopping")

@@ -71,7 +71,7 @@ def refuse(*words: str) -> str:
 
 def metrics(output: Path) -> list[dict]:
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
+    return [{name: value for name, value in line.items() if not name.endswith("per_second")} for line in lines]
 
 
 def tensors(output: Path, name: str = "model.safetensors") -> dict[str, torch.Tensor]:

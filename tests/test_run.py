@@ -1,7 +1,12 @@
 """A run's folder: what it may be resumed with, wherever its files lie now, and how an ill run ends."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -149,6 +154,7 @@ def test_ratios_of_every_tensor_are_logged_when_asked_for(root):
     main([*words(root), "--log_tensors"])
     line = read_metrics(root / "run")[-1]
     assert line["tokens_seen"] > 0
+    assert line["flops_per_second"] > 0
     ratios, names = line["update_ratio"], weights(root)
     assert ratios.keys() == names.keys()
     matrix = "albert.embeddings.word_embeddings.weight"
@@ -176,3 +182,25 @@ def test_attention_dropout_of_a_config_can_be_turned_off(root, capsys):
     main(words(root, max_steps=1, attention_probs_dropout_prob=0))
     config = json.loads((root / "run" / "checkpoint-1" / "config.json").read_text())
     assert config["attention_probs_dropout_prob"] == 0
+
+
+def test_two_ranks_save_the_same_step_on_a_signal(root):
+    flags = dict(max_steps=4000, save_steps=4000, logging_steps=5, learning_rate=1e-4)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    with open(root / "told", "w") as told:
+        process = subprocess.Popen(
+            [*launcher, "-m", "albert_fast", *words(root, **flags)], env=environment, stdout=told, stderr=told
+        )
+        deadline = time.monotonic() + 120
+        while not (root / "run" / "metrics.jsonl").exists() or not read_metrics(root / "run"):
+            assert process.poll() is None, (root / "told").read_text()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=100)
+    step = read_metrics(root / "run")[-1]["step"]
+    assert (root / "run" / "last").read_text() == f"checkpoint-{step}\n"
+    assert step < 4000
+    assert step % 5 == 0
+    assert f"step {step}: stopped by SIGTERM; go on with --resume" in (root / "told").read_text()

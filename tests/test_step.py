@@ -162,3 +162,29 @@ def test_evaluation_leaves_the_run_alone():
     first = step.evaluate(make_batch(i) for i in range(3))
     assert first == step.evaluate(make_batch(i) for i in range(3))
     assert same(bits(step), before)
+
+
+def test_metrics_are_read_with_one_wait():
+    step = make_step(train=dict(log_tensors=True))
+    step([make_batch(0)])
+    with Recording() as recording:
+        metrics = step.read_metrics()
+    assert len([name for name in recording.names() if "_to_copy" in name or "_local_scalar_dense" in name]) <= 4
+    assert recording.data_dependent() == []
+    assert metrics["skipped_updates"] == 0
+    assert metrics["last_gradient_norm"] == pytest.approx(metrics["gradient_norm"])
+
+
+def test_evaluation_is_the_mean_over_predicted_tokens_however_they_are_cut():
+    step = make_step(hidden_dropout_prob=0.0)
+    batches = [make_batch(i) for i in range(4)]
+    scores, words, pairs = step.evaluate(batches), 0.0, 0.0
+    loss = order = 0.0
+    for batch in batches:
+        alone = step.evaluate([batch])
+        words, pairs = words + batch.masked_lm_weights.sum(), pairs + batch.sentence_order_weights.sum()
+        loss += alone["mlm_loss"] * batch.masked_lm_weights.sum()
+        order += alone["sop_loss"] * batch.sentence_order_weights.sum()
+    assert scores["mlm_loss"] == pytest.approx(loss / words, rel=1e-5)
+    assert scores["sop_loss"] == pytest.approx(order / pairs, rel=1e-5)
+    assert scores["mlm_loss"] != pytest.approx(sum(step.evaluate([b])["mlm_loss"] for b in batches) / 4, rel=1e-5)

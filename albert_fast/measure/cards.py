@@ -67,6 +67,12 @@ CARDS: dict[str, Card] = {
 }  # fmt: skip
 
 
+def find_card(device_name: str) -> Card | None:
+    """The card that torch calls `device_name` ("NVIDIA H100 80GB HBM3"), where it is one of CARDS."""
+    words = device_name.lower().replace(" ", "")
+    return next((card for card in CARDS.values() if card.name in words), None)
+
+
 def load_card(name: str, rates: str | None = None) -> Card:
     """The card called `name`, with the numbers of a JSON file of `Card`'s fields laid over it.
 
