@@ -16,4 +16,11 @@ How to add a kernel, by imitation of add_layer_norm.py:
 7. Its field in `Ops` and its line in `_triton_ops` (albert_fast/ops.py).
 """
 
-KERNELS = ("add_layer_norm", "gelu_ffn", "linear_cross_entropy", "pack_gradients", "partial_sums")
+KERNELS = (
+    "add_layer_norm",
+    "gelu_ffn",
+    "gelu_layer_norm",
+    "linear_cross_entropy",
+    "pack_gradients",
+    "partial_sums",
+)

@@ -107,6 +107,7 @@ def kernel_ops() -> Ops:
     """
     from albert_fast.kernels.add_layer_norm import add_post_layer_norm, add_pre_layer_norm
     from albert_fast.kernels.gelu_ffn import gelu_ffn
+    from albert_fast.kernels.gelu_layer_norm import linear_gelu_layer_norm
     from albert_fast.kernels.linear_cross_entropy import linear_cross_entropy
 
     return Ops(
@@ -114,6 +115,7 @@ def kernel_ops() -> Ops:
         add_post_layer_norm=add_post_layer_norm,
         add_pre_layer_norm=add_pre_layer_norm,
         gelu_ffn=gelu_ffn,
+        linear_gelu_layer_norm=linear_gelu_layer_norm,
         linear_cross_entropy=linear_cross_entropy,
     )
 

@@ -1,0 +1,212 @@
+"""The transform of the masked-word head, LN(gelu(x W' + b)), with all that follows the product in one pass each way.
+
+Forward reads the product, adds the bias, and writes the normalised activation; backward makes activation and slope
+again from the product, so that neither is kept. Statistics are fp32.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .calls import Call
+from .cost import Cost, costs, size_of
+from .gelu import ACTIVATIONS, activate_with_slope
+from .main_grad import weight_gradient
+from .partial_sums import vector_gradients
+from .rows import launch_options, register_candidates, rows_per_chunk
+
+register_candidates("gelu_layer_norm")
+
+
+@triton.jit(do_not_specialize=["n_rows"])
+def _gelu_layer_norm_forward_kernel(
+    z_ptr, bias_ptr, weight_ptr, layer_norm_bias_ptr, y_ptr, mean_ptr, rstd_ptr, n_rows, epsilon,
+    N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    wide: tl.constexpr = mean_ptr.dtype.element_ty
+    cols = tl.arange(0, BLOCK_COLS)
+    col_mask = cols < N_COLS
+    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    row_mask = rows < n_rows
+    mask = row_mask[:, None] & col_mask[None, :]
+    offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
+    bias = tl.load(bias_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
+    weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
+    layer_norm_bias = tl.load(layer_norm_bias_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
+    # Columns past the row's end are zero, and so is their activation.
+    h, _slope = activate_with_slope(tl.load(z_ptr + offsets, mask, other=0.0).to(wide) + bias, ACTIVATION)
+    mean = tl.sum(h, axis=1) / N_COLS
+    centred = tl.where(col_mask[None, :], h - mean[:, None], 0.0)
+    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / N_COLS + epsilon)
+    tl.store(mean_ptr + rows, mean, row_mask)
+    tl.store(rstd_ptr + rows, rstd, row_mask)
+    tl.store(y_ptr + offsets, (centred * rstd[:, None] * weight + layer_norm_bias).to(y_ptr.dtype.element_ty), mask)
+
+
+@triton.jit(do_not_specialize=["n_rows", "rows_per_chunk"])
+def _gelu_layer_norm_backward_kernel(
+    grad_ptr, z_ptr, bias_ptr, weight_ptr, mean_ptr, rstd_ptr, grad_z_ptr, partial_ptr, n_rows, rows_per_chunk,
+    N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    wide: tl.constexpr = mean_ptr.dtype.element_ty
+    chunk = tl.program_id(0)
+    cols = tl.arange(0, BLOCK_COLS)
+    col_mask = cols < N_COLS
+    bias = tl.load(bias_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
+    weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
+    grad_bias = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
+    grad_weight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
+    grad_layer_norm_bias = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
+    first = chunk * rows_per_chunk
+    last = tl.minimum(first + rows_per_chunk, n_rows)
+    for start in range(first, last, BLOCK_ROWS):
+        rows = start + tl.arange(0, BLOCK_ROWS)
+        row_mask = rows < last
+        mask = row_mask[:, None] & col_mask[None, :]
+        offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
+        grad = tl.load(grad_ptr + offsets, mask, other=0.0).to(wide)
+        h, slope = activate_with_slope(tl.load(z_ptr + offsets, mask, other=0.0).to(wide) + bias, ACTIVATION)
+        mean = tl.load(mean_ptr + rows, row_mask, other=0.0)[:, None]
+        rstd = tl.load(rstd_ptr + rows, row_mask, other=0.0)[:, None]
+        # Rows past the end have grad 0 and rstd 0, columns past it weight 0 and grad 0: nothing of them is summed.
+        normalised = (h - mean) * rstd
+        grad_normalised = grad * weight
+        mean_grad = tl.sum(grad_normalised, axis=1)[:, None] / N_COLS
+        tilt = tl.sum(grad_normalised * normalised, axis=1)[:, None] / N_COLS
+        grad_z = (grad_normalised - mean_grad - normalised * tilt) * rstd * slope
+        tl.store(grad_z_ptr + offsets, grad_z.to(grad_z_ptr.dtype.element_ty), mask)
+        grad_bias += grad_z
+        grad_weight += grad * normalised
+        grad_layer_norm_bias += grad
+    partial_ptr += chunk.to(tl.int64) * 3 * N_COLS
+    tl.store(partial_ptr + cols, tl.sum(grad_bias, axis=0), col_mask)
+    tl.store(partial_ptr + N_COLS + cols, tl.sum(grad_weight, axis=0), col_mask)
+    tl.store(partial_ptr + 2 * N_COLS + cols, tl.sum(grad_layer_norm_bias, axis=0), col_mask)
+
+
+@torch.library.custom_op("albert_fast::linear_gelu_layer_norm", mutates_args=())
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor, layer_norm_weight: Tensor, layer_norm_bias: Tensor, activation: str,
+    epsilon: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """y, and for backward the product without its bias, mean and 1 / standard deviation."""
+    z = x @ weight.t()
+    y, mean, rstd = torch.empty_like(z), *_statistics(z)
+    n_rows, n_cols = z.shape
+    options = launch_options("gelu_layer_norm_forward", z)
+    if n_rows:
+        with torch.cuda.device_of(z):
+            _gelu_layer_norm_forward_kernel[(triton.cdiv(n_rows, options["BLOCK_ROWS"]),)](
+                z, bias, layer_norm_weight, layer_norm_bias, y, mean, rstd, n_rows, epsilon,
+                N_COLS=n_cols, ACTIVATION=activation, **options,
+            )  # fmt: skip
+    return y, z, mean, rstd
+
+
+def _statistics(z: Tensor) -> tuple[Tensor, Tensor]:
+    mean = z.new_empty(z.shape[0], dtype=torch.promote_types(z.dtype, torch.float32))
+    return mean, torch.empty_like(mean)
+
+
+@_forward.register_fake
+def _forward_fake(x, weight, bias, layer_norm_weight, layer_norm_bias, activation, epsilon):
+    z = x.new_empty(x.shape[0], weight.shape[0])
+    return torch.empty_like(z), z, *_statistics(z)
+
+
+@costs("albert_fast::linear_gelu_layer_norm")
+def _forward_costs(x, weight, bias, layer_norm_weight, layer_norm_bias, activation, epsilon):
+    y, z, mean, rstd = _forward_fake(x, weight, bias, layer_norm_weight, layer_norm_bias, activation, epsilon)
+    moved = size_of(z, bias, layer_norm_weight, layer_norm_bias, y, mean, rstd)
+    product = Cost("library", size_of(x, weight, z), 2 * x.numel() * weight.shape[0], kind="product")
+    return [product, Cost("_gelu_layer_norm_forward_kernel", moved, kind="layer_norm")]
+
+
+@torch.library.custom_op("albert_fast::gelu_layer_norm_backward", mutates_args=())
+def _backward(
+    grad: Tensor, z: Tensor, bias: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, activation: str
+) -> tuple[Tensor, Tensor]:
+    """grad_z and the partial sums [P, 3, M] for the gradients of bias and LayerNorm's two."""
+    grad = grad.contiguous()
+    grad_z, partials = _backward_fake(grad, z, bias, weight, mean, rstd, activation)
+    n_rows, n_cols = z.shape
+    options = launch_options("gelu_layer_norm_backward", z)
+    if n_rows:
+        with torch.cuda.device_of(z):
+            _gelu_layer_norm_backward_kernel[(partials.shape[0],)](
+                grad, z, bias, weight, mean, rstd, grad_z, partials,
+                n_rows, rows_per_chunk(n_rows, n_cols, options["BLOCK_ROWS"]),
+                N_COLS=n_cols, ACTIVATION=activation, **options,
+            )  # fmt: skip
+    return grad_z, partials
+
+
+@_backward.register_fake
+def _backward_fake(grad, z, bias, weight, mean, rstd, activation):
+    n_rows, n_cols = z.shape
+    rows = rows_per_chunk(n_rows, n_cols, launch_options("gelu_layer_norm_backward", z)["BLOCK_ROWS"])
+    return torch.empty_like(z), mean.new_empty(triton.cdiv(n_rows, rows), 3, n_cols)
+
+
+@costs("albert_fast::gelu_layer_norm_backward")
+def _backward_costs(grad, z, bias, weight, mean, rstd, activation):
+    grad_z, partials = _backward_fake(grad, z, bias, weight, mean, rstd, activation)
+    least = size_of(grad, z, bias, weight, mean, rstd, grad_z)
+    name = "_gelu_layer_norm_backward_kernel"
+    return [Cost(name, least + size_of(partials), kind="layer_norm", least_bytes=least)]
+
+
+def calls(sizes, dtype, make):
+    rows, width = sizes.predictions or max(1, sizes.tokens * 15 // 100), sizes.hidden
+    x, z, weight = make(rows, width, dtype=dtype), make(rows, width, dtype=dtype), make(width, width, dtype=dtype)
+    vectors = [make(width, dtype=dtype) for _ in range(3)]
+    mean, rstd = (make(rows, dtype=torch.promote_types(dtype, torch.float32)) for _ in range(2))
+    for activation in ACTIVATIONS:
+        yield Call(_forward, (x, weight, *vectors, activation, 1e-12))
+        yield Call(_backward, (x, z, *vectors[:2], mean, rstd, activation))
+
+
+def _save_for_backward(ctx, inputs, output):
+    x, weight, bias, layer_norm_weight, layer_norm_bias, ctx.activation, _ = inputs
+    ctx.save_for_backward(x, weight, bias, layer_norm_weight, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    vectors = bias, layer_norm_weight, layer_norm_bias
+    ctx.dtypes = [vector.dtype for vector in vectors]
+    ctx.main_grads = [getattr(parameter, "main_grad", None) for parameter in (weight, *vectors)]
+
+
+def _differentiate(ctx, grad, *_):
+    if grad is None:
+        return (None,) * 7
+    x, weight, bias, layer_norm_weight, z, mean, rstd = ctx.saved_tensors
+    backward = torch.ops.albert_fast.gelu_layer_norm_backward
+    grad_z, partials = backward(grad, z, bias, layer_norm_weight, mean, rstd, ctx.activation)
+    needs_x, needs_weight = ctx.needs_input_grad[:2]
+    grad_weight = weight_gradient(ctx.main_grads[0], grad_z, x) if needs_weight else None
+    vectors = vector_gradients(partials, ctx.main_grads[1:], ctx.dtypes)
+    return grad_z @ weight if needs_x else None, grad_weight, *vectors, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
+
+
+def linear_gelu_layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, layer_norm_weight: Tensor, layer_norm_bias: Tensor,
+    activation: str = "gelu", epsilon: float = 1e-12,
+) -> Tensor:  # fmt: skip
+    """LN(activation(x [P, H] @ weight [M, H].T + bias [M])) -> [P, M], gradients under the main_grad rule.
+
+    Raises:
+        ValueError: shapes or dtypes disagree, or the activation is unknown.
+    """
+    vectors = bias, layer_norm_weight, layer_norm_bias
+    if x.dim() != 2 or x.shape[1:] != weight.shape[1:] or any(v.shape != weight.shape[:1] for v in vectors):
+        raise ValueError(
+            f"x {list(x.shape)}, weight {list(weight.shape)} and vectors {[list(v.shape) for v in vectors]} must be "
+            "[P, H], [M, H] and three [M]"
+        )
+    if x.dtype != weight.dtype or activation not in ACTIVATIONS:
+        raise ValueError(f"x {x.dtype} and weight {weight.dtype} must be of one dtype; {activation!r} in {ACTIVATIONS}")
+    return _forward(x, weight, *vectors, activation, epsilon)[0]
