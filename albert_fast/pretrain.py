@@ -74,9 +74,11 @@ def _pretrain(
             torch.use_deterministic_algorithms(True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         cursor, first = loader.cursor(), next(loader)
+        implementations: dict[str, str] = {}
         train_step = TrainStep(
             build_model(config, run, train, folder).to(device), first, data.max_seq_length, train,
             compute_dtype(train.precision, device.type), rank, world_size,
+            lambda step: implementations.update(_choose(run, train, step, folder)),
         )  # fmt: skip
         at_end.callback(train_step.close)
         if folder.found:
@@ -93,7 +95,7 @@ def _pretrain(
         ):
             if rank == 0:
                 remove_partials(output)
-                folder.write_options(run, loader)
+                folder.write_options(run, loader, implementations)
                 _describe(config, data, train, world_size, train_step, folder, loader)
             skipped = int(train_step.optimizer.steps - train_step.optimizer.updates)
             health = Health(train, run.max_skipped_updates, step, skipped, log.say)
@@ -101,6 +103,7 @@ def _pretrain(
 
             def save(step: int, cursor: dict[str, Any]) -> None:
                 position = {"cursor": cursor, "tokens": cursor["index"] * data.tokens_per_batch}
+                position["implementations"] = implementations
                 checkpoint.save(output, step, train_step, position, Path(run.data), run.keep_checkpoints)
 
             while step < train.max_steps and not stop.agreed:
@@ -134,6 +137,16 @@ def _pretrain(
         if folder.step >= train.max_steps:
             ending = f"nothing is left of max_steps={train.max_steps}; a larger --max_steps goes on"
         print(f"step {step}: {ending}; {output / f'checkpoint-{step}'}")
+
+
+def _choose(run: RunOptions, train: TrainConfig, step: TrainStep, folder: RunFolder) -> dict[str, str]:
+    """Who runs each problem of the step, by name: on a card the fastest of those that are right there."""
+    if step.key.device.type != "cuda" or train.ops == "torch":
+        return {}
+    from albert_fast.tuning.run import tune_step  # imports the kernels, which other runs do not need
+
+    saved = folder.found.data.get("implementations", {}) if folder.found else {}
+    return tune_step(step, run.tune, run.tune_seconds, saved)
 
 
 def open_loader(

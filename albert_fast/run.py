@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from albert_fast import checkpoint
 from albert_fast.config import PRESETS, AlbertConfig, DataConfig, ModelOptions, TrainConfig
@@ -37,6 +37,10 @@ class RunOptions(Options):
     init_from: str | None = option(
         None, "folder of a checkpoint whose weights (and config) to start from", metavar="DIR"
     )
+    tune: Literal["auto", "off", "again"] = option(
+        "auto", "on CUDA, check each kernel's implementations and take the fastest; auto remembers, off keeps defaults"
+    )
+    tune_seconds: float = option(45.0, "seconds that choosing implementations may take; 0 keeps defaults", at_least=0)
     save_steps: int = option(1000, "steps between checkpoints; the last step is always saved", at_least=1)
     keep_checkpoints: int = option(3, "newest checkpoints to keep", at_least=1)
     logging_steps: int = option(10, "steps between log lines; several ranks answer a signal at one of them", at_least=1)
@@ -128,9 +132,10 @@ class RunFolder:
                 f"new schedule from step {self.step:,} on (warm-up of {train.warmup_steps:,} steps, 0 at the new end)"
             )
 
-    def write_options(self, run: RunOptions, loader: PretrainingLoader) -> None:
+    def write_options(self, run: RunOptions, loader: PretrainingLoader, implementations: dict[str, str]) -> None:
         """Write what the run was given, once nothing can be refused any more: a refused run leaves no trace."""
         saved = {name: value for name, value in self.options.items() if name not in ("resume", "output")}
+        saved["implementations"] = implementations
         saved["stream"] = loader.cursor()["stream"]
         known = (self.before or {}).get("init_from_crc32c")
         if run.init_from and not self.before:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,6 +89,7 @@ class TrainStep:
         model: on its device, in fp32; its parameters become views of flat buffers.
         example: a Batch of the shapes that every later one has.
         dtype: what forward and backward compute in, torch.float32 or torch.bfloat16.
+        before_capture: called with the step once it could run, before it is captured.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class TrainStep:
         dtype: torch.dtype = torch.float32,
         rank: int = 0,
         world_size: int = 1,
+        before_capture: Callable[[TrainStep], Any] | None = None,
     ):
         device = next(model.parameters()).device
         self.model, self.config, self.rank, self.world_size = model, config, rank, world_size
@@ -115,6 +118,9 @@ class TrainStep:
         self.run_micro_step: Callable[[], None] = self.micro_step
         self.run_update: Callable[[], None] = self.update
         self.graphs: list[torch.cuda.CUDAGraph] = []
+        if before_capture is not None:
+            self.inputs.load(example)
+            before_capture(self)
         if config.capture == "on" or (config.capture == "auto" and device.type == "cuda"):
             self._capture(device)
 

@@ -1,0 +1,224 @@
+"""The card's choice at toy shapes, kernels interpreted and the clock injected: right before fast, and no surprises."""
+
+import math
+from collections import defaultdict
+from contextlib import contextmanager
+
+import pytest
+import torch
+from support.interpreter import corrected_interpreter
+
+from albert_fast.kernels import candidates
+from albert_fast.kernels.candidates import Problem, candidates_of
+from albert_fast.ops import Ops, get_ops
+from albert_fast.tuning import choose
+from albert_fast.tuning.cases import Maker, attention_case, cases
+from albert_fast.tuning.check import errors, fault
+from albert_fast.tuning.choose import PLAIN, Outcome, apply, key, lacking, tune
+
+CPU = torch.device("cpu")
+FEED_FORWARD = Problem("gelu_ffn_forward", "sm_90", "float32", 16, 48, 32)
+LAYER_NORM = Problem("add_layer_norm_backward", "sm_90", "float32", 16, 40)
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here, not interpreted")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _corrected():
+    get_ops("triton")  # registers the candidates
+    with corrected_interpreter():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _choices_end_with_the_test():
+    with candidates.running({}):
+        yield
+
+
+class Table:
+    """A clock on which each candidate takes what `seconds` says; asking for the time costs a millisecond."""
+
+    def __init__(self, seconds: dict[str, float], problem: Problem = FEED_FORWARD):
+        self.seconds, self.problem, self.time, self.prepared = seconds, problem, 0.0, defaultdict(int)
+
+    def now(self) -> float:
+        self.time += 1e-3
+        return self.time
+
+    def prepare(self, run):
+        run()
+        with candidates.asking():
+            name = self.name()
+        self.prepared[name] += 1
+        return lambda: self.seconds.get(name, 1.0)
+
+    def name(self) -> str:
+        return candidates.chosen(self.problem).name
+
+
+def names(problem: Problem) -> list[str]:
+    return [candidate.name for candidate in candidates_of(problem)]
+
+
+def run(seconds: dict[str, float], problem: Problem = FEED_FORWARD, budget: float = 60.0, ops: Ops | None = None):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "ROUNDS", 3)
+        (outcome,) = tune([problem], ops or get_ops("triton"), Table(seconds, problem), budget, CPU) or [None]
+    return outcome
+
+
+def test_the_fastest_right_candidate_is_taken_and_applied():
+    library, first, *_ = names(FEED_FORWARD)
+    outcome = run({library: 2.0, first: 1.0})
+    assert (outcome.chosen, outcome.out) == (first, {})
+    assert outcome.seconds[library] == 2.0
+    apply({key(FEED_FORWARD): first}, [FEED_FORWARD], get_ops("triton"))
+    assert candidates.chosen(FEED_FORWARD).name == first
+
+
+@pytest.mark.parametrize(("ours", "wins"), [(1.0, False), (0.98, False), (0.96, True), (1.5, False)])
+def test_a_candidate_must_win_by_three_percent(ours, wins):
+    library, first, *_ = names(FEED_FORWARD)
+    assert run({first: ours}).chosen == (first if wins else library)
+
+
+def test_a_budget_of_nothing_keeps_the_defaults():
+    assert run({}, budget=0.0) is None
+
+
+def test_a_spent_budget_checks_the_default_and_times_no_other():
+    outcome = run(dict.fromkeys(names(LAYER_NORM)[1:], 0.1), LAYER_NORM, budget=1e-6)
+    assert outcome == Outcome(LAYER_NORM, names(LAYER_NORM)[0])
+
+
+def dropped_row(result):
+    result[0][5] = 0
+    return result
+
+
+def swapped_mask(result):
+    return [result[0].flip(0), *result[1:]]
+
+
+def not_a_number(result):
+    result[0][3, 1] = math.nan
+    return result
+
+
+def truncated(result):
+    """bf16 by cutting bits off, as a cast without rounding does."""
+    bits = result[0].float().view(torch.int32) & ~0xFFFF
+    return [bits.view(torch.float32).to(result[0].dtype), *result[1:]]
+
+
+def raising(_):
+    raise RuntimeError("PassManager::run failed\nand what the compiler says besides")
+
+
+@contextmanager
+def planted(fault, op: str):
+    """Ops whose `op` goes wrong wherever a candidate other than the first runs."""
+    ops = get_ops("triton")
+    right = getattr(ops, op)
+
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *results):
+            return tuple(fault([x.clone() for x in results]))
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return grads
+
+    def wrong(*arguments, **keywords):
+        result = right(*arguments, **keywords)
+        many = result if isinstance(result, tuple) else (result,)
+        changed = Wrong.apply(*many)
+        return changed if isinstance(result, tuple) else changed[0]
+
+    yield Ops("planted", **{op: wrong})
+
+
+@pytest.mark.parametrize(
+    ("planting", "said"),
+    [
+        (dropped_row, "off by"),
+        (swapped_mask, "off by"),
+        (not_a_number, "not finite"),
+        (raising, "raises RuntimeError: PassManager::run failed"),
+    ],
+)
+def test_what_is_wrong_is_out_with_one_line_and_the_plain_op_runs(planting, said):
+    with planted(planting, "gelu_ffn") as ops:
+        outcome = run({}, ops=ops)
+        assert outcome.chosen == PLAIN
+        assert outcome.out.keys() == set(names(FEED_FORWARD))
+        assert all(said in line and "\n" not in line for line in outcome.out.values())
+        apply({key(FEED_FORWARD): PLAIN}, [FEED_FORWARD], ops)
+    assert ops.gelu_ffn is Ops().gelu_ffn
+
+
+def test_one_row_of_many_that_is_dropped_shows_in_the_worst_row_alone():
+    truth = torch.randn(60_000, 16)
+    rounded = truth.bfloat16()
+    dropped = rounded.clone()
+    dropped[123] = 0
+    (whole, row, _), (_, plain_row, _) = errors(dropped, truth), errors(rounded, truth)
+    assert whole < 2 * errors(rounded, truth)[0] + torch.finfo(torch.bfloat16).eps / 4
+    assert row > 0.3 > 10 * plain_row
+
+
+def test_cut_off_bits_are_refused_and_rounded_ones_are_not():
+    """Cut off, errors are twice those of rounding, which the rule of two alone lets pass."""
+    case = cases(FEED_FORWARD._replace(dtype="bfloat16"), 77, Maker(CPU, torch.bfloat16))[0]
+    plain = Ops().gelu_ffn
+    assert fault(case, plain, plain, torch.bfloat16) is None
+
+    def exact_then_cut(x, *rest, activation):
+        wide = plain(x.float(), *(value.float() for value in rest), activation=activation)
+        return wide + (truncated([wide.detach()])[0] - wide.detach())
+
+    assert "shrinkage" in fault(case, exact_then_cut, plain, torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("op", ["gelu_ffn_forward", "add_layer_norm_backward", "linear_cross_entropy"])
+def test_our_kernels_pass_the_check(op, dtype):
+    problem = Problem(op, "sm_90", str(dtype).removeprefix("torch."), 128, 40, 24)
+    for case in cases(problem, 77, Maker(CPU, dtype)):
+        assert fault(case, getattr(get_ops("triton"), case.op), getattr(Ops(), case.op), dtype) is None
+
+
+def test_attention_is_checked_with_empty_sequences():
+    case, plain = attention_case(Maker(CPU, torch.float32), 2, 8), Ops().varlen_attention
+    assert fault(case, plain, plain, torch.float32) is None
+
+    def leaks(qkv, edges, longest):  # into the sequence after an empty one
+        return plain(qkv, edges[[0, 1, 1, 4, 4, 5, 5]], 193)
+
+    assert "off by" in fault(case, leaks, plain, torch.float32)
+
+
+def test_a_candidate_that_cannot_be_captured_is_out():
+    class Refusing(Table):
+        def prepare(self, run):
+            if self.name() != names(FEED_FORWARD)[0]:
+                raise RuntimeError("not captured at aten.mm: no")
+            return super().prepare(run)
+
+    (outcome,) = tune([FEED_FORWARD], get_ops("triton"), Refusing({}), 60.0, CPU)
+    assert outcome.chosen == names(FEED_FORWARD)[0]
+    assert set(outcome.out) == set(names(FEED_FORWARD)[1:])
+
+
+def test_a_choice_that_this_card_lacks_is_missing():
+    elsewhere = {key(FEED_FORWARD._replace(architecture="sm_80")): names(FEED_FORWARD)[0]}
+    assert lacking(elsewhere, [FEED_FORWARD]) == [FEED_FORWARD]
+    assert lacking({key(FEED_FORWARD): "a tile of long ago"}, [FEED_FORWARD]) == [FEED_FORWARD]
+    assert lacking({key(FEED_FORWARD): PLAIN}, [FEED_FORWARD]) == []
+
+
+def test_every_op_that_has_candidates_has_cases():
+    for op in candidates._CANDIDATES:
+        problem = Problem(op, "sm_90", "float32", 16, 40, 24)
+        assert cases(problem, 3, Maker(CPU, torch.float32)), op

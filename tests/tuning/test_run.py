@@ -1,0 +1,160 @@
+"""The choice of a run: remembered, taken from its checkpoint, agreed on by all ranks; the clock is injected."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support.interpreter import corrected_interpreter
+from support.steps import LENGTH, VOCABULARY, make_batch
+
+from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.kernels import candidates
+from albert_fast.model import AlbertForPreTraining
+from albert_fast.ops import get_ops
+from albert_fast.step import TrainStep
+from albert_fast.tuning import cache, choose
+from albert_fast.tuning import run as tuning
+from albert_fast.tuning.choose import key
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here, not interpreted")
+OP = "gelu_ffn_forward"
+
+
+class Clock:
+    """A clock on which candidate number `fastest` takes half of what the others take."""
+
+    def __init__(self, fastest: int):
+        self.fastest, self.time, self.prepared = fastest, 0.0, 0
+
+    def now(self) -> float:
+        self.time += 1e-3
+        return self.time
+
+    def prepare(self, run):
+        self.prepared += 1
+        number = (self.prepared - 1) % 3  # the library and two tiles
+        return lambda: 0.5 if number == self.fastest else 1.0
+
+
+def make_step(before_capture=None, rank=0, world_size=1) -> TrainStep:
+    torch.manual_seed(0)
+    config = AlbertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, embedding_size=8,
+        vocab_size=VOCABULARY, max_position_embeddings=LENGTH,
+    )  # fmt: skip
+    model = AlbertForPreTraining(config, get_ops("triton"))
+    train = TrainConfig(max_steps=9, warmup_steps=1)
+    return TrainStep(model, make_batch(0), LENGTH, train, torch.float32, rank, world_size, before_capture)
+
+
+def tune(fastest: int = 1, mode: str = "auto", saved: dict | None = None, seconds: float = 60.0):
+    """The choice, and the clock that was asked or not; of the feed-forward's product alone."""
+    clock, made = Clock(fastest), []
+    with pytest.MonkeyPatch.context() as patch, candidates.running({}):
+        problems = tuning.problems_of
+        patch.setattr(tuning, "problems_of", lambda step: [p for p in problems(step) if p.op == OP][:1])
+        patch.setattr(choose, "ROUNDS", 1)
+        patch.setattr(choose, "RAGGED_ROWS", 3)
+        patch.setattr(choose, "candidates_of", lambda problem: candidates.candidates_of(problem)[:3])
+        step = make_step(lambda step: made.append(
+            tuning.tune_step(step, mode, seconds, saved or {}, clock, lambda problem: 3)))  # fmt: skip
+        problem = tuning.problems_of(step)[0]
+        running = candidates.chosen(problem).name
+    assert made[0].get(key(problem), running) == running
+    return made[0], clock, problem
+
+
+@pytest.fixture(autouse=True)
+def _a_cache_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with corrected_interpreter():
+        yield
+
+
+def test_a_choice_is_made_once_said_in_two_lines_and_remembered(capsys, tmp_path):
+    choice, clock, problem = tune(fastest=1)
+    names = [candidate.name for candidate in candidates.candidates_of(problem)]
+    assert (choice, clock.prepared) == ({key(problem): names[1]}, 3)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert f"{OP} {names[1]}" in said[1]
+    (file,) = (tmp_path / "albert_fast").iterdir()
+    document = json.loads(file.read_text())
+    assert document["for"].keys() == {"card", "driver", "torch", "triton", "kernels"}
+    assert document["median_seconds"][key(problem)][names[1]] == 0.5
+    again, clock, _ = tune(fastest=2)
+    assert (again, clock.prepared) == (choice, 0)
+    anew, clock, _ = tune(fastest=2, mode="again")
+    assert (anew, clock.prepared) == ({key(problem): names[2]}, 3)
+
+
+def test_what_is_damaged_or_of_other_kernels_is_made_anew(capsys, tmp_path, monkeypatch):
+    choice, *_ = tune(fastest=1)
+    (file,) = (tmp_path / "albert_fast").iterdir()
+    file.write_text(file.read_text().replace("0.5", "0.1"))
+    anew, clock, _ = tune(fastest=2)
+    assert anew != choice
+    assert clock.prepared == 3
+    assert "is damaged" in capsys.readouterr().err
+    file.write_text("{")
+    assert cache.load(cache.card(torch.device("cpu"))) == {}
+    monkeypatch.setattr(cache, "kernels_hash", lambda: "of another source")
+    _, clock, _ = tune(fastest=2)
+    assert clock.prepared == 3
+
+
+def test_off_and_a_budget_of_nothing_keep_the_defaults():
+    for options in (dict(mode="off"), dict(seconds=0.0)):
+        choice, clock, _ = tune(**options)
+        assert (choice, clock.prepared) == ({}, 0)
+
+
+def test_a_resumed_run_takes_what_its_checkpoint_says(capsys):
+    choice, *_ = tune(fastest=1)
+    for mode in ("auto", "off"):
+        resumed, clock, problem = tune(fastest=2, mode=mode, saved=choice)
+        assert (resumed, clock.prepared) == (choice, 0)
+    capsys.readouterr()
+    _, clock, _ = tune(fastest=1, saved={key(problem): "a tile of another card"})
+    assert "are not on cpu" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_a_note(capsys, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    choice, *_ = tune(fastest=1)
+    assert choice
+    assert "could not be written" in capsys.readouterr().err
+
+
+RANK = """
+import json, os, sys
+import torch.distributed as dist
+from tuning import test_run
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+make_step = test_run.make_step
+test_run.make_step = lambda before: make_step(before, rank, 2)
+with test_run.corrected_interpreter():
+    choice, clock, _ = test_run.tune(fastest=1 + rank)
+print(json.dumps([rank, clock.prepared, choice]))
+dist.destroy_process_group()
+"""
+
+
+def test_rank_0_chooses_for_all(tmp_path):
+    (tmp_path / "rank.py").write_text(RANK)
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(tests), "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    run = subprocess.run(
+        [*launcher, str(tmp_path / "rank.py")], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    lines = sorted(json.loads(line) for line in run.stdout.splitlines() if line.startswith("["))
+    assert [line[:2] for line in lines] == [[0, 3], [1, 0]]
+    assert lines[0][2] == lines[1][2] != {}
