@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("downstream.predict:embed", "vectors of texts, to a .npy file"),
     "profile": ("measure.profiling:profile_command", "time of a training step by stage and op, with a trace"),
     "memory": ("measure.memory:memory", "memory of a step per share_type: predicted, measured, fitted"),
+    "doctor": ("measure.doctor:doctor", "is everything right on this machine, and which implementations are fastest"),
     "sizes": ("measure.sizes:sizes", "the seed's model-size table, and every preset's"),
 }
 
