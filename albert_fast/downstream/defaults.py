@@ -71,9 +71,13 @@ def first_token_spread(model: AlbertForSequenceClassification, texts: EncodedTex
 
 
 def tokens_seen(folder: Path) -> int | None:
-    """Tokens that the checkpoint in `folder` was pretrained on, where its checkpoint.json says so."""
+    """Tokens that the checkpoint in `folder` was pretrained on, where checkpoint.json or its run's options say so."""
     try:
-        return int(json.loads((folder / INDEX).read_text())["data"]["tokens"])
+        data = json.loads((folder / INDEX).read_text())["data"]
+        if "tokens" in data:
+            return int(data["tokens"])
+        options = json.loads((folder.parent / "options.json").read_text())  # of a checkpoint that is older
+        return int(data["cursor"]["index"]) * int(options["tokens_per_batch"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -65,6 +65,10 @@ def test_a_checkpoint_says_what_it_saw(tmp_path):
     made = checkpoint.save(tmp_path, 3, make_step(), {"cursor": {"index": 3}, "tokens": 192}, tmp_path, keep=1)
     assert defaults.tokens_seen(made) == 192
     assert defaults.tokens_seen(tmp_path) is None
+    older = checkpoint.save(tmp_path, 4, make_step(), {"cursor": {"index": 5}}, tmp_path, keep=1)
+    assert defaults.tokens_seen(older) is None
+    (tmp_path / "options.json").write_text('{"tokens_per_batch": 64}')
+    assert defaults.tokens_seen(older) == 320
 
 
 def test_chance_is_beside_every_score_and_named_where_it_is_not_beaten(capsys):
