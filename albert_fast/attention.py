@@ -37,7 +37,12 @@ class Queries:
 
 
 def varlen_attention(
-    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, q: Tensor | None = None, cu_queries: Tensor | None = None
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    q: Tensor | None = None,
+    cu_queries: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """softmax(q k.T / sqrt(D)) v within each packed sequence: qkv [T, 3, N, D] -> [T, N, D].
 
@@ -50,9 +55,11 @@ def varlen_attention(
             result is [R, N, D].
         cu_queries: int32 [B+1], of q, at most max_seqlen a sequence. Queries past its last value belong to no sequence;
             their results and gradients are zero.
+        bias: the bias that is part of qkv already, flat. Its gradient, under the main_grad rule, is the sum of qkv's
+            over the tokens, which backward makes in the pass that writes that: so the product need not.
     """
     own = cu_seqlens if cu_queries is None else cu_queries
-    return torch.ops.albert_fast.varlen_attention(qkv, q, own, cu_seqlens, max_seqlen)[0]
+    return torch.ops.albert_fast.varlen_attention(qkv, q, own, cu_seqlens, max_seqlen, bias)[0]
 
 
 def _parts(qkv: Tensor, q: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -62,7 +69,7 @@ def _parts(qkv: Tensor, q: Tensor | None = None) -> tuple[Tensor, ...]:
 
 @torch.library.custom_op("albert_fast::varlen_attention", mutates_args=())
 def _varlen_attention(
-    qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int
+    qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Returns the output and, for backward, the log-sum-exp of each row of scores."""
     attention = cuda_attention if qkv.is_cuda else cpu_attention
@@ -71,7 +78,7 @@ def _varlen_attention(
 
 @_varlen_attention.register_fake
 def _outputs(
-    qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int
+    qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """log-sum-exp [N, R], as flash has it; the memory-efficient kernel has [B, N, longest, rounded up to 32]."""
     rows, heads, size = _parts(qkv, q)[0].shape
@@ -93,7 +100,7 @@ def _varlen_attention_backward(
     cu_seqlens: Tensor,
     max_seqlen: int,
 ) -> list[Tensor]:
-    """The gradients of qkv and, where it is given, of q."""
+    """The gradients of qkv and, where it is given, of q; then sums of qkv's over chunks of tokens [P, 1, K N D]."""
     backward = cuda_attention_backward if qkv.is_cuda else cpu_attention_backward
     return backward(grad, qkv, q, out, log_sum_exp, cu_queries, cu_seqlens, max_seqlen)
 
@@ -103,18 +110,41 @@ def _input_gradients(
     grad: Tensor, qkv: Tensor, q: Tensor | None, out: Tensor, log_sum_exp: Tensor, cu_queries: Tensor,
     cu_seqlens: Tensor, max_seqlen: int,
 ) -> list[Tensor]:  # fmt: skip
-    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (qkv, q) if x is not None]
+    grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (qkv, q) if x is not None]
+    chunks = 1
+    if qkv.device.type == "cuda":
+        from albert_fast.kernels.pack_gradients import chunk_count
+
+        chunks = chunk_count(*qkv.shape)
+    dtype = torch.promote_types(qkv.dtype, torch.float32)
+    return [*grads, qkv.new_empty(chunks, 1, qkv[0].numel() if len(qkv) else 0, dtype=dtype)]
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    qkv, q, *edges, ctx.max_seqlen = inputs
+    qkv, q, *edges, ctx.max_seqlen, bias = inputs
     ctx.save_for_backward(qkv, q, *output, *edges)
+    ctx.bias_dtype, ctx.main_grad = getattr(bias, "dtype", None), getattr(bias, "main_grad", None)
 
 
 def _attention_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     backward = torch.ops.albert_fast.varlen_attention_backward
-    grads = backward(grad.contiguous(), *ctx.saved_tensors, ctx.max_seqlen)
-    return *grads, *[None] * (5 - len(grads))
+    *grads, sums = backward(grad.contiguous(), *ctx.saved_tensors, ctx.max_seqlen)
+    grad_qkv, grad_q = grads if len(grads) == 2 else (*grads, None)
+    return grad_qkv, grad_q, None, None, None, _bias_gradient(ctx, sums)
+
+
+def _bias_gradient(ctx: Any, sums: Tensor) -> Tensor | None:
+    """The main_grad rule for the bias of qkv, from sums [P, 1, K N D]; one chunk where no kernel made them."""
+    if ctx.bias_dtype is None:
+        return None
+    if len(sums) > 1:
+        from albert_fast.kernels.partial_sums import vector_gradients
+
+        return vector_gradients(sums, [ctx.main_grad], [ctx.bias_dtype])[0]
+    if ctx.main_grad is None:
+        return sums[0, 0].to(ctx.bias_dtype)
+    ctx.main_grad.add_(sums[0, 0])
+    return None
 
 
 _varlen_attention.register_autograd(_attention_backward, setup_context=_save_for_backward)
@@ -177,7 +207,7 @@ def cpu_attention_backward(
     grad: Tensor, qkv: Tensor, q: Tensor | None, out: Tensor, log_sum_exp: Tensor, cu_queries: Tensor,
     cu_seqlens: Tensor, max_seqlen: int,
 ) -> list[Tensor]:  # fmt: skip
-    grads = _input_gradients(grad, qkv, q, out, log_sum_exp, cu_queries, cu_seqlens, max_seqlen)
+    grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (qkv, q) if x is not None]
     query, key, value = _parts(qkv, q)
     if q is not None:  # keys of sequences without a query, and queries of no sequence
         for made in grads:
@@ -188,7 +218,8 @@ def cpu_attention_backward(
         parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(g, *inputs, o, lse, 0.0, False)
         for group, made, part in zip((queries, keys, keys), _parts(*grads), parts, strict=True):
             group.put(made, part)
-    return grads
+    sums = grads[0].flatten(1).sum(0, dtype=torch.promote_types(qkv.dtype, torch.float32))
+    return [*grads, sums[None, None]]
 
 
 # ---------------------------------------------------------------------------------------------------------------- CUDA
@@ -239,6 +270,8 @@ def cuda_attention_backward(
     grad: Tensor, qkv: Tensor, q: Tensor | None, out: Tensor, log_sum_exp: Tensor, cu_queries: Tensor,
     cu_seqlens: Tensor, max_seqlen: int,
 ) -> list[Tensor]:  # fmt: skip
+    from albert_fast.kernels.pack_gradients import pack_gradients  # where there is no GPU, Triton need not be
+
     parts, sequences, size = _cuda_inputs(qkv, q, cu_queries, cu_seqlens, max_seqlen)
     grad, out, scale = _pad_heads(grad), _pad_heads(out), size**-0.5
     none = torch.zeros(2, dtype=torch.int64 if qkv.dtype == torch.float32 else torch.uint64, device=qkv.device)
@@ -252,7 +285,7 @@ def cuda_attention_backward(
         made = torch.ops.aten._flash_attention_backward(
             grad, *parts, out, log_sum_exp, *sequences, 0.0, False, none, none, scale=scale
         )
-    grad_q, grad_k, grad_v = (part[..., :size] for part in made)
     if q is None:
-        return [torch.stack((grad_q, grad_k, grad_v), dim=1)]
-    return [torch.stack((grad_k, grad_v), dim=1), _zero_past(grad_q, cu_queries)]
+        return list(pack_gradients(list(made), size))
+    grad_kv, sums = pack_gradients(list(made[1:]), size)
+    return [grad_kv, _zero_past(made[0][..., :size], cu_queries), sums]

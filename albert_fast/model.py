@@ -262,15 +262,24 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, batch: Packed, queries: Queries | None = None) -> Tensor:
         if queries is None:
-            qkv = self.query_key_value(x).unflatten(-1, (3, self.heads, -1))  # [T, 3, N, D]
-            context = self.ops.varlen_attention(qkv, batch.cu_seqlens, batch.max_seqlen)  # [T, N, D]
+            qkv, bias = self._qkv(x)  # [T, 3, N, D]
+            context = self.ops.varlen_attention(qkv, batch.cu_seqlens, batch.max_seqlen, bias=bias)  # [T, N, D]
         else:
             hidden = x.shape[-1]
             q = self.ops.embedding(queries.tokens, x)  # [R, H]
             q = self.query_key_value(q, slice(hidden)).unflatten(-1, (self.heads, -1))  # [R, N, D]
-            kv = self.query_key_value(x, slice(hidden, None)).unflatten(-1, (2, self.heads, -1))  # [T, 2, N, D]
-            context = self.ops.varlen_attention(kv, batch.cu_seqlens, batch.max_seqlen, q, queries.cu_seqlens)
+            kv, bias = self._qkv(x, slice(hidden, None))  # [T, 2, N, D]
+            context = self.ops.varlen_attention(kv, batch.cu_seqlens, batch.max_seqlen, q, queries.cu_seqlens, bias)
         return self.ops.linear(context.flatten(-2), self.output.weight)  # [T or R, H]
+
+    def _qkv(self, x: Tensor, outputs: slice | None = None) -> tuple[Tensor, Tensor]:
+        """Queries, keys and values [T, K, N, D] and the bias in them, whose gradient attention's backward makes."""
+        weight: Tensor = self.query_key_value.weight
+        bias: Tensor = self.query_key_value.bias
+        if outputs is not None:
+            weight, bias = take_rows(weight, outputs), take_rows(bias, outputs)
+        made = self.ops.linear(x, weight, bias.detach())
+        return made.view(len(x), -1, self.heads, x.shape[-1] // self.heads), bias
 
 
 class FeedForward(nn.Module):

@@ -53,6 +53,12 @@ def _rows_per_chunk(parts: list[Tensor], head_size: int) -> int:
     return rows_per_chunk(n_rows, heads * head_size, OPTIONS["BLOCK_ROWS"], len(parts))
 
 
+def chunk_count(n_rows: int, n_parts: int, heads: int, head_size: int) -> int:
+    """How many partial sums there are: a function of the shape alone."""
+    chunk = rows_per_chunk(n_rows, heads * head_size, OPTIONS["BLOCK_ROWS"], n_parts)
+    return triton.cdiv(n_rows, chunk)
+
+
 @torch.library.custom_op("albert_fast::pack_gradients", mutates_args=())
 def _pack_gradients(parts: list[Tensor], head_size: int) -> tuple[Tensor, Tensor]:
     packed, partials = _pack_gradients_fake(parts, head_size)
@@ -72,7 +78,7 @@ def _pack_gradients(parts: list[Tensor], head_size: int) -> tuple[Tensor, Tensor
 def _pack_gradients_fake(parts, head_size):
     n_rows, heads, _ = parts[0].shape
     packed = parts[0].new_empty(n_rows, len(parts), heads, head_size)
-    chunks = triton.cdiv(n_rows, _rows_per_chunk(parts, head_size))
+    chunks = chunk_count(n_rows, len(parts), heads, head_size)
     wide = torch.promote_types(packed.dtype, torch.float32)
     return packed, packed.new_empty(chunks, 1, len(parts) * heads * head_size, dtype=wide)
 

@@ -63,7 +63,10 @@ def test_varlen_attention_of_some_tokens_is_that_of_all_at_these(edges):
 
 def test_varlen_attention_is_a_sound_custom_op():
     attention, edges = torch.ops.albert_fast.varlen_attention, torch.tensor([0, 9, 20], dtype=torch.int32)
-    torch.library.opcheck(attention, (torch.randn(20, 3, 2, 8, requires_grad=True), None, edges, edges, 11))
+    torch.library.opcheck(
+        attention,
+        (torch.randn(20, 3, 2, 8, requires_grad=True), None, edges, edges, 11, torch.zeros(48, requires_grad=True)),
+    )
     q, kv = torch.randn(6, 2, 8, requires_grad=True), torch.randn(20, 2, 2, 8, requires_grad=True)
     torch.library.opcheck(attention, (kv, q, torch.tensor([0, 2, 5], dtype=torch.int32), edges, 11))
 

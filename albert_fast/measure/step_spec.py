@@ -66,7 +66,10 @@ class StepSpec:
             torch.ops.albert_fast.varlen_attention_backward.default,
         )
         if self.target == "cuda":
-            return {forward: attention.cuda_attention, backward: attention.cuda_attention_backward}
+            return {
+                forward: lambda *inputs: attention.cuda_attention(*inputs[:5]),  # of the bias backward alone knows
+                backward: attention.cuda_attention_backward,
+            }
         # The CPU bodies read cu_seqlens and cu_queries, so these are real. q, where given, has its own.
         packed = PretrainingBatch.from_loader(self.batch(), torch.device("cpu"))
         own = Queries.pack(packed.head_positions(), packed.cu_seqlens, len(packed.input_ids)).cu_seqlens
@@ -79,7 +82,7 @@ class StepSpec:
             return run
 
         return {
-            forward: real(attention.cpu_attention, 1),
+            forward: lambda *inputs: real(attention.cpu_attention, 1)(*inputs[:5]),
             backward: real(attention.cpu_attention_backward, 2),
             torch.ops.albert_fast.accumulate_product.default: accumulate_product_on_cpu,
         }

@@ -70,7 +70,8 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.transposed = transposed
-        ctx.main_grad, ctx.bias_dtype = getattr(weight, "main_grad", None), None if bias is None else bias.dtype
+        ctx.main_grad = getattr(weight, "main_grad", None)
+        ctx.bias_dtype = bias.dtype if bias is not None and bias.requires_grad else None
         ctx.bias_main_grad = getattr(bias, "main_grad", None)
         return product(x, weight.t() if transposed else weight, bias)
 
