@@ -159,7 +159,7 @@ def test_auto_follows_the_tensors_not_the_machine(monkeypatch):
 
     fused = ("add_post_layer_norm", "add_pre_layer_norm", "gelu_ffn")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(ops, "_triton_ops", lambda: ops.Ops("triton", **dict.fromkeys(fused, kernel)))
+    monkeypatch.setattr(ops, "kernel_ops", lambda: ops.Ops("triton", **dict.fromkeys(fused, kernel)))
     auto, plain = ops.get_ops("auto"), ops.Ops()
     x, row = torch.randn(4, 6), torch.randn(6)
     for ours, expected in zip(*(p.add_pre_layer_norm(x, row, x, row, row) for p in (auto, plain)), strict=True):
