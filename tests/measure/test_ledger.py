@@ -54,7 +54,7 @@ def test_a_layer_is_what_a_hand_sums():
     gradients = totals(entries, "feed_forward", "accumulate_product")
     assert gradients == (2 * (x + last_x + z + last_z) + 4 * 2 * 4 * H * F, 4 * (T + read) * H * F, 4)
     # the first layer's q, k, v; attention: 2 products of S keys a query forward, 5 backward, in 3 launches.
-    assert totals(entries, "query_key_value: addmm")[1] == 2 * T * H * 3 * H + 2 * T * H * 2 * H + 2 * read * H * H
+    assert totals(entries, "attention", "addmm")[1] == 2 * T * H * 3 * H + 2 * T * H * 2 * H + 2 * read * H * H
     assert totals(entries, "flash_attention_forward")[1:] == (4 * (T + read) * S * H, 2)
     assert totals(entries, "flash_attention_backward")[1:] == (10 * (T + read) * S * H, 6)
 
