@@ -23,11 +23,13 @@ from rich.table import Table
 from albert_fast.config import AlbertConfig, DataConfig, ModelOptions, TrainConfig
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.data.tokenizer import load_tokenizer
-from albert_fast.downstream.classifier import AlbertForSequenceClassification, encode_texts
+from albert_fast.downstream.classifier import AlbertForSequenceClassification
 from albert_fast.downstream.columns import ColumnOptions
 from albert_fast.downstream.evaluate import class_indices, labelled_scores
 from albert_fast.downstream.examples import read_examples
-from albert_fast.downstream.finetune import FinetuneOptions, finetune
+from albert_fast.downstream.finetune import finetune
+from albert_fast.downstream.finetune_options import FinetuneOptions
+from albert_fast.downstream.texts import encode_texts
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import DeviceOptions
 from albert_fast.pretrain import RunOptions, pretrain

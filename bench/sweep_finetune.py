@@ -28,7 +28,8 @@ from albert_fast.config import AlbertConfig, DataConfig, ModelOptions, TrainConf
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.data.tokenizer import load_tokenizer
 from albert_fast.downstream.examples import ColumnOptions
-from albert_fast.downstream.finetune import FinetuneOptions, finetune
+from albert_fast.downstream.finetune import finetune
+from albert_fast.downstream.finetune_options import FinetuneOptions
 from albert_fast.metrics import read_metrics
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import DeviceOptions

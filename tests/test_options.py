@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from albert_fast.config import DataConfig, ModelOptions, TrainConfig
-from albert_fast.downstream.finetune import FinetuneOptions
+from albert_fast.downstream.finetune_options import FinetuneOptions
 from albert_fast.measure.memory import MemoryOptions
 from albert_fast.options import DeviceOptions, Options, UserError, option
 from albert_fast.pretrain import RunOptions

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from albert_fast.downstream.classifier import AlbertForSequenceClassification, EncodedTexts
+from albert_fast.downstream.classifier import AlbertForSequenceClassification
+from albert_fast.downstream.texts import EncodedTexts
 from albert_fast.options import note
 from albert_fast.pretrained import INDEX
 

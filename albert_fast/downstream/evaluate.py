@@ -13,10 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from albert_fast.downstream.classifier import AlbertForSequenceClassification, encode_texts
+from albert_fast.downstream.classifier import AlbertForSequenceClassification
 from albert_fast.downstream.columns import ColumnOptions, Expected
 from albert_fast.downstream.examples import Example, read_examples
 from albert_fast.downstream.scores import classification_scores, warn_of_chance
+from albert_fast.downstream.texts import encode_texts
 from albert_fast.files import strict_json, whole_file
 from albert_fast.options import DeviceOptions, Options, UserError, note, option
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from albert_fast.config import AlbertConfig
 from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
-from albert_fast.downstream.classifier import encode_texts, mean_vectors
+from albert_fast.downstream.texts import encode_texts, mean_vectors
 from albert_fast.files import strict_json
 from albert_fast.model import AlbertForPreTraining, AlbertModel
 from albert_fast.options import DeviceOptions, Options, UserError, option

@@ -10,9 +10,9 @@ from support.steps import make_step
 from albert_fast import checkpoint
 from albert_fast.downstream import defaults
 from albert_fast.downstream.baseline import word_count_accuracy
-from albert_fast.downstream.classifier import EncodedTexts
 from albert_fast.downstream.examples import Example
 from albert_fast.downstream.scores import classification_scores, warn_of_chance
+from albert_fast.downstream.texts import EncodedTexts
 
 
 @pytest.mark.parametrize(

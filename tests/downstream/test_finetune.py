@@ -22,12 +22,14 @@ from safetensors.torch import load_file
 from albert_fast.config import AlbertConfig
 from albert_fast.convert.command import ConvertOptions, convert
 from albert_fast.data.tokenizer import wordpiece_tokenizer
-from albert_fast.downstream.classifier import AlbertForSequenceClassification, encode_texts
+from albert_fast.downstream.classifier import AlbertForSequenceClassification
 from albert_fast.downstream.columns import ColumnOptions
 from albert_fast.downstream.evaluate import EvaluateOptions, evaluate
-from albert_fast.downstream.finetune import FinetuneOptions, finetune
+from albert_fast.downstream.finetune import finetune
+from albert_fast.downstream.finetune_options import FinetuneOptions
 from albert_fast.downstream.finetune_run import FinetuneRun
 from albert_fast.downstream.scores import classification_scores
+from albert_fast.downstream.texts import encode_texts
 from albert_fast.files import locked
 from albert_fast.metrics import read_metrics
 from albert_fast.model import AlbertForPreTraining

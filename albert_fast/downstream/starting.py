@@ -1,0 +1,68 @@
+"""The classifier that a fine-tuning run starts from, and the settings that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from albert_fast.config import AlbertConfig
+from albert_fast.downstream.classifier import SETTINGS, AlbertForSequenceClassification
+from albert_fast.downstream.defaults import choose_defaults, fill_in, first_token_spread, tokens_seen
+from albert_fast.downstream.finetune_options import FinetuneOptions
+from albert_fast.downstream.texts import EncodedTexts
+from albert_fast.options import note
+from albert_fast.pretrained import checkpoint_folder, read_weights
+
+
+def with_defaults(
+    options: FinetuneOptions, model: AlbertForSequenceClassification, texts: EncodedTexts
+) -> FinetuneOptions:
+    """The options with learning_rate, pooling and epochs filled in where they are not given; `model` pools so too."""
+    folder = checkpoint_folder(options.model)
+    own = model.config.extra.get("classifier_pooling") if (folder / SETTINGS).is_file() else None
+    given = {
+        "learning_rate": options.learning_rate,
+        "pooling": options.pooling or own,  # a classifier goes on pooling as it does
+        "epochs": options.epochs,
+    }
+    spread = first_token_spread(model, texts)
+    given = fill_in(given, choose_defaults(model.config.hidden_size, spread, tokens_seen(folder)))
+    model.pooling = model.config.extra["classifier_pooling"] = given["pooling"]
+    return replace(options, **given)
+
+
+def starting_model(options: FinetuneOptions, names: list[str], ops: str) -> AlbertForSequenceClassification:
+    """The backbone of options.model under a classifier of `names`: its own where it has the same, else a new one."""
+    folder = checkpoint_folder(options.model)
+    weights, config = read_weights(folder), AlbertConfig.from_pretrained(folder)
+    if config.attention_probs_dropout_prob > 0:
+        note(
+            f"the config's attention_probs_dropout_prob={config.attention_probs_dropout_prob} is set to 0: packed "
+            "attention has no dropout; --hidden_dropout_prob has its place"
+        )
+    id2label = {str(i): name for i, name in enumerate(names)}
+    keep_classifier = "classifier.weight" in weights and config.extra.get("id2label") == id2label
+    dropout = config.hidden_dropout_prob if options.hidden_dropout_prob is None else options.hidden_dropout_prob
+    config = config.replace(
+        attention_probs_dropout_prob=0.0,
+        hidden_dropout_prob=dropout,
+        extra={
+            **config.extra,
+            "architectures": ["AlbertForSequenceClassification"],
+            "classifier_pooling": options.pooling or config.extra.get("classifier_pooling"),
+            "classifier_dropout_prob": options.classifier_dropout_prob,
+            "id2label": id2label,
+            "label2id": {name: i for i, name in enumerate(names)},
+        },
+    )
+    model = AlbertForSequenceClassification(config, ops)
+    kept: tuple[str, ...] = ("albert.", "classifier.") if keep_classifier else ("albert.",)
+    weights = {name: tensor for name, tensor in weights.items() if name.startswith(kept)}
+    fresh: dict[str, Tensor] = (
+        {}
+        if keep_classifier
+        else {name: tensor for name, tensor in model.state_dict().items() if name.startswith("classifier.")}
+    )
+    model.load_weights(weights | fresh, str(folder))
+    return model

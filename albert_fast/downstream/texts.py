@@ -1,0 +1,75 @@
+"""How texts reach a model and vectors leave it: token ids end to end, packed without padding, and means over texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from albert_fast.config import AlbertConfig
+from albert_fast.data.tokenizer import Tokenizer
+from albert_fast.options import UserError
+from albert_fast.packed import Packed
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Token ids of many texts end to end: int32 input_ids and token_type_ids [tokens], and edges int64 [texts + 1]."""
+
+    input_ids: np.ndarray
+    token_type_ids: np.ndarray
+    edges: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.edges)
+
+    def in_order(self, batch_size: int) -> Iterator[np.ndarray]:
+        """Rows 0, 1, 2, ... in runs of batch_size."""
+        for start in range(0, len(self), batch_size):
+            yield np.arange(start, min(start + batch_size, len(self)))
+
+    def batch(self, rows: np.ndarray, device: torch.device, dropout_key: Tensor | None = None) -> Packed:
+        """The texts `rows`, packed without padding."""
+        lengths = self.lengths[rows]
+        edges = np.concatenate(([0], np.cumsum(lengths)))
+        positions = np.arange(edges[-1]) - np.repeat(edges[:-1], lengths)
+        tokens = np.repeat(self.edges[rows], lengths) + positions
+        arrays = (self.input_ids[tokens], self.token_type_ids[tokens], positions, edges)
+        ids, types, places, ends = (torch.from_numpy(a.astype(np.int32)).to(device, non_blocking=True) for a in arrays)
+        return Packed(ids, types, places, ends, int(lengths.max()), dropout_key)
+
+
+def encode_texts(
+    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str | None]], max_seq_length: int, config: AlbertConfig
+) -> EncodedTexts:
+    """[CLS] A [SEP] or [CLS] A [SEP] B [SEP] of each pair, the longer of the two cut until it fits."""
+    config.check_length(max_seq_length)
+    if config.type_vocab_size < 2 and any(b is not None for _, b in pairs):
+        raise UserError(f"type_vocab_size={config.type_vocab_size} has no second segment: it cannot read pairs")
+    texts = [text for pair in pairs for text in pair if text is not None]
+    flat, _, lengths, _ = tokenizer.encode_lines(texts)
+    pieces = iter(np.split(flat, np.cumsum(lengths)[:-1]))
+    ids: list[int] = []
+    types: list[int] = []
+    edges = [0]
+    for _, b in pairs:
+        first = next(pieces).tolist()
+        own = tokenizer.join(first, None if b is None else next(pieces).tolist(), max_seq_length)
+        ids += own[0]
+        types += own[1]
+        edges.append(len(ids))
+    return EncodedTexts(np.array(ids, np.int32), np.array(types, np.int32), np.array(edges, np.int64))
+
+
+def mean_vectors(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """[B, H]: means of hidden [T, H] over each packed sequence, [CLS] and [SEP] included; every token is in one."""
+    lengths = cu_seqlens.diff().long()
+    return torch.segment_reduce(hidden.float(), "mean", lengths=lengths, unsafe=True).to(hidden.dtype)
