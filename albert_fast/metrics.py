@@ -78,10 +78,6 @@ class MetricsLog:
         if self.visible:
             self.progress.update(self.task, completed=step)
 
-    def restart(self) -> None:
-        """Begin tokens_per_second anew."""
-        self.clock, self.clock_step = time.perf_counter(), self.step
-
     def timed(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The metrics of a step with tokens_per_second since the last call, and tokens_seen, in place of tokens."""
         now, tokens = time.perf_counter(), metrics["tokens"]

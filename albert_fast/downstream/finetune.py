@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from albert_fast._loader import crc32c
 from albert_fast.config import TrainConfig
@@ -24,7 +25,9 @@ from albert_fast.downstream.texts import EncodedTexts, encode_texts
 from albert_fast.files import file_crc
 from albert_fast.optimizer import FlatParameters, Optimizer
 from albert_fast.options import DeviceOptions, note
+from albert_fast.packed import Packed
 from albert_fast.pretrained import WEIGHTS, checkpoint_folder
+from albert_fast.stop import Stop
 
 
 def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOptions) -> None:
@@ -59,32 +62,41 @@ def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOpti
     settings["model_crc32c"] = file_crc(checkpoint_folder(options.model) / WEIGHTS)
     more = {"baseline_accuracy": word_count_accuracy(train, dev)} if options.baseline else {}
     run = FinetuneRun(Path(options.output), model, optimizer, settings, options.metric, options.patience)
-    with run.started(max_steps, resume=options.resume):
+    with run.started(max_steps, resume=options.resume), Stop(world_size=1) as stop:
         length = train_texts.edges[-1] / len(train)
         note(f"{len(train):,} examples of {len(names)} classes, {length:.0f} tokens each; {device.type}, {precision}")
-        while run.step < max_steps and not run.stopped:
-            epoch, place = divmod(run.step, steps_per_epoch)
-            start = place * options.batch_size
-            rows = _order(options.seed, epoch, len(train))[start : start + options.batch_size]
-            key = torch.tensor([options.seed, run.step], device=device)
-            batch = train_texts.batch(rows, device, key)
-            loss = F.cross_entropy(model(batch).float(), train_labels[torch.from_numpy(rows).to(device)])
-            loss.backward()
-            optimizer.update(1)
-            run.advance(loss.detach(), batch.input_ids.shape[0], options.logging_steps)
+        while run.step < max_steps and not run.stopped and not stop.agreed:
+            epoch, done = divmod(run.step, steps_per_epoch)
+            for batch, labels in _epoch(train_texts, train_labels, options, epoch, done):
+                loss = F.cross_entropy(model(batch).float(), labels)
+                loss.backward()
+                optimizer.update(1)
+                run.advance(loss.detach(), batch.input_ids.shape[0], options.logging_steps)
+                if run.step % options.save_steps == 0:
+                    run.save()
+                if stop.agreed:
+                    break
             if run.step % steps_per_epoch == 0:
-                logits = model.logits(dev_texts)
+                with run.log.paused():
+                    logits = model.logits(dev_texts)
                 if run.evaluated(epoch + 1, labelled_scores(logits, dev_labels)):
                     write_predictions(run.output / "dev_predictions.jsonl", dev, logits, names)
-            if run.step % steps_per_epoch == 0 or run.step % options.save_steps == 0:
-                run.save()
-    run.report(options.json, more)
+            run.save()
+        if run.step == max_steps or run.stopped:
+            run.finish()
+    run.report(options.json, more, stop.received)
 
 
-@lru_cache(1)
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The rows in the order in which an epoch takes them."""
-    return np.random.default_rng([seed, epoch]).permutation(count)
+def _epoch(
+    texts: EncodedTexts, labels: Tensor, options: FinetuneOptions, epoch: int, done: int
+) -> Iterator[tuple[Packed, Tensor]]:
+    """The packed batches of an epoch and their labels, but for the `done` first, in the epoch's own order."""
+    order = np.random.default_rng([options.seed, epoch]).permutation(len(texts))
+    steps = range(done, -(-len(texts) // options.batch_size))
+    for step in steps:
+        rows = order[step * options.batch_size : (step + 1) * options.batch_size]
+        key = torch.tensor([options.seed, epoch * steps.stop + step], device=labels.device)
+        yield texts.batch(rows, labels.device, key), labels[torch.from_numpy(rows).to(labels.device)]
 
 
 def _train_config(options: FinetuneOptions, max_steps: int) -> TrainConfig:

@@ -51,6 +51,8 @@ class FinetuneRun:
         self.best: dict[str, float] = {}  # the scores of the best epoch
         self.loss_sum = torch.zeros((), device=optimizer.exp_avg.device)
         self.tokens = self.since = 0
+        self.log = MetricsLog(output, 0, visible=False)  # until the run has started
+        self.ended = False
 
     @property
     def stopped(self) -> bool:
@@ -59,7 +61,7 @@ class FinetuneRun:
 
     @contextmanager
     def started(self, max_steps: int, resume: bool) -> Iterator[None]:
-        """Opens or resumes the run around its loop; the state goes when that ends, and stays if it fails."""
+        """Opens or resumes the run around its loop."""
         if resume and not (self.output / SETTINGS).is_file():
             raise UserError(f"output={self.output} holds no run to resume; leave --resume out to start one")
         if not resume and self.output.exists() and any(self.output.iterdir()):
@@ -72,10 +74,20 @@ class FinetuneRun:
             self.health = Health(self.optimizer.config, MAX_SKIPPED, self.step, self._skipped(), note)
             with MetricsLog(self.output, max_steps, self.step, board=False) as self.log:
                 yield
-            (self.output / STATE).unlink(missing_ok=True)
 
-    def report(self, as_json: bool, more: Mapping[str, float]) -> None:
-        """Print the best epoch's scores beside chance and `more`, which are named figures to compare with."""
+    def finish(self) -> None:
+        """The run has reached its end: there is nothing left to resume."""
+        (self.output / STATE).unlink()
+        self.ended = True
+
+    def report(self, as_json: bool, more: Mapping[str, float], signal: str) -> None:
+        """Print the best epoch's scores beside chance and `more`, which are named figures to compare with.
+
+        Where `signal` stopped the run before its end, say how to go on instead.
+        """
+        if not self.ended:
+            print(f"step {self.step}: stopped by {signal}; go on with --resume; {self.output}")
+            return
         warn_of_chance(self.best, "--dev")
         if as_json:
             print(strict_json({"steps": self.step, "output": str(self.output), **self.best, **more}))
@@ -104,7 +116,8 @@ class FinetuneRun:
             self.log.write(self.step, timed)
             seen = {"skipped_updates": self._skipped(), "last_gradient_norm": values["gradient_norm"]}
             self.health.look_at_updates(self.step, values | seen)
-            self._restart_clock()
+            self.tokens = self.since = 0
+            self.loss_sum.zero_()
 
     def evaluated(self, epoch: int, scores: dict[str, float]) -> bool:
         """Records the scores of an epoch and, where they are the best so far, saves the model; whether they are."""
@@ -117,14 +130,18 @@ class FinetuneRun:
             self.best = {"epoch": epoch, **scores}
             flat = self.optimizer.flat
             save_tensors(flat.views(flat.master), self.output / WEIGHTS)
-        self._restart_clock()
         return is_best
 
     def save(self) -> None:
         """Leave the state of now for --resume."""
-        where = {"step": self.step, "best": self.best, "epochs_since_best": self.epochs_since_best}
-        save_tensors(self._tensors(), self.output / STATE, {"progress": json.dumps(where)})
-        self._restart_clock()
+        where = {
+            "step": self.step,
+            "best": self.best,
+            "epochs_since_best": self.epochs_since_best,
+            "since_last_line": [float(self.loss_sum), self.since, self.tokens],
+        }
+        with self.log.paused():
+            save_tensors(self._tensors(), self.output / STATE, {"progress": json.dumps(where)})
 
     def _create(self) -> None:
         write_json(self.output / SETTINGS, self.settings)
@@ -155,6 +172,8 @@ class FinetuneRun:
             tensor.copy_(tensors[name])
         self.optimizer.flat.cast()
         self.step, self.best, self.epochs_since_best = where["step"], where["best"], where["epochs_since_best"]
+        loss_sum, self.since, self.tokens = where.get("since_last_line", (0.0, 0, 0))
+        self.loss_sum.fill_(loss_sum)
 
     def _tensors(self) -> dict[str, Tensor]:
         flat = self.optimizer.flat
@@ -163,9 +182,3 @@ class FinetuneRun:
 
     def _skipped(self) -> int:
         return int(self.optimizer.steps - self.optimizer.updates)
-
-    def _restart_clock(self) -> None:
-        if hasattr(self, "log"):
-            self.log.restart()
-        self.tokens = self.since = 0
-        self.loss_sum.zero_()

@@ -175,6 +175,50 @@ def test_killed_and_resumed_to_the_bit(pretrained: Path) -> None:
         run(replace(stopped, resume=True))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_saves_and_says_how_to_go_on(
+    number: signal.Signals, pretrained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At step 12, between two states and two log lines; every file is as if nothing had happened."""
+    given = options(pretrained, epochs=2, logging_steps=5, hidden_dropout_prob=0.1)
+    whole = run(replace(given, output=str(pretrained.parent / "whole")))
+    capsys.readouterr()
+    advance = FinetuneRun.advance
+
+    def interrupted(self: FinetuneRun, *arguments: Any) -> None:
+        advance(self, *arguments)
+        if self.step == 12:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneRun, "advance", interrupted)
+        run(given)
+    said = capsys.readouterr()
+    assert f"step 12: stopped by {number.name}; go on with --resume" in said.out
+    assert "nothing was learnt" not in said.err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    again = run(replace(given, resume=True))
+    assert "at step 12" in capsys.readouterr().err
+    for before, after in zip(comparable(whole), comparable(again), strict=True):
+        assert before == after
+
+
+def test_moved_files_go_on(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data and model are compared by content: other paths, or the same spelt otherwise, are the same run."""
+    given = options(pretrained, epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneRun, "evaluated", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(given)
+    moved = pretrained.parent / "moved"
+    moved.mkdir()
+    changes = {}
+    for name in ("model", "train", "dev"):
+        changes[name] = str(Path(getattr(given, name)).rename(moved / name))
+    output = run(replace(given, resume=True, **changes))
+    assert (output / "dev_predictions.jsonl").exists()
+
+
 def test_resumed_before_the_first_log_line(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left by a run that stopped right after its start is a run like others."""
     given = options(pretrained, epochs=1)
