@@ -77,7 +77,14 @@ def _call(self, *arguments, **keywords):
     return self.rewrite()(*arguments, **keywords)
 
 
+def _patch_lang_tensor(tensor, scope):
+    _original[interpreter, "_patch_lang_tensor"](tensor, scope)
+    # Triton 3.6 writes int(array of one element), which NumPy 2.4 refuses.
+    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+
 _replacements = {
+    (interpreter, "_patch_lang_tensor"): _patch_lang_tensor,
     (InterpreterBuilder, "cast_impl"): _cast_impl,
     (InterpreterBuilder, "create_fp_to_fp"): _fp_to_fp,
     (InterpreterBuilder, "create_dot"): _dot,
