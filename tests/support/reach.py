@@ -68,8 +68,9 @@ def reaching() -> Iterator[list[Stub]]:
         addresses = pointers.data[np.broadcast_to(mask.data, pointers.data.shape)]
         if addresses.size:
             high, low = int(addresses.max()), int(addresses.min())
-            assert high >> SPACING == low >> SPACING, "an offset that ran over, into another argument"
-            stub = stubs[(high >> SPACING) - 1]
+            place = high >> SPACING
+            assert place == low >> SPACING and 0 < place <= len(stubs), "an offset ran over"  # noqa: PT018
+            stub = stubs[place - 1]
             stub.last = max(stub.last, high - stub.base)
 
     def load(self: Any, pointers: TensorHandle, mask: TensorHandle, *_: Any, **__: Any) -> TensorHandle:
