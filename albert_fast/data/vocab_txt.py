@@ -44,10 +44,9 @@ def read_vocab_txt(text: str) -> tuple[list[str], list[str]]:
 
 def _numbered(lines: list[str]) -> tuple[list[str], list[str]]:
     """The tokens of lines that give each a number too: its id, or how often it occurs; else the lines."""
-    matches = [_NUMBERED.fullmatch(line) for line in lines]
-    if not lines or any(match is None for match, line in zip(matches, lines, strict=True) if line):
+    if not lines or any(_NUMBERED.fullmatch(line) is None for line in lines if line):
         return lines, []
-    pairs = [(match[1], match[2]) if match else ("", "") for match in matches]
+    pairs = [(match[1], match[2]) if (match := _NUMBERED.fullmatch(line)) else ("", "") for line in lines]
     numbers = [number for _, number in pairs if number]
     if any(token.startswith(_MARKER) for token, _ in pairs) or not all(number.isdecimal() for number in numbers):
         raise UserError("it is SentencePiece's list of pieces (.vocab); give the .model that lies beside it")

@@ -67,9 +67,10 @@ class WordPieceCache:
         ends = np.cumsum(counts)
         ids = pieces[np.arange(ends[-1]) + np.repeat(begins[index] - ends + counts, counts)]
         is_ideograph = np.frombuffer(table.is_ideograph, np.bool_)[index]
-        unknown = Counter(
-            map(table.unknown.__getitem__, index[np.frombuffer(table.is_unknown, np.bool_)[index]].tolist())
-        )
+        unknown: Counter[str] = Counter()
+        if table.unknown:
+            found = index[np.frombuffer(table.is_unknown, np.bool_)[index]]
+            unknown.update(map(table.unknown.__getitem__, found.tolist()))
         return ids, np.diff(ends[index == 0], prepend=0), ends[is_ideograph] - 1, unknown
 
 
