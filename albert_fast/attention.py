@@ -274,7 +274,8 @@ def cuda_attention_backward(
 
     parts, sequences, size = _cuda_inputs(qkv, q, cu_queries, cu_seqlens, max_seqlen)
     grad, out, scale = _pad_heads(grad), _pad_heads(out), size**-0.5
-    none = torch.zeros(2, dtype=torch.int64 if qkv.dtype == torch.float32 else torch.uint64, device=qkv.device)
+    # The state of dropout's generator, which nothing reads without dropout.
+    none = torch.empty(2, dtype=torch.int64 if qkv.dtype == torch.float32 else torch.uint64, device=qkv.device)
     if qkv.dtype == torch.float32:
         batched = [part[None] for part in parts]
         made = torch.ops.aten._efficient_attention_backward(
