@@ -153,12 +153,18 @@ void Loader::work() {
 #if defined(__linux__)
   pthread_setname_np(pthread_self(), "albert-loader");
 #endif
-  MaskingScratch scratch(config_.max_seq_length);
+  ExampleScratch scratch(config_.max_seq_length);
   const BuildBatch build_batch = build_batch_for(best_instruction_set(), rules_.token_bytes);
   std::unique_lock<std::mutex> lock(mutex_);
   while (!stopping_ && !failed_) {
+    // Of the current group: how many of its micro-batches are claimed or another rank's, and how many it has.
     const uint64_t passed = current_ ? claim_index_ - current_->first_index : 0;
     const uint64_t count = current_ ? current_->plan.num_batches() : 0;
+    const bool used_up = passed >= count;
+    const bool room = claimed_ - delivered_ < ring_.size();
+
+    // Half of the group is used up and nobody prepares the one after it: read and plan that first, while the others
+    // build what is left.
     if (!preparing_ && !following_ && !prepare_error_ && passed >= count / 2) {
       if (auto group = idle_group()) {
         wake_consumer(1);
@@ -166,19 +172,18 @@ void Loader::work() {
         continue;
       }
     }
-    const bool room = claimed_ - delivered_ < ring_.size();
-    if (passed < count && room) {
+    if (!used_up && room) {  // a micro-batch to build, and a place for it
       build(lock, build_batch, scratch);
-    } else if (passed >= count && following_) {
+    } else if (used_up && following_) {  // the next group is ready: go on in it
       current_ = std::move(following_);
       following_.reset();
       work_changed_.notify_all();
-    } else if (passed >= count && prepare_error_ && room) {
+    } else if (used_up && prepare_error_ && room) {  // it could not be read: the error takes its first batch's place
       ring_[claimed_ % ring_.size()].error = prepare_error_;
       failed_ = true;
       batch_ready_.notify_one();
       work_changed_.notify_all();
-    } else {
+    } else {  // the ring is full, or the next group is being prepared: wait for either to change
       wake_consumer(1);
       work_changed_.wait(lock);
     }
@@ -267,7 +272,7 @@ void Loader::check_epoch() {
   }
 }
 
-void Loader::build(std::unique_lock<std::mutex>& lock, BuildBatch build_batch, MaskingScratch& scratch) {
+void Loader::build(std::unique_lock<std::mutex>& lock, BuildBatch build_batch, ExampleScratch& scratch) {
   Slot& slot = ring_[claimed_ % ring_.size()];
   const uint64_t index = claim_index_;
   std::shared_ptr<Group> group = current_;

@@ -14,9 +14,9 @@
 #include <vector>
 
 #include "batch.h"
+#include "build_batch.h"
 #include "corpus.h"
 #include "group.h"
-#include "masking.h"
 #include "plan.h"
 
 namespace albert_fast {
@@ -89,13 +89,13 @@ class Loader {
   uint64_t own_index_from(uint64_t index) const;
   Cursor after_group(const Cursor& group, uint64_t num_batches) const;
   void check_epoch();
-  void build(std::unique_lock<std::mutex>& lock, BuildBatch build_batch, MaskingScratch& scratch);
+  void build(std::unique_lock<std::mutex>& lock, BuildBatch build_batch, ExampleScratch& scratch);
   void wake_consumer(uint64_t count);
   void forget_passed_groups();
 
   const std::shared_ptr<const Corpus> corpus_;
   const LoaderConfig config_;
-  const MaskingRules rules_;
+  const ExampleRules rules_;
   const uint64_t rank_, world_size_;
   const pid_t process_;
   const std::shared_ptr<BatchPool> pool_;

@@ -15,8 +15,8 @@
 #include <string>
 #include <vector>
 
+#include "build_batch.h"
 #include "group.h"
-#include "masking.h"
 #include "shard_builder.h"
 
 namespace albert_fast {
@@ -76,8 +76,8 @@ void read_everything(const std::string& path, uint8_t choice) {
   config.seed = choice;
   config.check();
   Planner planner(corpus, config);
-  const MaskingRules rules(corpus, config);
-  MaskingScratch scratch(config.max_seq_length);
+  const ExampleRules rules(corpus, config);
+  ExampleScratch scratch(config.max_seq_length);
   Group group;
   planner.make(choice, 0, group.plan);
   group.load(corpus);

@@ -123,8 +123,8 @@ void test_instruction_sets_write_the_same() {
         config.sentence_order = sentence_order;
         config.check();
         Planner planner(corpus, config);
-        const MaskingRules rules(corpus, config);
-        MaskingScratch scratch(length);
+        const ExampleRules rules(corpus, config);
+        ExampleScratch scratch(length);
         Group group;
         planner.make(0, 0, group.plan);
         group.load(corpus);

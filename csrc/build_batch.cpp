@@ -1,4 +1,4 @@
-#include "masking.h"
+#include "build_batch.h"
 
 #include <algorithm>
 #include <cstring>
@@ -13,7 +13,7 @@
 
 namespace albert_fast {
 
-MaskingRules::MaskingRules(const Corpus& corpus, const LoaderConfig& loader_config)
+ExampleRules::ExampleRules(const Corpus& corpus, const LoaderConfig& loader_config)
     : config(loader_config),
       cls_id(static_cast<int32_t>(corpus.header().cls_id)),
       sep_id(static_cast<int32_t>(corpus.header().sep_id)),
@@ -33,7 +33,7 @@ MaskingRules::MaskingRules(const Corpus& corpus, const LoaderConfig& loader_conf
   for (uint32_t n = 1; n <= config.max_ngram; ++n) ngram_end[n - 1] = sum += kCommonMultiple / n;
 }
 
-MaskingScratch::MaskingScratch(uint32_t max_seq_length) {
+ExampleScratch::ExampleScratch(uint32_t max_seq_length) {
   const size_t words = max_seq_length / 64 + 2;
   starts.resize(words);
   maskable.resize(words);
@@ -42,15 +42,13 @@ MaskingScratch::MaskingScratch(uint32_t max_seq_length) {
   positions.resize(2 * words * 64 + 16);
 }
 
-// bits.inc and masking.inc are compiled once for each instruction set, each time in a namespace of its own; the pragmas
-// come after every standard header, so that no inline function of theirs is compiled for a processor that may not be
-// there.
+// build_batch.inc and what it includes are compiled once for each instruction set, each time in a namespace of its own;
+// the pragmas come after every standard header, so that no inline function of theirs is compiled for a processor that
+// may not be there.
 namespace portable {
-#define ALBERT_FAST_BITS 0
-#include "bits.inc"
-#include "example.inc"
-#include "masking.inc"
-#undef ALBERT_FAST_BITS
+#define ALBERT_FAST_VECTORS 0
+#include "build_batch.inc"
+#undef ALBERT_FAST_VECTORS
 }  // namespace portable
 
 #if defined(__x86_64__)
@@ -62,11 +60,9 @@ namespace portable {
 #pragma GCC target("avx2,bmi,bmi2,lzcnt,popcnt")
 #endif
 namespace avx2 {
-#define ALBERT_FAST_BITS 1
-#include "bits.inc"
-#include "example.inc"
-#include "masking.inc"
-#undef ALBERT_FAST_BITS
+#define ALBERT_FAST_VECTORS 1
+#include "build_batch.inc"
+#undef ALBERT_FAST_VECTORS
 }  // namespace avx2
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -79,11 +75,9 @@ namespace avx2 {
 #pragma GCC target("avx2,bmi,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2")
 #endif
 namespace avx512 {
-#define ALBERT_FAST_BITS 2
-#include "bits.inc"
-#include "example.inc"
-#include "masking.inc"
-#undef ALBERT_FAST_BITS
+#define ALBERT_FAST_VECTORS 2
+#include "build_batch.inc"
+#undef ALBERT_FAST_VECTORS
 }  // namespace avx512
 #if defined(__clang__)
 #pragma clang attribute pop

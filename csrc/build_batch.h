@@ -11,9 +11,9 @@
 
 namespace albert_fast {
 
-// Everything but the chunk itself that decides an example. Immutable.
-struct MaskingRules {
-  MaskingRules(const Corpus& corpus, const LoaderConfig& config);
+// Everything but the chunk itself that decides an example: splitting, masking and replacement. Immutable.
+struct ExampleRules {
+  ExampleRules(const Corpus& corpus, const LoaderConfig& config);
 
   LoaderConfig config;
   int32_t cls_id, sep_id, mask_id, pad_id;
@@ -25,8 +25,8 @@ struct MaskingRules {
 };
 
 // Memory of one thread for one chunk: bits, one a token, and the positions of set bits.
-struct MaskingScratch {
-  explicit MaskingScratch(uint32_t max_seq_length);
+struct ExampleScratch {
+  explicit ExampleScratch(uint32_t max_seq_length);
   std::vector<uint64_t> starts;    // 1 = a unit begins
   std::vector<uint64_t> maskable;  // 1 = neither special nor [UNK]
   std::vector<uint64_t> masked;
@@ -40,7 +40,7 @@ InstructionSet best_instruction_set();
 
 // Builds batch `number` of the group's plan: sentence-order pairs, whole-word n-gram masks, replacement, every field.
 // A pure function of its arguments.
-using BuildBatch = void (*)(const MaskingRules&, const Group&, uint32_t number, MaskingScratch&, Batch&);
+using BuildBatch = void (*)(const ExampleRules&, const Group&, uint32_t number, ExampleScratch&, Batch&);
 BuildBatch build_batch_for(InstructionSet set, uint32_t token_bytes);
 
 }  // namespace albert_fast
