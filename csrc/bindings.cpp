@@ -100,6 +100,7 @@ PYBIND11_MODULE(_loader, module) {
       .def_readwrite("short_seq_millionths", &LoaderConfig::short_seq_millionths)
       .def_readwrite("sentence_order", &LoaderConfig::sentence_order)
       .def_readwrite("seed", &LoaderConfig::seed)
+      .def("check", &LoaderConfig::check, "Raises ValueError with value, rule and remedy.")
       .def("sequence_slots", &LoaderConfig::sequence_slots, "N: slots for examples and padding sequences of a batch.")
       .def("budget", &budget, py::arg("length"), "Tokens to mask of `length`, specials included.");
 

@@ -14,6 +14,7 @@ namespace {
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
 std::string number(uint64_t value) { return std::to_string(value); }
+std::string share(uint32_t millionths) { return std::to_string(millionths / 1e6); }
 
 // The first longest of the kPackingWindow chunk lengths at `window`, if at most `limit`, or kPackingWindow. Eight at a
 // time: with short documents a long sequence is filled up by dozens of such searches.
@@ -49,9 +50,11 @@ void LoaderConfig::check() const {
   if (max_ngram == 0 || max_ngram > 10) refuse("max_ngram=" + number(max_ngram) + " must be from 1 to 10; 3 is usual");
   if (max_predictions == 0) refuse("max_predictions=0 must be at least 1; leave it out for no cap");
   if (masked_lm_millionths == 0 || masked_lm_millionths > kMillion / 2) {
-    refuse("masked_lm_prob must be from 0.000001 to 0.5; 0.15 is usual");
+    refuse("masked_lm_prob=" + share(masked_lm_millionths) + " must be from 0.000001 to 0.5; 0.15 is usual");
   }
-  if (short_seq_millionths > kMillion) refuse("short_seq_prob must be from 0 to 1; 0.1 is usual");
+  if (short_seq_millionths > kMillion) {
+    refuse("short_seq_prob=" + share(short_seq_millionths) + " must be from 0 to 1; 0.1 is usual");
+  }
   const uint32_t most = budget(*this, max_seq_length);
   if (predictions_per_batch < most || predictions_per_batch > tokens_per_batch) {
     refuse("predictions_per_batch=" + number(predictions_per_batch) + " must hold one full example's " + number(most) +

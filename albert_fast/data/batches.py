@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import os
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from albert_fast import _loader
+from albert_fast.data.capacities import as_integer, loader_config, stream_fingerprint
 from albert_fast.data.manifest import open_folder
 from albert_fast.options import UserError
 
-_MILLION = 1_000_000
 _BATCHES_BEFORE_REPORT = 100
-_STREAM_SETTINGS = (
-    "tokens_per_batch", "max_seq_length", "max_sequences", "predictions_per_batch", "max_predictions", "max_ngram",
-    "masked_lm_millionths", "short_seq_millionths", "sentence_order", "seed",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,31 +104,20 @@ class PretrainingLoader(Iterator[Batch]):
         short_seq_prob: float = 0.1,
         sentence_order: bool = True,
     ):
-        config = _loader.LoaderConfig()
-        config.seed = _integer("seed", seed, 0, 2**64 - 1)
-        config.max_seq_length = _integer("max_seq_length", max_seq_length, 4 + bool(sentence_order), 65_535)
-        config.tokens_per_batch = _integer("tokens_per_batch", tokens_per_batch, max_seq_length, 2**30)
-        config.max_ngram = _integer("max_ngram", max_ngram, 1, 10)
-        config.masked_lm_millionths = _millionths("masked_lm_prob", masked_lm_prob, 1, _MILLION // 2)
-        config.short_seq_millionths = _millionths("short_seq_prob", short_seq_prob, 0, _MILLION)
-        config.sentence_order = bool(sentence_order)
-        config.max_predictions = _integer("max_predictions", max_predictions or max_seq_length, 1, 2**31)
-        if max_predictions is not None:
-            _integer("max_predictions", max_predictions, 1, 2**31)
-        threads = _integer("threads", threads, 1, 256)
-        world_size = _integer("world_size", world_size, 1, 2**30)
-        rank = _integer("rank", rank, 0, world_size - 1)
-        start_batch = _integer("start_batch", start_batch, 0, 2**63 - 1 - world_size)
-        paths = _shard_paths(shards)
         with _as_user_error():
-            corpus = _loader.Corpus(paths)
-        if max_sequences is None:
-            max_sequences = _default_max_sequences(config, corpus)
-        config.max_sequences = _integer("max_sequences", max_sequences, 1, tokens_per_batch)
-        if predictions_per_batch is None:
-            predictions_per_batch = _default_predictions(config)
-        config.predictions_per_batch = _integer(
-            "predictions_per_batch", predictions_per_batch, config.budget(max_seq_length), tokens_per_batch
+            corpus = _loader.Corpus(_shard_paths(shards))
+        config = loader_config(
+            corpus,
+            tokens_per_batch=tokens_per_batch,
+            max_seq_length=max_seq_length,
+            seed=seed,
+            max_ngram=max_ngram,
+            masked_lm_prob=masked_lm_prob,
+            max_predictions=max_predictions,
+            predictions_per_batch=predictions_per_batch,
+            max_sequences=max_sequences,
+            short_seq_prob=short_seq_prob,
+            sentence_order=sentence_order,
         )
         self.corpus = corpus
         self.config = config
@@ -145,15 +126,13 @@ class PretrainingLoader(Iterator[Batch]):
         self.max_sequences: int = config.max_sequences
         self.sequence_slots: int = config.sequence_slots()
         self.predictions_per_batch: int = config.predictions_per_batch
-        self._fingerprint = _fingerprint(config, corpus)
+        self._fingerprint = stream_fingerprint(config, corpus)
         self._count = 0
-        place = (start_batch, 0, 0, start_batch)
-        if cursor is not None:
-            place = self._read_cursor(cursor)
-            if start_batch not in (0, place[0]):
-                raise UserError(f"start_batch={start_batch} and a cursor at {place[0]}; give one of them")
+        start = as_integer("start_batch", start_batch, 63)
+        index, epoch, group, batch = (start, 0, 0, start) if cursor is None else self._read_cursor(cursor)
+        if cursor is not None and start not in (0, index):
+            raise UserError(f"start_batch={start_batch} and a cursor at {index}; give one of them")
         _warn_of_waste(config, corpus)
-        index, epoch, group, batch = place
         with _as_user_error():
             self._core = _loader.Loader(
                 corpus=corpus,
@@ -162,9 +141,9 @@ class PretrainingLoader(Iterator[Batch]):
                 epoch=epoch,
                 group=group,
                 batch=batch,
-                rank=rank,
-                world_size=world_size,
-                threads=threads,
+                rank=as_integer("rank", rank, 64),
+                world_size=as_integer("world_size", world_size, 64),
+                threads=as_integer("threads", threads, 32),
             )
         self._close = weakref.finalize(self, _close_in, os.getpid(), self._core)
 
@@ -218,10 +197,10 @@ class PretrainingLoader(Iterator[Batch]):
                 "setting of the batches changed; use those of the checkpoint, or start_batch"
             )
         return (
-            _integer("cursor index", index, 0, 2**63 - 1),
-            _integer("cursor epoch", epoch, 0, 2**63 - 1),
-            _integer("cursor group", group, 0, 2**32 - 1),
-            _integer("cursor batch", batch, 0, index),
+            as_integer("cursor index", index, 63),
+            as_integer("cursor epoch", epoch, 63),
+            as_integer("cursor group", group, 32),
+            as_integer("cursor batch", batch, 63),
         )
 
 
@@ -239,26 +218,6 @@ def _as_user_error() -> Iterator[None]:
         raise UserError(str(error)) from None
 
 
-def _integer(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise UserError(f"{name}={value!r} is not an integer; give one from {low} to {high}")
-    if not low <= value <= high:
-        raise UserError(f"{name}={value} must be from {low} to {high}")
-    return int(value)
-
-
-def _millionths(name: str, value: float, low: int, high: int) -> int:
-    try:
-        millionths = round(Fraction(str(value)) * _MILLION)
-    except (ValueError, ZeroDivisionError):
-        raise UserError(
-            f"{name}={value!r} is not a number; give one from {low / _MILLION} to {high / _MILLION}"
-        ) from None
-    if not low <= millionths <= high:
-        raise UserError(f"{name}={value} must be from {low / _MILLION} to {high / _MILLION}")
-    return millionths
-
-
 def _shard_paths(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
     if not isinstance(shards, (str, os.PathLike)):
         paths = [os.fspath(shard) for shard in shards]
@@ -266,27 +225,6 @@ def _shard_paths(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str
             raise UserError("shards=[] names no shard; give a prepared folder or its shard files")
         return paths
     return [str(path) for path in open_folder(os.fspath(shards)).shards]
-
-
-def _default_predictions(config: Any) -> int:
-    tokens, length = config.tokens_per_batch, config.max_seq_length
-    share = max(Fraction(config.masked_lm_millionths, _MILLION), Fraction(config.budget(length), length))
-    slots = math.ceil(tokens * share) + math.isqrt(-(-tokens // length) - 1) + 1
-    return min(-(-slots // 16) * 16, tokens)
-
-
-def _default_max_sequences(config: Any, corpus: Any) -> int:
-    """T / 32, or a quarter more than T divided by a lower bound of the mean example, where that is more."""
-    specials = 2 + config.sentence_order
-    most = config.max_seq_length - specials
-    short = Fraction(config.short_seq_millionths, _MILLION)
-    mean_inverse = (1 - short) / most + short * Fraction(sum(1 / n for n in range(2, most + 1))) / (most - 1)
-    examples = corpus.num_documents + corpus.num_tokens * mean_inverse  # a document: its share, rounded up
-    mean_length = corpus.num_tokens / examples + specials
-    return min(
-        max(config.tokens_per_batch // 32, math.ceil(config.tokens_per_batch * 5 / 4 / mean_length)),
-        config.tokens_per_batch,
-    )
 
 
 def _warn_of_waste(config: Any, corpus: Any) -> None:
@@ -310,9 +248,3 @@ def _warn_of_capacities(statistics: Mapping[str, Any]) -> None:
     for capacity, name in (("sequences", "max_sequences"), ("predictions", "predictions_per_batch")):
         if statistics["closed_by"][capacity] > statistics["batches"] / 2 and share > 0.01:
             warnings.warn(f"{share:.1%} of the tokens stay unused for want of {capacity}; raise {name}", stacklevel=3)
-
-
-def _fingerprint(config: Any, corpus: Any) -> str:
-    settings = {name: getattr(config, name) for name in _STREAM_SETTINGS}
-    text = json.dumps([corpus.fingerprint, settings], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from albert_fast._loader import LoaderConfig
 from albert_fast.config import AlbertConfig
 from albert_fast.data.batches import Batch
+from albert_fast.data.capacities import loader_config
 
 
 def full_batch(config: AlbertConfig, tokens: int, length: int) -> Batch:
     """A micro-batch of full sequences with the loader's default capacities (batches.PretrainingLoader); ids random."""
     random = np.random.default_rng(0)
-    sequences = tokens // length
-    loader = LoaderConfig()
-    loader.tokens_per_batch, loader.max_seq_length, loader.max_sequences = tokens, length, max(tokens // 32, sequences)
-    most = loader.max_sequences
-    share = max(0.15, round(0.15 * length) / length)
-    predictions = min(-(-(math.ceil(tokens * share) + math.ceil(math.sqrt(tokens / length))) // 16) * 16, tokens)
+    loader, sequences = loader_config(tokens_per_batch=tokens, max_seq_length=length), tokens // length
+    most, predictions = loader.max_sequences, loader.predictions_per_batch
     edges = np.minimum(np.arange(loader.sequence_slots() + 1) * length, tokens)
-    columns = 1 + random.random((sequences, length - 1)).argsort(1)[:, : round(0.15 * length)]
+    columns = 1 + random.random((sequences, length - 1)).argsort(1)[:, : loader.budget(length)]
     masked = (np.arange(sequences)[:, None] * length + np.sort(columns)).ravel()
     used = len(masked)
     positions = np.zeros(predictions, np.int32)

@@ -182,6 +182,13 @@ def test_batch_has_the_loaders_capacities():
     assert batch.masked_lm_positions.shape == (320,)  # ceil(2048 * .15) + 4, in sixteens
 
 
+@pytest.mark.parametrize("length", [5, 16, 17, 512])
+def test_batch_is_full_and_has_room_at_any_length(length):
+    batch = full_batch(small(), 1024, length)
+    assert batch.cu_seqlens[-1] == 1024
+    assert batch.num_sequences == 1024 // length == batch.sentence_order_weights.sum()
+
+
 @pytest.mark.parametrize(("text", "size"), [
     ("80GB", 80 * 10**9), ("40GiB", 40 * 2**30), ("1.5 MB", 1_500_000), ("10000000000", 10**10)
 ])  # fmt: skip
