@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.checkpoints import google_variables, write_google
 
+from albert_fast.config import AlbertConfig
 from albert_fast.convert.command import ConvertOptions, convert
 from albert_fast.options import UserError
 from albert_fast.pretrained import read_weights
@@ -90,3 +91,13 @@ def test_a_plain_bert_is_named(tmp_path: Path) -> None:
     del variables["bert/embeddings/word_embeddings_2"]
     with pytest.raises(UserError, match="is a plain BERT, not an ALBERT"):
         weights(write_google(tmp_path / "bert", variables, embedding_size=128), tmp_path / "refused")
+
+
+@pytest.mark.parametrize("layout", ["google", "zh"])
+def test_relu_of_googles_chinese_models(layout: str, tmp_path: Path) -> None:
+    """gelu means the tanh form in TensorFlow's code; relu means relu."""
+    for act, expected in (("relu", "relu"), ("gelu", "gelu_new")):
+        prefix = write_google(tmp_path / act, google_variables(layout=layout), hidden_act=act)
+        weights(prefix, tmp_path / f"{act}-ours")
+        config = AlbertConfig.from_pretrained(tmp_path / f"{act}-ours")
+        assert (config.hidden_act, config.layout) == (expected, layout)

@@ -28,7 +28,6 @@ from albert_fast.downstream.evaluate import EvaluateOptions, evaluate
 from albert_fast.downstream.finetune import finetune
 from albert_fast.downstream.finetune_options import FinetuneOptions
 from albert_fast.downstream.finetune_run import FinetuneRun
-from albert_fast.downstream.scores import classification_scores
 from albert_fast.downstream.texts import encode_texts
 from albert_fast.files import locked
 from albert_fast.metrics import read_metrics
@@ -360,25 +359,3 @@ def test_logits_equal_huggingface(tmp_path: Path) -> None:
         expected = theirs(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
     torch.testing.assert_close(ours.logits(texts), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(ours.logits(texts, batch_size=1), expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("num_classes", [2, 3, 7])
-def test_scores_equal_scikit_learn(num_classes: int) -> None:
-    generator = np.random.default_rng(num_classes)
-    for case in range(40):
-        labels, predictions = generator.integers(num_classes, size=(2, 1 + case))
-        if case % 5 == 0:
-            predictions[:] = predictions[0]
-        scores = classification_scores(labels, predictions, num_classes)
-        assert scores["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(labels, predictions))
-        assert scores["matthews"] == pytest.approx(sklearn.metrics.matthews_corrcoef(labels, predictions))
-        average = {"average": "binary", "pos_label": 1} if num_classes == 2 else {"average": "macro"}
-        expected = sklearn.metrics.f1_score(labels, predictions, zero_division=0, **average)
-        assert scores["f1"] == pytest.approx(expected)
-
-
-def test_scores_of_very_many_examples_do_not_overflow() -> None:
-    labels = np.repeat([0, 1], 3_000_000)
-    predictions = labels.copy()
-    predictions[::10] = 1 - predictions[::10]
-    assert classification_scores(labels, predictions, 2)["matthews"] == pytest.approx(0.8)
