@@ -18,6 +18,7 @@ How to add a kernel, by imitation of add_layer_norm.py:
 
 KERNELS = (
     "add_layer_norm",
+    "embed_layer_norm",
     "gelu_ffn",
     "gelu_layer_norm",
     "linear_cross_entropy",

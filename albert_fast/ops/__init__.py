@@ -106,12 +106,14 @@ def kernel_ops() -> Ops:
     Imported here, so that the others do not need Triton.
     """
     from albert_fast.kernels.add_layer_norm import add_post_layer_norm, add_pre_layer_norm
+    from albert_fast.kernels.embed_layer_norm import embed_layer_norm
     from albert_fast.kernels.gelu_ffn import gelu_ffn
     from albert_fast.kernels.gelu_layer_norm import linear_gelu_layer_norm
     from albert_fast.kernels.linear_cross_entropy import linear_cross_entropy
 
     return Ops(
         "triton",
+        embed_layer_norm=embed_layer_norm,
         add_post_layer_norm=add_post_layer_norm,
         add_pre_layer_norm=add_pre_layer_norm,
         gelu_ffn=gelu_ffn,
