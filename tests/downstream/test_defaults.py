@@ -22,9 +22,11 @@ from albert_fast.downstream.texts import EncodedTexts
         (312, 0.5, None, (1e-4, "first")),
         (4096, 0.5, None, (3e-5, "first")),
         (768, 0.5, 10**11, (3e-5, "first")),
-        (128, 0.5, 5 * 10**6, (1e-3, "mean")),  # our own, after minutes
-        (128, 0.01, None, (1e-3, "mean")),  # no weights at all
-        (768, 0.01, 10**11, (2e-4, "mean")),
+        (128, 0.5, 5 * 10**6, (2e-3, "mean")),  # our own, after minutes
+        (64, 0.01, None, (2e-3, "mean")),  # no weights at all
+        (312, 0.01, 10**6, (3e-4, "mean")),
+        (768, 0.01, 10**11, (6e-5, "mean")),
+        (4096, 0.01, 10**6, (3e-5, "mean")),
     ],
 )
 def test_rate_and_pooling_follow_width_and_pretraining(hidden, spread, seen, expected):
@@ -32,12 +34,17 @@ def test_rate_and_pooling_follow_width_and_pretraining(hidden, spread, seen, exp
     assert (chosen.learning_rate, chosen.pooling) == expected
 
 
+def test_a_backbone_that_says_the_same_of_every_text_is_named():
+    assert "pretrain longer" in defaults.choose_defaults(312, 1e-4, 10**6).reason
+    assert "pretrain longer" not in defaults.choose_defaults(312, 0.006, 10**6).reason
+
+
 def test_what_is_filled_in_is_said_and_what_is_given_stays(capsys):
     chosen = defaults.choose_defaults(128, 0.01, 5 * 10**6)
     given = {"learning_rate": None, "pooling": "first", "epochs": None}
-    assert defaults.fill_in(given, chosen) == {"learning_rate": 1e-3, "pooling": "first", "epochs": chosen.epochs}
+    assert defaults.fill_in(given, chosen) == {"learning_rate": 2e-3, "pooling": "first", "epochs": chosen.epochs}
     told = capsys.readouterr().err
-    assert f"not given, so --learning_rate 0.001, --epochs {chosen.epochs}: the backbone saw 5 million tokens" in told
+    assert f"not given, so --learning_rate 0.002, --epochs {chosen.epochs}: the backbone saw 5 million tokens" in told
     assert "--pooling mean learns sooner here" in told
 
 
