@@ -34,7 +34,7 @@ def case(shape) -> harness.Case:
             "torch": plain,
             "compile": harness.compiled(plain),
             "liger": liger,
-            "ours": lambda *tensors: harness.our_ops().add_post_layer_norm(*tensors)[0],
+            "ours": lambda **inputs: harness.our_ops().add_post_layer_norm(**inputs)[0],
         },
         bytes=4 * rows * hidden * size,  # x, residual in; sum and output out
         backward_bytes=3 * rows * hidden * size,  # gradient and sum in; one gradient out, x's and the residual's alike

@@ -2,8 +2,8 @@
 
 Needs one GPU and no network. Each part is a process of its own with a time limit; what it found, row by row, goes into
 OUTPUT/report.json, so a part that fails or is cut off loses nothing that was measured, and a second run goes on with
-the parts that are not done. At the end (and after every part) OUTPUT/report.md and plots are written. --dry-run does
-all of it that a CPU can, in small.
+the first row that is not there. What is worth most comes first. At the end (and after every part) OUTPUT/report.md and
+plots are written. --dry-run does all of it that a CPU can, in small.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_SECONDS = 500
 # In order of worth.
-PARTS = ("build", "tests", "rates", "step", "add_layer_norm", "gelu_ffn", "memory", "attention", "linear_cross_entropy",
-         "optimizer", "pretrain")  # fmt: skip
-DRY_PARTS_LEFT_OUT = "the extension is built by `make install`; no GPU to run `pytest -m gpu` on"
+PARTS = ("doctor", "rates", "step", "add_layer_norm", "gelu_ffn", "memory", "attention", "linear_cross_entropy",
+         "optimizer", "pretrain", "tests")  # fmt: skip
+DRY_PARTS_LEFT_OUT = "no GPU to run `pytest -m gpu` on"
+WORTH = ("captured", "ours", "torch", "huggingface", "liger", "huggingface-compile", "compile")  # in order of worth
 
 
 class Timer:
@@ -64,37 +65,51 @@ class Timer:
 Keep = Callable[[dict[str, Any]], None]  # what takes a part's result so far
 
 
-def part_build(dry: bool, keep: Keep) -> dict[str, Any]:
-    """The extension, in the environment that is here."""
+def part_doctor(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
+    """The extension, built in the environment that is here, and what `albert-fast doctor` says."""
     command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-q", "-e", "."]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    checked = subprocess.run(
-        [sys.executable, "-c", "import albert_fast._loader as l; print(l.crc32c(b'123456789'))"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return {"pip": run.returncode, "import": checked.returncode, "output": (run.stderr + checked.stderr)[-2000:]}
-
-
-def part_tests(dry: bool, keep: Keep) -> dict[str, Any]:
-    """`pytest -m gpu`; addopts emptied, since they name plugins that may be missing."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-o", "addopts=", "--continue-on-collection-errors"]
-    run = subprocess.run(
-        [*command, "-rfEs", "--tb=short", "tests"], cwd=ROOT, capture_output=True, text=True, check=False
+    run = None if dry else subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if run and run.returncode:
+        keep({"pip": run.stderr[-2000:]})
+    examined = subprocess.run(
+        [sys.executable, "-m", "albert_fast", "doctor", "--json"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    return {"code": run.returncode, "output": run.stdout[-8000:]}
+    if not examined.stdout.startswith("{"):
+        raise RuntimeError(examined.stderr[-2000:])
+    return json.loads(examined.stdout)
 
 
-def part_rates(dry: bool, keep: Keep) -> dict[str, Any]:
+def part_tests(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
+    """`pytest -m gpu`, each test noted as it ends; addopts emptied, since they name plugins that may be missing."""
+    outcomes: dict[str, str] = earlier.get("outcomes", {})
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-o", "addopts=", "--import-mode=importlib",
+               "--continue-on-collection-errors", "-rfE", "--tb=short"]  # fmt: skip
+    skipped = [word for test in outcomes for word in ("--deselect", test)]
+    run = subprocess.Popen([*command, *skipped, "tests"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    output = ""
+    assert run.stdout is not None
+    for line in run.stdout:
+        output = (output + line)[-8000:]
+        words = line.rsplit("[", 1)[0].rsplit(" ", 2) if "::" in line else []
+        if len(words) == 3 and words[1] in ("PASSED", "FAILED", "SKIPPED", "ERROR"):
+            outcomes[words[0]] = words[1]
+            keep({"outcomes": outcomes})
+    return {"code": run.wait(), "outcomes": outcomes, "output": output}
+
+
+def part_rates(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
     from bench import harness
 
     return harness.rates()
 
 
-def part_op(name: str, dry: bool, keep: Keep) -> dict[str, Any]:
+def part_op(name: str, dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
     """Every shape, implementation and direction of a bench file; one that fails leaves its reason in place of a row."""
     from bench import harness
 
-    module, rows, failed = importlib.import_module(f"bench.bench_{name}"), [], []
+    module = importlib.import_module(f"bench.bench_{name}")
+    rows, failed = earlier.get("rows", []), earlier.get("failed", [])
+    done = [row["run"] for row in rows + failed]
     directions = harness.DIRECTIONS
     if name == "optimizer":
         runs = [(module.test_optimizer, (*model, i)) for model in module.MODELS for i in module.IMPLEMENTATIONS]
@@ -109,21 +124,27 @@ def part_op(name: str, dry: bool, keep: Keep) -> dict[str, Any]:
             for v, s, i, d in itertools.product(variants, harness.shapes(), names, directions)
             if i != "liger" or name == "add_layer_norm"
         ]
+    if not dry:  # the sort is stable: within an implementation large shapes, which the bench has last, come first
+        runs = runs[::-1]
+        runs.sort(key=lambda run: min((WORTH.index(a) for a in run[1] if a in WORTH), default=0))
     for function, arguments in runs[: len(runs) // 4 + 1] if dry else runs:
+        words = [str(argument) for argument in arguments]
+        if words in done:
+            continue
         timer = Timer(2 if dry else None)
         try:
             function(timer, *arguments)
-            rows.append(timer.row())
+            rows.append({"run": words, **timer.row()})
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # pytest.skip's is no Exception
-            failed.append({"run": [str(a) for a in arguments], "reason": f"{type(error).__name__}: {error}"[:600]})
+            failed.append({"run": words, "reason": f"{type(error).__name__}: {error}"[:600]})
         keep({"rows": rows, "failed": failed})
-        print(f"{name} {' '.join(map(str, arguments))}: {len(rows)} rows, {len(failed)} failed", flush=True)
+        print(f"{name} {' '.join(words)}: {len(rows)} rows, {len(failed)} failed", flush=True)
     return {"rows": rows, "failed": failed}
 
 
-def part_memory(dry: bool, keep: Keep) -> dict[str, Any]:
+def part_memory(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
     """Predicted against measured, eager and captured, for some of the table's rows."""
     from albert_fast.config import AlbertConfig
     from albert_fast.measure.allocator import measure
@@ -132,44 +153,48 @@ def part_memory(dry: bool, keep: Keep) -> dict[str, Any]:
 
     sizes = [("tiny", 128, 256)] if dry else [("base", 128, 16384), ("base", 512, 16384), ("xlarge", 512, 8192)]
     kinds = [("all", "postln")] if dry else [("all", "postln"), ("None", "postln"), ("all", "preln")]
-    rows: list[dict[str, Any]] = []
-    failed: list[dict[str, Any]] = []
+    rows, failed = earlier.get("rows", []), earlier.get("failed", [])
+    done = [row["run"] for row in rows + failed]
     for (preset, length, tokens), (share, ln) in itertools.product(sizes, kinds):
         for recompute in ("none",) if dry or share == "None" else ("none", "ffn", "layer"):
             config = AlbertConfig.from_preset(preset, share_type=share, ln_type=ln)
             options = MemoryOptions(tokens_per_batch=tokens, max_seq_length=length, measure=True)
             row = dict(preset=preset, max_seq_length=length, tokens=tokens, share_type=share, ln_type=ln)
             row["recompute"] = recompute
+            words = list(map(str, row.values()))
+            if words in done:
+                continue
             try:
                 predicted, measured = predict(options.spec(config, recompute)), measure(options.spec(config, recompute))
             except Exception as error:
-                failed.append({"run": list(map(str, row.values())), "reason": f"{type(error).__name__}: {error}"[:600]})
+                failed.append({"run": words, "reason": f"{type(error).__name__}: {error}"[:600]})
             else:
                 difference = 100 * (predicted.peak_bytes / measured["peak_bytes"] - 1)
-                rows.append({**row, **predicted.parts(), **{f"measured_{k}": v for k, v in measured.items()},
+                sizes_measured = {f"measured_{k}": v for k, v in measured.items()}
+                rows.append({"run": words, **row, **predicted.parts(), **sizes_measured,
                              "difference_percent": difference})  # fmt: skip
             keep({"rows": rows, "failed": failed})
     return {"rows": rows, "failed": failed}
 
 
-def part_pretrain(dry: bool, keep: Keep) -> dict[str, Any]:
+def part_pretrain(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
     from bench import bench_pretrain
 
     return bench_pretrain.run(["tiny"] if dry else ["base"], ["full"] if dry else ["full", "short"], 1 if dry else 10,
                               500 if dry else 21128, 0.05 if dry else 1.0)  # fmt: skip
 
 
-def do(part: str, dry: bool, keep: Keep) -> dict[str, Any]:
-    if dry and part in ("build", "tests"):
+def do(part: str, dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
+    if dry and part == "tests":
         return {"left_out": DRY_PARTS_LEFT_OUT}
     own = globals().get(f"part_{part}")
-    return own(dry, keep) if own else part_op(part, dry, keep)
+    return own(dry, keep, earlier) if own else part_op(part, dry, keep, earlier)
 
 
-def run_part(part: str, dry: bool, limit: float) -> dict[str, Any]:
+def run_part(part: str, dry: bool, limit: float, earlier: dict[str, Any]) -> dict[str, Any]:
     """`part` in a process group of its own; what goes wrong is noted beside what it found before."""
     result = ROOT / f".gpu-report-{part}.json"
-    result.unlink(missing_ok=True)
+    result.write_text(json.dumps(earlier))
     command = [sys.executable, "-m", "bench.gpu_report", "--one", part, "--output", str(result)]
     begun = time.perf_counter()
     run = subprocess.Popen(
@@ -236,7 +261,7 @@ def ops_document(report: dict[str, Any]) -> dict[str, Any]:
     rows = [
         row
         for name, part in report["parts"].items()
-        if name not in ("memory", "pretrain")
+        if name not in ("memory", "pretrain", "doctor", "tests")
         for row in part.get("rows", [])
     ]
     return {"bench": "ops", "machine": report["machine"], "rates": rates, "rows": rows if "copy" in rates else []}
@@ -259,7 +284,7 @@ def main(arguments: list[str] | None = None) -> None:
             part.write_text(json.dumps(found))
             part.replace(options.output)
 
-        keep(do(options.one, options.dry_run, keep))
+        keep(do(options.one, options.dry_run, keep, json.loads(options.output.read_text())))
         return
     from bench import machine
 
@@ -275,7 +300,9 @@ def main(arguments: list[str] | None = None) -> None:
         if earlier and "error" not in earlier and not options.again:
             print(f"{part}: done before", flush=True)
             continue
-        report["parts"][part] = run_part(part, options.dry_run, options.limit)
+        # A part that was cut off goes on behind what it had found.
+        found = {k: v for k, v in (earlier or {}).items() if k not in ("error", "seconds")} if not options.again else {}
+        report["parts"][part] = run_part(part, options.dry_run, options.limit, found)
         write(options.output, report)
         print(f"{part}: {report['parts'][part].get('error', 'done')}"[:300], flush=True)
 

@@ -262,12 +262,12 @@ def gpu_report_run(folder, *flags) -> dict:
 
 def test_gpu_report_runs_dry_survives_a_failed_part_and_goes_on(tmp_path):
     """rates is cut off by its limit at first; the second run does it, and leaves what is done alone."""
-    gpu_report_run(tmp_path, "--dry-run", "--parts", "build")
-    cut = gpu_report_run(tmp_path, "--dry-run", "--parts", "build", "rates", "--limit", "0.2")
-    assert "left_out" in cut["parts"]["build"]
+    gpu_report_run(tmp_path, "--dry-run", "--parts", "tests")
+    cut = gpu_report_run(tmp_path, "--dry-run", "--parts", "tests", "rates", "--limit", "0.2")
+    assert "left_out" in cut["parts"]["tests"]
     assert "took more than" in cut["parts"]["rates"]["error"]
-    report = gpu_report_run(tmp_path, "--dry-run", "--parts", "build", "rates", "add_layer_norm")
-    assert report["parts"]["build"] == cut["parts"]["build"]
+    report = gpu_report_run(tmp_path, "--dry-run", "--parts", "tests", "rates", "add_layer_norm")
+    assert report["parts"]["tests"] == cut["parts"]["tests"]
     assert report["parts"]["rates"]["copy"] > 0
     rows = report["parts"]["add_layer_norm"]["rows"]
     assert {row["implementation"] for row in rows} >= {"torch", "ours"}
@@ -278,8 +278,14 @@ def test_gpu_report_runs_dry_survives_a_failed_part_and_goes_on(tmp_path):
 
 def test_gpu_report_keeps_every_row_at_once():
     kept: list[int] = []
-    found = gpu_report.part_op("add_layer_norm", True, lambda found: kept.append(len(found["rows"])))
-    assert kept == list(range(1, len(found["rows"]) + 1))
+    found = gpu_report.part_op("add_layer_norm", True, lambda found: kept.append(len(found["rows"])), {})
+    rows = found["rows"]
+    assert kept == list(range(1, len(rows) + 1))
+    kept.clear()
+    earlier = {"rows": rows[:-1], "failed": []}
+    again = gpu_report.part_op("add_layer_norm", True, lambda found: kept.append(len(found["rows"])), earlier)
+    assert kept == [len(rows)]  # one row is made, the others are those of before
+    assert again["rows"][:-1] == rows[:-1]
 
 
 @pytest.mark.slow
