@@ -98,6 +98,13 @@ def _feed_forward(make: Maker, rows: int, columns: int, depth: int, activation: 
     return Case("gelu_ffn", arguments, keywords=dict(activation=activation))
 
 
+def _transform(make: Maker, rows: int, columns: int, activation: str) -> Case:
+    """The masked-word head's, of a model whose embeddings are as wide as its layers."""
+    product = make.normal(rows, columns), make.normal(columns, columns, scale=columns**-0.5)
+    vectors = make.normal(columns, scale=0.1), 1 + make.normal(columns, scale=0.1), make.normal(columns)
+    return Case("linear_gelu_layer_norm", (*product, *vectors), keywords=dict(activation=activation))
+
+
 def _cross_entropy(make: Maker, rows: int, columns: int, depth: int) -> Case:
     weights = (torch.arange(rows, device=make.device) % 7 > 0).float()  # slots without a prediction weigh nothing
     return Case(
@@ -119,6 +126,8 @@ def cases(problem: Problem, rows: int, make: Maker) -> list[Case]:
         return [_layer_norm(name, make, rows, columns, dropout) for dropout in (0.0, 0.1) for name in names]
     if op == "gelu_ffn":
         return [_feed_forward(make, rows, columns, depth, activation) for activation in ("gelu", "gelu_new")]
+    if op == "gelu_layer_norm":
+        return [_transform(make, rows, columns, activation) for activation in ("gelu", "gelu_new")]
     return [_cross_entropy(make, rows, columns, depth)] if op == "linear_cross_entropy" else []
 
 
@@ -133,6 +142,8 @@ def work(problem: Problem) -> tuple[int, int]:
     rows, columns, depth = problem.rows_to, problem.columns, problem.depth
     if problem.op.startswith("gelu_ffn"):
         return 0, (8 if problem.op.endswith("_backward") else 4) * rows * columns * depth
+    if problem.op.startswith("gelu_layer_norm"):
+        return 0, (4 if problem.op.endswith("_backward") else 2) * rows * columns * columns
     if problem.op == "linear_cross_entropy":
         return 0, 2 * rows * columns * depth
     passes = 3 if problem.op.endswith("_backward") else 4  # gradient and sum in, gradient out; two in, two out
