@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -64,9 +63,11 @@ def evaluate(options: EvaluateOptions, columns: ColumnOptions, where: DeviceOpti
     if options.json:
         print(strict_json(scores))
         return
-    table = Table(*scores, title=escape(f"{options.model} on {options.test}"))
+    console = Console()
+    console.print(f"{options.model} on {options.test}", markup=False, highlight=False, soft_wrap=True)
+    table = Table(*scores)
     table.add_row(*(f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for value in scores.values()))
-    Console().print(table)
+    console.print(table)
 
 
 def class_indices(examples: list[Example], names: list[str]) -> np.ndarray:

@@ -80,3 +80,10 @@ def test_labels_are_checked_before_anything_is_written(classifier: Path, capsys:
     with pytest.raises(UserError, match=r"line 2: label 'maybe' is none of the classes \(the classes are no, yes\)"):
         run(classifier, "rain\twet\tyes\nrain\tsun\tmaybe\nsun\tdry\tno\n", capsys)
     assert not (classifier.parent / "written.jsonl").exists()
+
+
+def test_the_title_stands_unbroken_over_a_narrow_table(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    test = classifier.parent / "a_long_name_of_a_file_without_labels.tsv"
+    test.write_text("rain\twet\n")
+    evaluate(EvaluateOptions(model=str(classifier), test=str(test)), ColumnOptions(), DeviceOptions(device="cpu"))
+    assert capsys.readouterr().out.split("\n")[0] == f"{classifier} on {test}"
