@@ -143,8 +143,30 @@ def profile_step(step: TrainStep, batches: Iterator[Batch], options: ProfileOpti
         "synchronisations_per_step": {
             name: counts[name] / options.steps for name in SYNCHRONISING if counts[name]
         },
+        "classes_seconds": class_seconds(ops),
         "ops": ops,
     }  # fmt: skip
+
+
+# What the names of ops, of our kernels and of the libraries' kernels have in them, by class as in the ledger.
+_CLASS_NAMES = {
+    "attention": ("attention", "flash", "fmha"),
+    "LayerNorm": ("layer_norm",),
+    "products": (
+        "mm", "aten::linear", "mkldnn", "onednn", "accumulate_product", "gemm", "nvjet", "cutlass",
+        "linear_gelu", "gelu_linear",
+    ),
+}  # fmt: skip
+
+
+def class_seconds(ops: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds a step of each class of the ledger: products, attention, LayerNorm, and other memory traffic."""
+    seconds = dict.fromkeys(("products", "attention", "LayerNorm", "other memory traffic"), 0.0)
+    for row in ops:
+        name = row["op"].lower()
+        found = (kind for kind, parts in _CLASS_NAMES.items() if any(part in name for part in parts))
+        seconds[next(found, "other memory traffic")] += row["seconds_per_step"]
+    return seconds
 
 
 def profile_command(options: ProfileOptions, model: ModelOptions, data: DataConfig, train: TrainConfig) -> None:
@@ -180,14 +202,19 @@ def profile_command(options: ProfileOptions, model: ModelOptions, data: DataConf
 def report(result: dict[str, Any], rows: int, device: str) -> str:
     """Markdown tables of what `profile_step` returned."""
     whole = result["step_seconds"]
+    staged = sum(result["stages_seconds"].values())  # of their medians: the step's own is another one
     lines = [f"### A step on {device}: {1000 * whole:,.1f} ms, {result['tokens_per_second']:,.0f} tokens/s", ""]
     lines += ["| stage | ms | share |", "| --- | ---: | ---: |"]
     for name, seconds in result["stages_seconds"].items():
-        lines.append(f"| {name} | {1000 * seconds:,.2f} | {100 * seconds / whole:.1f}% |")
+        lines.append(f"| {name} | {1000 * seconds:,.2f} | {100 * seconds / staged:.1f}% |")
     waits = ", ".join(f"{name} {count:g}" for name, count in result["synchronisations_per_step"].items()) or "none"
     what = "kernel and graph launches" if device == "cuda" else "ops that compute"
     lines += ["", f"Per step: {result['launches_per_step']:,.0f} {what}; synchronisations: {waits}.", ""]
     traced = sum(row["seconds_per_step"] for row in result["ops"]) or 1.0
+    lines += ["| class | ms | share |", "| --- | ---: | ---: |"]
+    for name, seconds in result["classes_seconds"].items():
+        lines.append(f"| {name} | {1000 * seconds:,.2f} | {100 * seconds / traced:.1f}% |")
+    lines.append("")
     lines += [f"| op (its own time on {device}) | calls | ms | share |", "| --- | ---: | ---: | ---: |"]
     for row in result["ops"][:rows]:
         share = 100 * row["seconds_per_step"] / traced

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 
 from albert_fast.cli import main
@@ -27,6 +28,9 @@ def test_stages_make_up_the_step(tmp_path):
     assert set(result["stages_seconds"]) == {"data wait", "forward", "backward", "optimizer"}
     assert all(seconds > 0 for seconds in result["stages_seconds"].values())
     assert sum(result["stages_seconds"].values()) <= 1.5 * result["step_seconds"]
+    classes = result["classes_seconds"]
+    assert sum(classes.values()) == pytest.approx(sum(row["seconds_per_step"] for row in result["ops"]))
+    assert all(seconds > 0 for seconds in classes.values())
     attention = next(row for row in result["ops"] if "flash_attention_for_cpu_backward" in row["op"])
     assert attention["calls_per_step"] == 2 * CONFIG.num_hidden_layers
 
@@ -57,5 +61,7 @@ def test_command_prints_tables(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "| backward |" in out
     assert "ops that compute" in out
+    stages = [line for line in out.split("Per step")[0].splitlines() if line.endswith("% |")]
+    assert sum(float(line.split("|")[-2].strip(" %")) for line in stages) == pytest.approx(100, abs=0.3)
     assert (tmp_path / "t.json").exists()
     assert not torch.is_inference_mode_enabled()
