@@ -44,6 +44,10 @@ def costs_of(func: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> lis
     name = func.overloadpacket.__name__
     if name in ("_flash_attention_forward", "_flash_attention_backward"):
         return [_flash(name, args, _tensors((args, kwargs, result)))]
+    if "scaled_dot_product" in name:  # [B, N, S, D]; backward's first argument is the gradient
+        query, key = (args[1], args[2]) if "backward" in name else (args[0], args[1])
+        flops = 4 * query.numel() * key.shape[-2] * (5 if "backward" in name else 2) // 2
+        return [Cost(name, size_of(*_tensors((args, kwargs, result))), flops, kind="attention")]
     inputs, outputs = _tensors((args, kwargs)), _tensors(result)
     moved = size_of(*inputs, *outputs)
     if name.startswith(_FILLS):

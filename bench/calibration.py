@@ -1,0 +1,60 @@
+"""python -m bench.calibration: what the ledger's rule gives HuggingFace's eager steps, beside published throughput.
+
+BERT-base's masked-word step and ALBERT-base's, bf16 autocast, SDPA, fused AdamW, S=128. The rule knows neither the
+gaps between kernels nor power limits, so it is a bound; how far published runs miss it is what a plan should expect.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+
+from albert_fast.measure.cards import CARDS
+from albert_fast.measure.ledger import Ledger
+from albert_fast.measure.pricing import price_rows
+
+SEQUENCES, LENGTH, CARD = 256, 128, "a100"
+ADAMW_BYTES = 28  # a parameter: weight, gradient and two moments read, weight and moments written, fp32
+# Published tokens/s of BERT-base pretraining on an A100, bf16, S=128, PyTorch without fused layers.
+PUBLISHED = {"bert-base": 111_000}
+
+
+def models() -> dict[str, nn.Module]:
+    """HuggingFace's models with the sizes of the published ones; weights are of no matter."""
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    from transformers import AlbertConfig, AlbertForMaskedLM, BertConfig, BertForMaskedLM
+
+    base: dict[str, Any] = dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072)
+    return {
+        "bert-base": BertForMaskedLM(BertConfig(vocab_size=30528, attn_implementation="sdpa")),
+        "albert-base": AlbertForMaskedLM(AlbertConfig(**base, embedding_size=128, attn_implementation="sdpa")),
+    }
+
+
+def tokens_per_second(model: nn.Module) -> float:
+    """What the rule gives an eager training step of `model` on the card."""
+    ids = torch.zeros(SEQUENCES, LENGTH, dtype=torch.long)
+    with Ledger(model) as ledger:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+    card = CARDS[CARD]
+    seconds = sum(row.seconds for row in price_rows(ledger.entries, card))
+    seconds += ADAMW_BYTES * sum(p.numel() for p in model.parameters()) / card.bytes_per_second
+    return SEQUENCES * LENGTH / seconds
+
+
+def main() -> None:
+    print(f"| model | {CARD}: the rule, tokens/s | published | the rule / published |\n| --- | ---: | ---: | ---: |")
+    with torch.device("meta"):
+        for name, model in models().items():
+            given, published = tokens_per_second(model), PUBLISHED.get(name)
+            cells = ("none found", "") if published is None else (f"{published:,}", f"{given / published:.2f}")
+            print(f"| HuggingFace {name} | {given:,.0f} | {cells[0]} | {cells[1]} |")
+
+
+if __name__ == "__main__":
+    main()
