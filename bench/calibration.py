@@ -28,9 +28,10 @@ def models() -> dict[str, nn.Module]:
     from transformers import AlbertConfig, AlbertForMaskedLM, BertConfig, BertForMaskedLM
 
     base: dict[str, Any] = dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072)
+    sdpa: dict[str, Any] = dict(attn_implementation="sdpa")
     return {
-        "bert-base": BertForMaskedLM(BertConfig(vocab_size=30528, attn_implementation="sdpa")),
-        "albert-base": AlbertForMaskedLM(AlbertConfig(**base, embedding_size=128, attn_implementation="sdpa")),
+        "bert-base": BertForMaskedLM(BertConfig(vocab_size=30528, **sdpa)),
+        "albert-base": AlbertForMaskedLM(AlbertConfig(**base, embedding_size=128, **sdpa)),
     }
 
 

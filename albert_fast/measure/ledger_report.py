@@ -47,20 +47,21 @@ def ledger_table(priced: Priced, title: str, rows: int) -> str:
 
 
 def plot_classes(steps: dict[str, Priced], file: Path, title: str) -> None:
-    """A stacked bar a model: milliseconds for 1,000 tokens by class, with the MFU above it."""
+    """A stacked bar a model: each class's share of the step, with tokens/s and MFU above it."""
     plt = pyplot()
     labels, priced = list(steps), list(steps.values())
     figure, axes = plt.subplots(figsize=(max(7.0, 0.9 * len(labels) + 3), 4.8), layout="constrained")
     bottom = [0.0] * len(labels)
     for name in priced[0].classes:
-        heights = [1e3 * p.classes[name] / p.seconds * 1e3 / p.tokens_per_second for p in priced]
+        heights = [100 * p.classes[name] / p.seconds for p in priced]
         axes.bar(range(len(labels)), heights, bottom=bottom, label=name, width=0.7)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     for i, (top, p) in enumerate(zip(bottom, priced, strict=True)):
-        axes.text(i, top, f"{100 * p.mfu:.0f}%", ha="center", va="bottom", fontsize=8)
+        speed = f"{p.tokens_per_second / 1e3:,.0f}k/s\nMFU {100 * p.mfu:.0f}%"
+        axes.text(i, top, speed, ha="center", va="bottom", fontsize=8)
     axes.set_xticks(range(len(labels)), labels, fontsize=8)
-    axes.set(ylabel="ms per 1,000 tokens (above: MFU)", title=title)
-    axes.set_ylim(top=1.1 * max(bottom))
+    axes.set(ylabel="share of the step, %", title=title)
+    axes.set_ylim(top=1.12 * max(bottom))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.grid(axis="y", alpha=0.3)
     save_figure(figure, file)
