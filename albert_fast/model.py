@@ -67,7 +67,7 @@ class AlbertForPreTraining(PretrainedModel):
         initialize(self, config.initializer_range)
 
     def losses(self, batch: PretrainingBatch | Batch) -> PretrainingLosses:
-        """The losses of a packed micro-batch: the training path, static shapes and no synchronisation.
+        """The losses of a packed micro-batch: static shapes, no synchronisation.
 
         The loader's Batch is brought to the model's device first; in train mode its dropout follows torch's seed.
         """
@@ -272,12 +272,9 @@ class Attention(nn.Module):
             context = self.ops.varlen_attention(kv, batch.cu_seqlens, batch.max_seqlen, q, queries.cu_seqlens, bias)
         return self.ops.linear(context.flatten(-2), self.output.weight)  # [T or R, H]
 
-    def _qkv(self, x: Tensor, outputs: slice | None = None) -> tuple[Tensor, Tensor]:
+    def _qkv(self, x: Tensor, outputs: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Queries, keys and values [T, K, N, D] and the bias in them, whose gradient attention's backward makes."""
-        weight: Tensor = self.query_key_value.weight
-        bias: Tensor = self.query_key_value.bias
-        if outputs is not None:
-            weight, bias = take_rows(weight, outputs), take_rows(bias, outputs)
+        weight, bias = (take_rows(p, outputs) for p in (self.query_key_value.weight, self.query_key_value.bias))
         made = self.ops.linear(x, weight, bias.detach())
         return made.view(len(x), -1, self.heads, x.shape[-1] // self.heads), bias
 
