@@ -1,0 +1,124 @@
+"""A long run of a small model: memory, file handles and threads stay flat, metrics go on without a gap.
+
+`python -m bench.soak` pretrains for 20,000 steps with checkpoints, evaluations and two resumes on the way, and writes
+bench/results/soak.json and soak.png. Exit code 1 where something grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from albert_fast.config import DataConfig, ModelOptions, TrainConfig
+from albert_fast.metrics import read_metrics
+from albert_fast.pretrain import pretrain
+from albert_fast.run import RunOptions
+from bench import machine
+from bench.corpus import synthetic_folder
+
+RESULTS = Path(__file__).parent / "results"
+SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, embedding_size=16)
+SECONDS_BETWEEN_LOOKS = 0.5
+MOST_GROWTH_BYTES = 16 << 20  # between the first and the last quarter of the run
+
+
+def look() -> dict[str, float]:
+    """What this process holds now."""
+    status = Path("/proc/self/status").read_text()
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    return {
+        "seconds": time.monotonic(),
+        "memory_bytes": int(fields["VmRSS"].split()[0]) * 1024,
+        "files": len(os.listdir("/proc/self/fd")),
+        "threads": int(fields["Threads"]),
+    }
+
+
+def soak(steps: int, folder: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """(looks, metrics) of a run of `steps` steps that is stopped and resumed at a third and at two thirds."""
+    data = synthetic_folder(folder / "data", 400_000, 20, 0.8, 300)
+    config = folder / "config.json"
+    config.write_text(json.dumps({**SHAPE, "vocab_size": 300, "max_position_embeddings": 64}))
+    looks, over = [look()], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(SECONDS_BETWEEN_LOOKS):
+            looks.append(look())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for turn, until in enumerate((steps // 3, 2 * steps // 3, steps)):
+            run = RunOptions(
+                data=str(data), output=str(folder / "run"), resume=turn > 0, save_steps=max(steps // 100, 1),
+                logging_steps=20, eval_data=str(data), eval_steps=max(steps // 20, 1), eval_batches=4,
+            )  # fmt: skip
+            train = TrainConfig(max_steps=until, warmup_steps=10, learning_rate=1e-3, optimizer="adamw", device="cpu")
+            shape = DataConfig(tokens_per_batch=256, max_seq_length=64, loader_threads=1)
+            pretrain(run, ModelOptions(config=str(config)), shape, train)
+    finally:
+        over.set()
+        watcher.join()
+    return looks, read_metrics(folder / "run")
+
+
+def judge(looks: list[dict[str, float]], lines: list[dict[str, float]]) -> list[str]:
+    """What grew, or is missing; nothing where the run was well."""
+    quarter = max(len(looks) // 4, 1)
+    early, late = looks[quarter : 2 * quarter], looks[-quarter:]
+    found = []
+    for name, allowed in (("memory_bytes", MOST_GROWTH_BYTES), ("files", 0), ("threads", 0)):
+        grown = np.median([x[name] for x in late]) - np.median([x[name] for x in early])
+        if grown > allowed:
+            found.append(f"{name} grew by {grown:,.0f}")
+    steps = [int(line["step"]) for line in lines]
+    if len(steps) != len(set(steps)) or set(range(20, steps[-1] + 1, 20)) - set(steps):
+        found.append("metrics have a gap or a step twice")
+    return found
+
+
+def draw(looks: list[dict[str, float]], lines: list[dict[str, float]], file: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(4, 1, figsize=(9, 9), layout="constrained")
+    seconds = [x["seconds"] - looks[0]["seconds"] for x in looks]
+    for axis, (name, label, unit) in zip(
+        axes, (("memory_bytes", "memory, MB", 1e6), ("files", "open files", 1), ("threads", "threads", 1)), strict=False
+    ):
+        axis.plot(seconds, [x[name] / unit for x in looks])
+        axis.set(ylabel=label, xlabel="seconds", ylim=(0, None))
+    axes[3].plot([x["step"] for x in lines], [x["mlm_loss"] for x in lines], linewidth=0.6)
+    axes[3].set(ylabel="MLM loss, nats", xlabel="step")
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        looks, lines = soak(options.steps, Path(folder))
+    found = judge(looks, lines)
+    document = {"bench": "soak", "machine": machine.describe("cpu"), "steps": options.steps, "found": found}
+    document |= {"looks": looks[:: max(len(looks) // 200, 1)]}
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "soak.json").write_text(json.dumps(document, indent=1) + "\n")
+    draw(looks, lines, options.output / "soak.png")
+    print(f"{options.steps:,} steps: {'; '.join(found) or 'flat, and no gap'}")
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()

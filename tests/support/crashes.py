@@ -1,0 +1,132 @@
+"""Jobs that are killed, starved and interrupted at chosen moments in processes of their own, and what they leave.
+
+A job runs in a fork of this process, which has imported everything: that costs milliseconds where a new interpreter
+costs seconds, so hundreds of moments can be tried.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from albert_fast.files import file_crc
+from albert_fast.options import UserError
+
+USER_ERROR, OTHER_ERROR = 2, 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command and how it is gone on with.
+
+    start and resume take the output's folder; results are the patterns of the files whose bytes must be those of an
+    undisturbed run; ranks fork that many processes, with torchrun's variables.
+    """
+
+    name: str
+    start: Callable[[Path], None]
+    resume: Callable[[Path], None]
+    results: tuple[str, ...]
+    ranks: int = 1
+
+    def digest(self, output: Path) -> dict[str, int]:
+        """The checksum of every result, by its name."""
+        files = [path for pattern in self.results for path in sorted(output.glob(pattern))]
+        return {str(path.relative_to(output)): file_crc(path) for path in files}
+
+    def leftovers(self, output: Path) -> list[str]:
+        """What a finished job has no business to leave."""
+        inside = [path.name for path in output.rglob("*") if ".partial" in path.name or ".tmp" in path.name]
+        return inside + [path.name for path in output.parent.glob(f".{output.name}*")]
+
+
+def launch(function: Callable[[Path], None], output: Path, ranks: int = 1) -> list[int]:
+    """Run `function(output)` in `ranks` forked processes, each the head of its own process group; gives their ids."""
+    port = _free_port()
+    processes = []
+    for rank in range(ranks):
+        process = os.fork()
+        if process == 0:
+            code = OTHER_ERROR
+            try:
+                os.setpgid(0, 0)
+                _quiet(output)
+                if ranks > 1:
+                    given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
+                    os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in given.items()}}
+                function(output)
+                code = 0
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr)
+                code = USER_ERROR
+            except SystemExit as error:
+                code = error.code if isinstance(error.code, int) else OTHER_ERROR
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        processes.append(process)
+    return processes
+
+
+def finish(processes: list[int], seconds: float = 120) -> list[int]:
+    """Wait for them all; their exit codes, negative for a signal. One that hangs is killed, and that is an error."""
+    codes, ends = [], time.monotonic() + seconds
+    for process in processes:
+        while True:
+            found, status = os.waitpid(process, os.WNOHANG)
+            if found:
+                codes.append(os.waitstatus_to_exitcode(status))
+                break
+            if time.monotonic() > ends:
+                kill(processes, signal.SIGKILL)
+                raise AssertionError(f"process {process} hangs")
+            time.sleep(0.005)
+    return codes
+
+
+def kill(processes: list[int], number: int) -> None:
+    """Send a signal to every process and what it started."""
+    for process in processes:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process, number)
+
+
+def disturb(job: Job, output: Path, after_seconds: float, number: int) -> list[int]:
+    """Start `job`, send it a signal after a while, and give its exit codes."""
+    processes = launch(job.start, output, job.ranks)
+    time.sleep(after_seconds)
+    kill(processes, number)
+    return finish(processes)
+
+
+def recover(job: Job, output: Path) -> None:
+    """Go on with a disturbed job to its end, as its user would; what the job says is the assertion's message."""
+    for function in (job.resume, job.start):
+        codes = finish(launch(function, output, job.ranks))
+        if not any(codes):
+            return
+    said = "".join(path.read_text() for path in sorted(output.parent.glob(f"{output.name}*.said")))
+    raise AssertionError(f"{job.name} could be neither resumed nor started again in {output}: {codes}\n{said[-3000:]}")
+
+
+def _quiet(output: Path) -> None:
+    said = open(f"{output}.{os.getpid()}.said", "w")  # noqa: SIM115
+    os.dup2(said.fileno(), 1)
+    os.dup2(said.fileno(), 2)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
