@@ -12,7 +12,8 @@ from albert_fast.kernels.calls import Sizes, calls, empty
 
 LIMIT = 2**31
 HIDDEN, VOCABULARY = 4096, 30000
-SIZES = Sizes(LIMIT // HIDDEN + 37, HIDDEN, 4 * HIDDEN, 64, 128, VOCABULARY, LIMIT // VOCABULARY + 37)
+TOKENS = LIMIT // HIDDEN + 37
+SIZES = Sizes(TOKENS, HIDDEN, 4 * HIDDEN, 64, 128, VOCABULARY, predictions=TOKENS)
 LONG = ("add_layer_norm", "gelu_layer_norm", "gelu_ffn", "pack_gradients")  # seconds a program in the interpreter
 
 
