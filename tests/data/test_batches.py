@@ -171,23 +171,6 @@ def test_bad_settings_are_refused(shard, bad, message):
         stream(shard, 1, **bad)
 
 
-def test_short_documents_fill_their_batches(tmp_path):
-    """The default of max_sequences follows the corpus; one that is too small is reported, with the remedy."""
-    write_shard(tmp_path / "a.bin", random_documents(1, 20_000, sentences=(1, 1), tokens=(5, 20)), 500)
-    options = {"tokens_per_batch": 2048, "max_seq_length": 128, "seed": 1}
-    with PretrainingLoader([tmp_path / "a.bin"], **options) as loader:
-        for _ in range(150):
-            next(loader)
-        counts = loader.statistics()
-        assert counts["closed_by"]["sequences"] == 0
-        assert counts["unused_tokens"] < 0.01 * counts["tokens"]
-    with PretrainingLoader([tmp_path / "a.bin"], **options, max_sequences=64) as loader:
-        with pytest.warns(UserWarning, match="raise max_sequences"):
-            batches = [next(loader) for _ in range(150)]
-        assert all(batch.num_sequences == 64 for batch in batches)
-        assert loader.statistics()["closed_by"]["sequences"] == 150
-
-
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_only_the_last_batch_of_an_epoch_is_not_full(tmp_path, data):

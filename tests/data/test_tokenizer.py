@@ -4,11 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-import tokenizers
 import transformers
-from tokenizers import models, pre_tokenizers
 
-from albert_fast.data.tokenizer import SPECIAL_TOKENS, Tokenizer, load_tokenizer, wordpiece_tokenizer
+from albert_fast.data.tokenizer import SPECIAL_TOKENS, load_tokenizer, wordpiece_tokenizer
 from albert_fast.options import UserError
 
 ZH_VOCAB = Path(__file__).resolve().parents[3] / "shared/data/vocab.txt"
@@ -57,20 +55,6 @@ def test_lower_case_strips_accents(lowercase):
     tokens = [*SPECIAL_TOKENS, "e", "E", "é", "É"]
     tokenizer = wordpiece_tokenizer(tokens, lowercase)
     assert [tokenizer.tokens[i] for i in tokenizer.encode("É e")] == (["e", "e"] if lowercase else ["É", "e"])
-
-
-def test_unigram_pieces_never_give_special_ids_and_words_follow_the_pre_tokenizer():
-    pieces = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]", "\u2581ab", "c", "\u2581", "a", "b", "[", "]"]
-    backend = tokenizers.Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=1))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer = Tokenizer(backend)
-    ids, starts, lengths, _ = tokenizer.encode_lines(["ab abc [MASK]", "", "abc"])
-    assert lengths.tolist() == [len(ids) - 2, 0, 2]
-    tokens = [tokenizer.tokens[i] for i in ids]
-    assert "[MASK]" not in tokens
-    assert tokens[:3] == ["\u2581ab", "\u2581ab", "c"]
-    assert starts[:3].tolist() == [True, True, False]
-    assert starts[-2:].tolist() == [True, False]
 
 
 @pytest.mark.parametrize("length_a", range(9))

@@ -1,0 +1,59 @@
+"""The settings of a stream: checked, and with capacities that let tokens close the batches."""
+
+from __future__ import annotations
+
+import pytest
+from support.shard_writer import random_documents, write_shard
+
+from albert_fast._loader import Corpus
+from albert_fast.data.batches import PretrainingLoader
+from albert_fast.data.capacities import loader_config, stream_fingerprint
+from albert_fast.options import UserError
+
+
+def test_short_documents_fill_their_batches(tmp_path):
+    """The default of max_sequences follows the corpus; one that is too small is reported, with the remedy."""
+    write_shard(tmp_path / "a.bin", random_documents(1, 20_000, sentences=(1, 1), tokens=(5, 20)), 500)
+    options = {"tokens_per_batch": 2048, "max_seq_length": 128, "seed": 1}
+    with PretrainingLoader([tmp_path / "a.bin"], **options) as loader:
+        for _ in range(150):
+            next(loader)
+        counts = loader.statistics()
+        assert counts["closed_by"]["sequences"] == 0
+        assert counts["unused_tokens"] < 0.01 * counts["tokens"]
+    with PretrainingLoader([tmp_path / "a.bin"], **options, max_sequences=64) as loader:
+        with pytest.warns(UserWarning, match="raise max_sequences"):
+            batches = [next(loader) for _ in range(150)]
+        assert all(batch.num_sequences == 64 for batch in batches)
+        assert loader.statistics()["closed_by"]["sequences"] == 150
+
+
+def test_capacities_are_those_of_the_formulas():
+    """T = 2048, S = 128: T / 32 examples; ceil(.15 T) + ceil(sqrt(T / S)) = 308 + 4 predictions, in sixteens."""
+    config = loader_config(tokens_per_batch=2048, max_seq_length=128)
+    assert (config.max_sequences, config.predictions_per_batch) == (64, 320)
+    given = loader_config(tokens_per_batch=2048, max_seq_length=128, max_sequences=9, predictions_per_batch=1024)
+    assert (given.max_sequences, given.predictions_per_batch) == (9, 1024)
+
+
+def test_every_setting_that_decides_a_byte_is_in_the_fingerprint(tmp_path):
+    write_shard(tmp_path / "a.bin", random_documents(1, 5), 500)
+    corpus = Corpus([str(tmp_path / "a.bin")])
+    given = {"tokens_per_batch": 1024, "max_seq_length": 64}
+    changes = [{}, {"seed": 1}, {"max_ngram": 2}, {"masked_lm_prob": 0.2}, {"sentence_order": False},
+               {"max_predictions": 5}, {"short_seq_prob": 0.3}, {"max_sequences": 7}]  # fmt: skip
+    fingerprints = [stream_fingerprint(loader_config(corpus, **given, **change), corpus) for change in changes]
+    assert len(set(fingerprints)) == len(changes)
+    assert stream_fingerprint(loader_config(corpus, **given), corpus) == fingerprints[0]
+    assert all(len(fingerprint) == 16 for fingerprint in fingerprints)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"seed": True}, "seed=True is not a whole number"), ({"seed": 2**64}, f"must be from 0 to {2**64 - 1}"),
+     ({"masked_lm_prob": "much"}, "masked_lm_prob='much' must be a number")],
+    ids=["bool", "large", "text"],
+)  # fmt: skip
+def test_settings_that_the_core_cannot_hold_are_refused(setting, message):
+    with pytest.raises(UserError, match=message):
+        loader_config(tokens_per_batch=1024, max_seq_length=64, **setting)
