@@ -28,7 +28,8 @@ def markdown_table(rows: list[dict[str, Any]], details: list[dict[str, Any]], ti
             cells += [_megabytes(run.get("high_water_mark_bytes") or run.get("captured_reserved_bytes"))]
             cells += [f"{run['step_seconds']:.3f} s"]
         if fitted:
-            cells += [f"{detail['fit_tokens_per_batch']:,}", _megabytes(detail["fit_peak_bytes"])]
+            most = detail["fit_tokens_per_batch"]
+            cells += ["nothing fits", ""] if most is None else [f"{most:,}", _megabytes(detail["fit_peak_bytes"])]
         lines.append(_line(cells))
     return "\n".join(lines) + "\n"
 

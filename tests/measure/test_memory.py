@@ -259,3 +259,11 @@ def test_predicting_for_cuda_needs_neither_a_gpu_nor_the_interpreter():
     )
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+
+
+def test_a_size_that_nothing_fits_is_said_in_the_table(capsys):
+    flags = ["--config=tiny", "--share_type=all", "--ln_type=postln", "--tokens_per_batch=1024", "--fit=20MB"]
+    main(["memory", *flags])
+    told = capsys.readouterr()
+    assert "| nothing fits |" in told.out
+    assert "a step of one sequence of 512 tokens takes" in told.err
