@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parent
 
 
 class CMakeBuild(build_ext):
+    """Runs CMake on csrc/ and puts the extension where setuptools wants it."""
+
     def build_extension(self, ext: Extension) -> None:
         output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = Path(self.build_temp).resolve() / "csrc"

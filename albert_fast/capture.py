@@ -96,6 +96,6 @@ class _LastOp(TorchDispatchMode):
 
     name: str = ""
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         self.name = str(func)
         return func(*args, **(kwargs or {}))

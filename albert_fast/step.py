@@ -7,7 +7,7 @@ into new weights. Neither asks the host for anything, so a step costs two kinds 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -244,7 +244,7 @@ class TrainStep:
         return [*flat, *counters, self.key, self.sums]
 
     @contextmanager
-    def untouched(self):
+    def untouched(self) -> Iterator[None]:
         """Whatever happens inside leaves weights, optimizer state, dropout key and metrics as they were."""
         before = [tensor.clone() for tensor in self.mutable_tensors()]
         try:
@@ -255,7 +255,7 @@ class TrainStep:
 
 
 @contextmanager
-def _without_dropout(model: torch.nn.Module):
+def _without_dropout(model: torch.nn.Module) -> Iterator[None]:
     modules = [module for module in model.modules() if getattr(module, "dropout", 0.0)]
     saved = [module.dropout for module in modules]
     for module in modules:

@@ -63,9 +63,11 @@ class PackedDataset(IterableDataset):
 
 
 class ExampleDataset(PackedDataset):
-    """Single examples under HuggingFace's names, for `PaddingCollator`: numpy input_ids, token_type_ids and labels
-    [L] int64 (labels IGNORED where nothing is masked) and, with sentence order, the int sentence_order_label (1 =
-    swapped). tokens_per_batch only says how many examples are made at a time; its default is 64 full ones.
+    """Single examples under HuggingFace's names, for `PaddingCollator`.
+
+    Each has numpy input_ids, token_type_ids and labels [L] int64 (labels IGNORED where nothing is masked) and, with
+    sentence order, the int sentence_order_label (1 = swapped). tokens_per_batch only says how many examples are made at
+    a time; its default is 64 full ones.
     """
 
     def __init__(
@@ -97,8 +99,10 @@ class ExampleDataset(PackedDataset):
 
 
 class PaddingCollator:
-    """Pads examples to the longest: input_ids, attention_mask, token_type_ids and labels [B, S] and, where the examples
-    have it, sentence_order_label [B]; int64 tensors, what HuggingFace's AlbertForPreTraining takes.
+    """Pads examples to the longest, to what HuggingFace's AlbertForPreTraining takes.
+
+    It gives input_ids, attention_mask, token_type_ids and labels [B, S] and, where the examples have it,
+    sentence_order_label [B]; int64 tensors.
 
     Args:
         pad_token_id: `dataset.pad_token_id`.

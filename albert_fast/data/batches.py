@@ -166,9 +166,12 @@ class PretrainingLoader(Iterator[Batch]):
         return {"index": index, "epoch": epoch, "group": group, "batch": batch, "stream": self._fingerprint}
 
     def statistics(self) -> dict[str, Any]:
-        """Counts over the batches handed out: batches, sequences, tokens and unused_tokens, predictions and
-        unused_predictions (slots), dropped_tokens (one-token tails, of groups passed), and closed_by: how many batches
-        were ended by a lack of tokens, sequences or predictions, or by the end of their group of pages."""
+        """Counts over the batches handed out.
+
+        They are batches, sequences, tokens and unused_tokens, predictions and unused_predictions (slots),
+        dropped_tokens (one-token tails, of groups passed), and closed_by: how many batches were ended by a lack of
+        tokens, sequences or predictions, or by the end of their group of pages.
+        """
         return self._core.statistics()
 
     def close(self) -> None:

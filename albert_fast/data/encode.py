@@ -19,8 +19,11 @@ Segmenter = Callable[[str], Iterable[str]]  # a line's words in order, none left
 
 
 class EncodedLines(NamedTuple):
-    """ids int32 [T] of all lines in a row, word_starts bool [T], lengths int64 [lines] in tokens, and how often each
-    word occurs that is unknown to the vocabulary."""
+    """The tokens of some lines.
+
+    ids int32 [T] of all lines in a row, word_starts bool [T], lengths int64 [lines] in tokens, and how often each word
+    occurs that is unknown to the vocabulary.
+    """
 
     ids: np.ndarray
     word_starts: np.ndarray

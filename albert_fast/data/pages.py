@@ -13,9 +13,11 @@ from albert_fast.data.shards import MAX_PAGE_TOKENS, MAX_SENTENCE_TOKENS
 
 @dataclass(frozen=True)
 class EncodedChunk:
-    """A chunk's lines as tokens: ids int32 [T], word starts bool [T], lengths int64 [lines] in tokens, and is_blank
-    bool [lines] (a line that ends a document; other lines without tokens mean nothing). `unknown` counts the words
-    that the vocabulary does not know."""
+    """A chunk's lines as tokens.
+
+    ids int32 [T], word starts bool [T], lengths int64 [lines] in tokens, and is_blank bool [lines] (a line that ends a
+    document; other lines without tokens mean nothing). `unknown` counts the words that the vocabulary does not know.
+    """
 
     ids: np.ndarray
     word_starts: np.ndarray

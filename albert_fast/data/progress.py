@@ -18,6 +18,8 @@ SAVED = ("settings", "position", "shards", "span_crcs", "counts", "complete")
 
 @dataclass
 class Counts:
+    """What a part of `prepare` has read and written so far."""
+
     bytes: int = 0
     tokens: int = 0
     sentences: int = 0

@@ -132,8 +132,10 @@ class _Parquet:
 
 
 class _Arrow:
-    """An Arrow file, or the stream that HuggingFace's datasets write, memory-mapped: batches that are passed over are
-    never read."""
+    """An Arrow file, or the stream that HuggingFace's datasets write, memory-mapped.
+
+    Batches that are passed over are never read.
+    """
 
     def __init__(self, file: pyarrow.NativeFile):
         from pyarrow import ipc

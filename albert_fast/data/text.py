@@ -87,9 +87,12 @@ def part_spans(files: Sequence[InputFile], part: int, parts: int) -> list[Span]:
 
 
 def read_chunks(spans: list[Span], position: Position) -> Iterator[Chunk]:
-    """The chunks from `position` on. A chunk depends on the bytes from its beginning alone, so that a run begun at
-    any chunk goes on as the one that was stopped there. It ends with a document where it can, else after a line, else
-    before a word; JSON lines are never cut."""
+    """The chunks from `position` on.
+
+    A chunk depends on the bytes from its beginning alone, so that a run begun at any chunk goes on as the one that was
+    stopped there. It ends with a document where it can, else after a line, else before a word; JSON lines are never
+    cut.
+    """
     for index in range(position.span, len(spans)):
         span = spans[index]
         here = position if index == position.span else Position(index, span.start)

@@ -1,5 +1,7 @@
-"""Text to token ids and back: vocab.txt, tokenizer.json, a SentencePiece model or a new vocabulary, all through
-HuggingFace tokenizers."""
+"""Text to token ids and back, through HuggingFace's tokenizers library.
+
+The vocabulary is a vocab.txt, a tokenizer.json, a SentencePiece model or a new one.
+"""
 
 from __future__ import annotations
 

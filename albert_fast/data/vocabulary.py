@@ -86,8 +86,10 @@ def train_vocabulary(
 
 
 def keeps_marks(characters: Counter[str]) -> bool:
-    """Whether over a hundredth of the letters are Hangul or voiced kana, which BERT's stripping of accents takes apart
-    (google-research/bert issues 130 and 135): it decomposes syllables into jamo and drops the marks of が and ぱ."""
+    """Whether over a hundredth of the letters are Hangul or voiced kana, which stripping accents takes apart.
+
+    It decomposes syllables into jamo and drops the marks of が and ぱ (google-research/bert issues 130 and 135).
+    """
     letters = sum(count for c, count in characters.items() if c.isalpha())
     return sum(count for c, count in characters.items() if _TAKEN_APART.match(c)) > 0.01 * letters
 

@@ -47,10 +47,10 @@ class WordPieceCache:
         )
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, Counter[str]] | None:
-        """None where HuggingFace has to do it itself, else:
+        """Encode lines, or give None where HuggingFace has to do it itself.
 
-        ids int32 [T], lengths int64 [len(lines)] in tokens, the indices int64 of the tokens that are a word of one
-        ideograph, perhaps an unknown one, and how often each unknown word occurs.
+        Gives ids int32 [T], lengths int64 [len(lines)] in tokens, the indices int64 of the tokens that are a word of
+        one ideograph, perhaps an unknown one, and how often each unknown word occurs.
         """
         text = "\n".join(lines)
         if not lines or text.count("\n") != len(lines) - 1:

@@ -62,7 +62,7 @@ class AlbertForSequenceClassification(PretrainedModel):
         initialize(self, config.initializer_range)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, ops: str | Ops = "torch", **overrides: Any):
+    def from_pretrained(cls, directory: str | Path, ops: str | Ops = "torch", **overrides: Any) -> Any:
         """The classifier saved in `directory`, with its tokenizer, so that `predict` takes text."""
         model = super().from_pretrained(directory, ops, **overrides)
         model.tokenizer = load_tokenizer(directory)

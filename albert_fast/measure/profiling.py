@@ -84,7 +84,7 @@ class _Stages:
             step.run_update()
         return tokens
 
-    def _timed(self, name: str):
+    def _timed(self, name: str) -> _Timed:
         return _Timed(self, name)
 
 

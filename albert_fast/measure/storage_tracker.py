@@ -84,7 +84,7 @@ class StorageTracker(TorchDispatchMode):
     def alive(self, event: int) -> list[Lifetime]:
         return [lifetime for lifetime in self.lifetimes if lifetime.alive_at(event)]
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func in self._bodies:
             with self:

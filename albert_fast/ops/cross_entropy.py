@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Gradients are made in forward, chunk by chunk, so that no [P, V] outlives its chunk; backward scales them."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, targets, row_weights, chunk, grad_enabled):
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, row_weights: Tensor, chunk: int,
+        grad_enabled: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         ctx.weight, ctx.bias = weight, bias
         dtype = torch.promote_types(x.dtype, torch.float32)
         total = row_weights.sum()
@@ -46,7 +51,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss, accuracy
 
     @staticmethod
-    def backward(ctx, grad_loss, _):
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grad_x, *grads = ctx.saved_tensors
         returned: list[Tensor | None] = []
         for parameter, grad in zip((ctx.weight, ctx.bias), grads, strict=True):

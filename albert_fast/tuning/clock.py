@@ -14,6 +14,8 @@ FLUSHED_BYTES = 256 << 20  # more than any card's L2
 
 
 class Clock(Protocol):
+    """What times candidates; tests inject one that needs no device."""
+
     def now(self) -> float:
         """Seconds, for the budget."""
         ...
