@@ -268,18 +268,6 @@ def test_recompute_changes_no_gradient(recompute, ln_type):
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("embedding_size", "share_type", "megabytes"),
-    [(768, "None", 476.5), (768, "attention", 372.4), (768, "ffn", 268.6), (768, "all", 164.6),
-     (128, "None", 369.1), (128, "attention", 265.1), (128, "ffn", 161.2), (128, "all", 57.2)],
-)  # fmt: skip
-def test_sizes_of_the_seed(embedding_size, share_type, megabytes):
-    from albert_fast.measure.sizes import seed_checkpoint_bytes
-
-    config = AlbertConfig.from_preset("base", embedding_size=embedding_size, share_type=share_type)
-    assert seed_checkpoint_bytes(config) / 1e6 == pytest.approx(megabytes, abs=0.1)
-
-
 @pytest.mark.parametrize(("layout", "parameters"), [("zh", 11_492_234), ("google", 10_669_322)])
 def test_parameters_are_counted_once(layout, parameters):
     with torch.device("meta"):

@@ -1,0 +1,36 @@
+"""The command that predicts a step's time: its tables, its JSON and what it refuses."""
+
+import json
+
+import pytest
+
+from albert_fast.cli import main
+
+
+def test_command_prints_the_json_that_is_promised(capsys):
+    flags = ["--config", "tiny", "--tokens_per_batch", "1024", "--max_seq_length", "128", "--json"]
+    main(["profile", "--predict", "a100", *flags])
+    document = json.loads(capsys.readouterr().out)
+    assert list(document) == ["card", "seconds", "tokens_per_second", "mfu", "launches", "floor_seconds", "rows"]
+    assert list(document["rows"][0]) == ["phase", "op", "count", "bytes", "flops", "launches", "seconds"]
+    assert document["card"] == "a100"
+
+
+def test_command_prints_tables_and_a_plan(capsys):
+    flags = ["--config", "tiny", "--tokens_per_batch", "1024", "--max_seq_length", "128", "--rows", "3"]
+    main(["profile", "--predict", "h100", *flags, "--gpus", "8", "--tokens", "1e9"])
+    out = capsys.readouterr().out
+    assert "smaller rows" in out
+    assert "8 h100" in out
+    assert out.count("A bound: published") == 2
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--predict", "h1000"], "predict='h1000'"), (["--predict", "h100", "--precision", "fp32"], "precision=fp32"),
+    (["--predict", "h100", "--max_seq_length", "1024"], "max_position_embeddings"),
+    (["--predict", "h100", "--gpus", "0"], "gpus=0"),
+])  # fmt: skip
+def test_command_refuses(flags, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["profile", "--config", "tiny", *flags])
+    assert message in capsys.readouterr().err

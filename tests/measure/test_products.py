@@ -1,0 +1,24 @@
+"""The list of products is what the ledger of the real step holds."""
+
+from support.ledger_steps import H, S, T, spec
+
+from albert_fast.measure.ledger import record
+from albert_fast.measure.products import step_products
+
+
+def test_flops_are_those_of_the_list_of_products():
+    """MFU's numerator: what a step must do, the pooler and the sentence-order head left out."""
+    asked = spec(num_hidden_layers=3)
+    batch = asked.batch()
+    slots, predictions = len(batch.sentence_order_weights), len(batch.masked_lm_positions)
+    listed = step_products(asked.config, T, S, slots, predictions)
+    expected = sum(product.flops for product in listed if "attention" not in product.name.split(","))
+    entries = record(asked)
+    heads = 3 * 2 * slots * H * (H + 2)
+    done = sum(e.cost.flops for e in entries if e.cost.kind == "product")
+    assert expected + heads <= done <= 1.005 * (expected + heads)  # and a sum of rows that is made by a product
+
+
+def test_products_cover_forward_and_backward():
+    kinds = [p.kind for p in step_products(spec().config, 256, 64, 8, 48) if p.name == "decoder"]
+    assert kinds == ["forward", "data", "weight"]

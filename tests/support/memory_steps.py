@@ -1,0 +1,15 @@
+"""The step whose memory is predicted and measured: a small model's, on any device."""
+
+from albert_fast.config import AlbertConfig
+from albert_fast.measure.memory import MemoryOptions
+from albert_fast.measure.step_spec import StepSpec
+
+
+def spec(config: AlbertConfig, recompute: str = "none", **given) -> StepSpec:
+    options = MemoryOptions(**{"tokens_per_batch": 256, "max_seq_length": 64, "device": "cpu", **given})
+    return options.spec(config, recompute)
+
+
+def small(**given) -> AlbertConfig:
+    shape = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, embedding_size=16)
+    return AlbertConfig(**{**shape, "vocab_size": 500, **given})
