@@ -1,0 +1,46 @@
+"""Configs are checked when made and when read."""
+
+import json
+
+import pytest
+from support.tiny_models import tiny_config
+
+from albert_fast.config import AlbertConfig
+from albert_fast.options import UserError
+
+
+def test_an_unknown_activation_is_refused_by_name():
+    with pytest.raises(UserError, match="hidden_act='swish'"):
+        tiny_config(hidden_act="swish")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"extra": 5}, "must be objects"), ({"final_layer_norm": "false"}, "final_layer_norm='false' must be true")],
+)
+def test_configs_are_checked_when_read(tmp_path, change, message):
+    file = tmp_path / "config.json"
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(tiny_config().to_dict()).encode())  # editors leave byte-order marks
+    assert AlbertConfig.from_pretrained(file) == tiny_config()
+    file.write_text(json.dumps(tiny_config().to_dict() | change))
+    with pytest.raises(UserError, match=message):
+        AlbertConfig.from_pretrained(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"num_attention_heads": 5}, "does not divide hidden_size=24; use 4"), ({"real_vocab_size": 62}, "is more than"),
+     ({"num_hidden_groups": 5}, "use at most 4"), ({"share_type": "some"}, "share_type='some'")],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_what_no_model_can_be_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        tiny_config(**change)
+
+
+def test_layers_use_the_sets_that_their_config_names():
+    """Four layers in two groups; sets of their own where a part is not shared."""
+    config = tiny_config(num_hidden_groups=2, share_type="attention")
+    assert (config.num_attention_sets, config.num_feed_forward_sets) == (2, 4)
+    assert [config.set_index(2, layer, 0) for layer in range(4)] == [0, 0, 1, 1]
+    assert [config.set_index(4, layer, 0) for layer in range(4)] == [0, 1, 2, 3]
