@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.bundles import DTYPES, block, entry, field, masked_crc, varint, write_bundle, write_table
+from support.bundle_cases import arrays, refusal
+from support.bundles import DTYPES, entry, field, write_bundle, write_table
 
-from albert_fast.convert.sorted_table import _block
-from albert_fast.convert.tensor_bundle import TensorBundle, _parse_entry
+from albert_fast.convert.tensor_bundle import TensorBundle
 from albert_fast.options import UserError
 
 FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures"
@@ -28,28 +27,6 @@ def published(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     for file in source.glob("albert_model.ckpt.*"):
         shutil.copyfile(file, tmp_path / file.name)
     return tmp_path / "albert_model.ckpt"
-
-
-def arrays() -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(7)
-    tensors: dict[str, np.ndarray] = {
-        f"bert/layer_{i}/kernel": generator.normal(size=(i, 3)).astype(np.float32) for i in range(60)
-    }
-    tensors["double"] = generator.normal(size=(2, 2))
-    tensors["half"] = generator.normal(size=5).astype(np.float16)
-    tensors["global_step"] = np.array(2**40, np.int64)
-    return tensors
-
-
-def refusal(prefix: Path, *words: str) -> str:
-    """The message with which opening or verifying is refused; it holds each of `words`."""
-    with pytest.raises(UserError) as error:
-        TensorBundle(prefix).verify()
-    message = str(error.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message
-    return message
 
 
 def test_reads_what_tensorflow_wrote(published: Path) -> None:
@@ -149,12 +126,6 @@ def test_data_longer_than_the_index_says(published: Path) -> None:
     refusal(published, "longer than its index says")
 
 
-@pytest.mark.parametrize("compression", [1, 2])
-def test_compressed_blocks_are_refused(tmp_path: Path, compression: int) -> None:
-    write_bundle(tmp_path / "model", arrays(), compression=compression)
-    refusal(tmp_path / "model", "model.index", "block at byte", "snappy" if compression == 1 else "method 2")
-
-
 def single(tmp_path: Path, header: bytes = field(1, 1), **changes: object) -> Path:
     """A checkpoint of one tensor "x" of 8 bytes whose entry is not as it should be."""
     values = {"dtype": 1, "shape": (2,), "shard": 0, "offset": 0, "size": 8, "crc": 0, **changes}
@@ -196,24 +167,3 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     refusal(tmp_path / "leveldb", "no header entry")
     write_table(tmp_path / "unsorted.index", [(b"", field(1, 1)), (b"b", b""), (b"a", b"")])
     refusal(tmp_path / "unsorted", "not sorted")
-
-
-def test_parsers_survive_any_bytes(tmp_path: Path) -> None:
-    """Damage behind a good CRC: never anything but the errors that the reader turns into a refusal."""
-    generator = random.Random(3)
-    whole = block([(name.encode(), entry(1, (2, 3), 0, 5, 24, 9)) for name in sorted(arrays())])
-    refused = 0
-    for _ in range(2000):
-        damaged = bytearray(whole)
-        for _ in range(generator.randrange(1, 4)):
-            damaged[generator.randrange(len(damaged))] = generator.randrange(256)
-        body = bytes(damaged[: generator.randrange(5, len(damaged) + 1)]) + b"\0"
-        data = body + struct.pack("<I", masked_crc(body))
-        try:
-            for _, value in _block(tmp_path, data, 0, len(body) - 1, len(data)):
-                _parse_entry(value)
-        except (ValueError, IndexError, OverflowError):
-            refused += 1
-    assert refused > 1000
-    with pytest.raises(ValueError):
-        _parse_entry(varint(1 << 3) + b"\xff" * 11)

@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 import torch
 from support.checkpoints import google_variables, write_google
+from support.conversions import (
+    CASES,
+    SHARE_TYPES,
+    fixture,
+    google,
+    run,
+)
 
 from albert_fast.config import AlbertConfig
 from albert_fast.convert.command import ConvertOptions, convert
+from albert_fast.convert.compare import compute
 from albert_fast.options import UserError
 from albert_fast.pretrained import read_weights
 
@@ -101,3 +109,70 @@ def test_relu_of_googles_chinese_models(layout: str, tmp_path: Path) -> None:
         weights(prefix, tmp_path / f"{act}-ours")
         config = AlbertConfig.from_pretrained(tmp_path / f"{act}-ours")
         assert (config.hidden_act, config.layout) == (expected, layout)
+
+
+@pytest.mark.parametrize("share_type", [None, *SHARE_TYPES])
+@pytest.mark.parametrize("case", CASES)
+def test_tensorflow_outputs(case: str, share_type: str | None, tmp_path: Path) -> None:
+    prefix, config, outputs = fixture(case)
+    model = run(prefix, tmp_path / "out", config=str(config), share_type=share_type, check=str(outputs))
+    assert model.config.share_type == (share_type or "all")
+    assert model.config.hidden_act == "gelu_new"
+    recorded = dict(np.load(outputs))
+    real = torch.from_numpy(recorded["input_mask"]).bool()
+    atol = 5e-5 if "preln" in case else 1e-5
+    computed = compute(model, recorded)
+    for i, expected in enumerate(recorded["all_encoder_layers"], 1):
+        actual = computed[f"all_encoder_layers layer {i}"]
+        torch.testing.assert_close(actual[real], torch.from_numpy(expected)[real], atol=atol, rtol=0)
+    for name in recorded.keys() & computed.keys() - {"embedding_output", "encoder_input", "sequence_output"}:
+        torch.testing.assert_close(computed[name], torch.from_numpy(recorded[name]), atol=atol, rtol=0)
+
+
+def test_skipped_variables_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prefix, config, _ = fixture("google")
+    run(prefix, tmp_path / "out", config=str(config))
+    said = capsys.readouterr().out
+    assert "skipped global_step" in said
+    assert "skipped slots and averages: adam_m of 32 variables, adam_v of 32 variables" in said
+
+
+def test_every_missing_variable_is_named(tmp_path: Path, recorded_variables: dict[str, np.ndarray]) -> None:
+    del recorded_variables["global_step"]
+    for name in recorded_variables:
+        rest = {other: value for other, value in recorded_variables.items() if other != name}
+        with pytest.raises(UserError) as error:
+            run(google(tmp_path, rest), tmp_path / "out")
+        scope = name.replace("_1/beta", "").replace("_1/gamma", "").replace("LayerNorm", "")
+        assert name in str(error.value) or scope in str(error.value)
+        assert not (tmp_path / "out").exists()
+
+
+def test_unknown_variables_are_named(tmp_path: Path, recorded_variables: dict[str, np.ndarray]) -> None:
+    recorded_variables |= {"output_weights": np.zeros((2, 64), np.float32), "foreign/adam_m": np.zeros(3, np.float32)}
+    with pytest.raises(UserError, match=r"unused, foreign/adam_m, output_weights"):
+        run(google(tmp_path, recorded_variables), tmp_path / "out")
+
+
+def test_wrong_shapes_are_named(tmp_path: Path, recorded_variables: dict[str, np.ndarray]) -> None:
+    with pytest.raises(UserError, match=r"bert/embeddings/word_embeddings \[103, 24\], by the config \[104, 24\]"):
+        run(google(tmp_path, recorded_variables, vocab_size=104), tmp_path / "out")
+
+
+def test_layer_norms_of_later_tensorflow(tmp_path: Path, recorded_variables: dict[str, np.ndarray]) -> None:
+    """layer_normalization, layer_normalization_1, ... numbered through the graph instead of LayerNorm, LayerNorm_1."""
+    scope = "bert/encoder/transformer/group_0/inner_group_0"
+    numbers = {
+        "bert/embeddings/LayerNorm": "",
+        f"{scope}/LayerNorm": "_9",
+        f"{scope}/LayerNorm_1": "_10",
+        "cls/predictions/transform/LayerNorm": "_11",
+    }
+
+    def rename(name: str) -> str:
+        parent, _, leaf = name.rpartition("/")
+        return f"{parent.rpartition('/')[0]}/layer_normalization{numbers[parent]}/{leaf}" if parent in numbers else name
+
+    renamed = {rename(name): value for name, value in recorded_variables.items()}
+    assert len([name for name in renamed if "layer_normalization" in name]) == 8
+    run(google(tmp_path, renamed), tmp_path / "out", check=str(fixture("google")[2]))

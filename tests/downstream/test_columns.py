@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from albert_fast.downstream.column_names import KNOWN
 from albert_fast.downstream.columns import ColumnOptions, Columns, Expected, find_columns
 from albert_fast.downstream.tables import read_table
 from albert_fast.options import UserError
@@ -138,7 +137,3 @@ def test_many_columns_without_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="which column holds the text"):
         found(tmp_path, content)
     assert picked(tmp_path, content, text_a="4", label="2") == ("4", None, "2")
-
-
-def test_known_names_are_in_lower_case() -> None:
-    assert all(name == name.lower().strip() for name in KNOWN)

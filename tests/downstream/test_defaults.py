@@ -1,7 +1,5 @@
 """Fine-tuning's defaults follow the model, are said with their reason, and chance and word counts are named."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,8 +7,6 @@ from support.steps import make_step
 
 from albert_fast import checkpoint
 from albert_fast.downstream import defaults
-from albert_fast.downstream.baseline import word_count_accuracy
-from albert_fast.downstream.examples import Example
 from albert_fast.downstream.scores import classification_scores, warn_of_chance
 from albert_fast.downstream.texts import EncodedTexts
 
@@ -86,13 +82,3 @@ def test_chance_is_beside_every_score_and_named_where_it_is_not_beaten(capsys):
     assert "0.7500 on dev.tsv does not beat always naming its commonest class (0.7500)" in capsys.readouterr().err
     warn_of_chance(classification_scores(labels, labels, 2), "dev.tsv")
     assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize("words", [("good", "bad", "film"), ("好看", "难看", "电影")], ids=["words", "characters"])
-def test_word_counts_learn_what_words_say(words):
-    good, bad, film = words
-    rows = [(f"{film} {good}", "1"), (f"{film} {bad}", "0")] * 10
-    examples = [Example(text, None, label, "") for text, label in rows]
-    assert word_count_accuracy(examples, examples) == 1.0
-    pairs = [replace(example, text_b=example.text_a, text_a=film) for example in examples]
-    assert word_count_accuracy(pairs, pairs) == 1.0

@@ -1,0 +1,73 @@
+"""Which files of a folder are meant, and weights that are damaged or hold more than tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from support.bundles import write_bundle
+from support.conversions import (
+    fixture,
+    google,
+    huggingface,
+    run,
+)
+
+from albert_fast.options import UserError
+
+
+def test_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
+    config = str(fixture("google")[1])
+    write_bundle(tmp_path / "resnet", {"conv1/kernel": np.zeros((3, 3), np.float32)})
+    with pytest.raises(UserError, match=r"resnet.index is no ALBERT .* conv1/kernel"):
+        run(tmp_path / "resnet", tmp_path / "out", config=config)
+    write_bundle(tmp_path / "keras", {"_CHECKPOINTABLE_OBJECT_GRAPH": ("string", (), b"x")})
+    with pytest.raises(UserError, match="object checkpoint"):
+        run(tmp_path / "keras", tmp_path / "out", config=config)
+    with pytest.raises(UserError, match=r"nor does .*absent.index"):
+        run(tmp_path / "absent", tmp_path / "out", config=config)
+    with pytest.raises(UserError, match="several checkpoints"):
+        run(tmp_path, tmp_path / "out", config=config)
+    with pytest.raises(UserError, match="which config"):
+        run(tmp_path / "resnet", tmp_path / "out")
+
+
+def test_the_newest_checkpoint_of_a_folder(tmp_path: Path, recorded_variables: dict[str, np.ndarray]) -> None:
+    google(tmp_path, recorded_variables)
+    write_bundle(tmp_path / "model.ckpt-5", {"x": np.zeros(1, np.float32)})
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "x"\n')
+    run(tmp_path, tmp_path / "out")
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    theirs = huggingface(tmp_path / "hf")
+    whole = (tmp_path / "hf" / "model.safetensors").read_bytes()
+    for size in [*range(0, len(whole), 1009), len(whole) - 1]:
+        (tmp_path / "hf" / "model.safetensors").write_bytes(whole[:size])
+        with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+            run(tmp_path / "hf", tmp_path / "ours")
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    binary = tmp_path / "hf" / "pytorch_model.bin"
+    torch.save(theirs.state_dict(), binary)
+    whole = binary.read_bytes()
+    for size in [*range(0, len(whole), 2003), len(whole) - 1]:
+        binary.write_bytes(whole[:size])
+        with pytest.raises(UserError, match=r"pytorch_model\.bin is damaged") as error:
+            run(tmp_path / "hf", tmp_path / "ours")
+        assert "\n" not in str(error.value)
+    torch.save({"lstm": {"weight": torch.zeros(3)}, "step": 3}, binary)
+    with pytest.raises(UserError, match="no state dict"):
+        run(tmp_path / "hf", tmp_path / "ours")
+    torch.save(theirs, binary)
+    with pytest.raises(UserError, match="holds more than tensors"):
+        run(tmp_path / "hf", tmp_path / "ours")
+
+
+def test_strange_safetensors_are_refused(tmp_path: Path) -> None:
+    huggingface(tmp_path / "hf")
+    save_file({"lstm.weight": torch.zeros(3)}, tmp_path / "hf" / "model.safetensors")
+    with pytest.raises(UserError, match=r"no ALBERT that we know; its first names are lstm.weight"):
+        run(tmp_path / "hf", tmp_path / "ours")

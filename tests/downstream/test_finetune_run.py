@@ -1,0 +1,139 @@
+"""A run of fine-tuning stops and resumes bitwise identically, on its own data and settings alone."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.finetuning import options, run
+
+from albert_fast.downstream.columns import ColumnOptions
+from albert_fast.downstream.finetune import finetune
+from albert_fast.downstream.finetune_options import FinetuneOptions
+from albert_fast.downstream.finetune_run import FinetuneRun
+from albert_fast.files import locked
+from albert_fast.metrics import read_metrics
+from albert_fast.options import DeviceOptions, UserError
+
+
+def command(given: FinetuneOptions) -> list[str]:
+    flags = [f"--{name}={value}" for name, value in vars(given).items() if value not in (None, False)]
+    return [sys.executable, "-m", "albert_fast", "finetune", "--device=cpu", *flags]
+
+
+def comparable(output: Path) -> tuple[Any, ...]:
+    lines = [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in read_metrics(output)]
+    return (output / "model.safetensors").read_bytes(), (output / "dev_predictions.jsonl").read_bytes(), lines
+
+
+def test_killed_and_resumed_to_the_bit(pretrained: Path) -> None:
+    given = options(pretrained, hidden_dropout_prob=0.1, logging_steps=5)
+    whole = run(given)
+    stopped = replace(given, output=str(pretrained.parent / "stopped"))
+    process = subprocess.Popen(command(stopped), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    file = Path(stopped.output) / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not file.exists() or len(file.read_text().split("\n")) < 8:  # in the second epoch, between two states
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (Path(stopped.output) / "training_state.safetensors").exists()
+    with pytest.raises(UserError, match=r"holds files already; give --resume"):
+        run(stopped)
+    with pytest.raises(UserError, match=r"learning_rate=0.5 differs from the run's 0.003"):
+        run(replace(stopped, resume=True, learning_rate=0.5))
+    run(replace(stopped, resume=True))
+    for before, after in zip(comparable(whole), comparable(Path(stopped.output)), strict=True):
+        assert before == after
+    with pytest.raises(UserError, match="has ended"):
+        run(replace(stopped, resume=True))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_saves_and_says_how_to_go_on(
+    number: signal.Signals, pretrained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At step 12, between two states and two log lines; every file is as if nothing had happened."""
+    given = options(pretrained, epochs=2, logging_steps=5, hidden_dropout_prob=0.1)
+    whole = run(replace(given, output=str(pretrained.parent / "whole")))
+    capsys.readouterr()
+    advance = FinetuneRun.advance
+
+    def interrupted(self: FinetuneRun, *arguments: Any) -> None:
+        advance(self, *arguments)
+        if self.step == 12:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneRun, "advance", interrupted)
+        run(given)
+    said = capsys.readouterr()
+    assert f"step 12: stopped by {number.name}; go on with --resume" in said.out
+    assert "nothing was learnt" not in said.err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    again = run(replace(given, resume=True))
+    assert "at step 12" in capsys.readouterr().err
+    for before, after in zip(comparable(whole), comparable(again), strict=True):
+        assert before == after
+
+
+def test_moved_files_go_on(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data and model are compared by content: other paths, or the same spelt otherwise, are the same run."""
+    given = options(pretrained, epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneRun, "evaluated", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(given)
+    moved = pretrained.parent / "moved"
+    moved.mkdir()
+    changes = {}
+    for name in ("model", "train", "dev"):
+        changes[name] = str(Path(getattr(given, name)).rename(moved / name))
+    output = run(replace(given, resume=True, **changes))
+    assert (output / "dev_predictions.jsonl").exists()
+
+
+def test_resumed_before_the_first_log_line(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left by a run that stopped right after its start is a run like others."""
+    given = options(pretrained, epochs=1)
+    whole = run(replace(given, output=str(pretrained.parent / "whole")))
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneRun, "advance", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(given)
+    for before, after in zip(comparable(whole), comparable(run(replace(given, resume=True))), strict=True):
+        assert before == after
+
+
+def test_a_run_goes_on_with_its_own_labels_and_precision_only(
+    pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = options(pretrained)
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneRun, "evaluated", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(given)
+    again = options(pretrained, resume=True)
+    with pytest.raises(UserError, match="precision=bfloat16 differs from the run's float32"):
+        finetune(again, ColumnOptions(), DeviceOptions(device="cpu", precision="bf16"))
+    with locked(Path(given.output), "checkpoints"), pytest.raises(UserError, match="another run is writing"):
+        run(again)
+    train = Path(given.train)
+    text = train.read_text()
+    train.write_text(text.replace("is yes", "is x").replace("is no", "is yes").replace("is x", "is no"))
+    with pytest.raises(UserError, match="data_crc32c"):
+        run(again)
+    train.write_text(text)
+    run(again)
+
+
+def stop(*_: Any) -> bool:
+    raise KeyboardInterrupt
