@@ -60,7 +60,7 @@ def test_command_measures_and_prints_markdown(tmp_path, capsys):
     main(["memory", "--config", write_config(tmp_path), "--share_type", "all", "--ln_type", "preln", *flags])
     out = capsys.readouterr().out
     assert "| preln | all | layer |" in out
-    assert "query_key_value addmm | 3 |" in out
+    assert "encoder.attention addmm | 3 |" in out  # queries, keys and values of every layer
     differences = [cell for cell in out.split("|") if cell.strip().endswith("%") and cell.strip()[0] in "+-"]
     assert len(differences) == 2
     assert all(abs(float(cell.strip(" %"))) <= 5 for cell in differences)
