@@ -12,8 +12,6 @@ from albert_fast.kernels import candidates
 from albert_fast.kernels.candidates import Problem, candidates_of
 from albert_fast.ops import Ops, get_ops
 from albert_fast.tuning import choose
-from albert_fast.tuning.cases import Maker, attention_case, cases
-from albert_fast.tuning.check import errors, fault
 from albert_fast.tuning.choose import PLAIN, Outcome, apply, key, lacking, tune
 
 CPU = torch.device("cpu")
@@ -105,12 +103,6 @@ def not_a_number(result):
     return result
 
 
-def truncated(result):
-    """bf16 by cutting bits off, as a cast without rounding does."""
-    bits = result[0].float().view(torch.int32) & ~0xFFFF
-    return [bits.view(torch.float32).to(result[0].dtype), *result[1:]]
-
-
 def raising(_):
     raise RuntimeError("PassManager::run failed\nand what the compiler says besides")
 
@@ -158,49 +150,6 @@ def test_what_is_wrong_is_out_with_one_line_and_the_plain_op_runs(planting, said
     assert ops.gelu_ffn is Ops().gelu_ffn
 
 
-def test_one_row_of_many_that_is_dropped_shows_in_the_worst_row_alone():
-    truth = torch.randn(60_000, 16)
-    rounded = truth.bfloat16()
-    dropped = rounded.clone()
-    dropped[123] = 0
-    (whole, row, _), (_, plain_row, _) = errors(dropped, truth), errors(rounded, truth)
-    assert whole < 2 * errors(rounded, truth)[0] + torch.finfo(torch.bfloat16).eps / 4
-    assert row > 0.3 > 10 * plain_row
-
-
-def test_cut_off_bits_are_refused_and_rounded_ones_are_not():
-    """Cut off, errors are twice those of rounding, which the rule of two alone lets pass."""
-    case = cases(FEED_FORWARD._replace(dtype="bfloat16"), 77, Maker(CPU, torch.bfloat16))[0]
-    plain = Ops().gelu_ffn
-    assert fault(case, plain, plain, torch.bfloat16) is None
-
-    def exact_then_cut(x, *rest, activation):
-        wide = plain(x.float(), *(value.float() for value in rest), activation=activation)
-        return wide + (truncated([wide.detach()])[0] - wide.detach())
-
-    assert "shrinkage" in fault(case, exact_then_cut, plain, torch.bfloat16)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(
-    "op", ["gelu_ffn_forward", "add_layer_norm_backward", "gelu_layer_norm_forward", "linear_cross_entropy"]
-)
-def test_our_kernels_pass_the_check(op, dtype):
-    problem = Problem(op, "sm_90", str(dtype).removeprefix("torch."), 128, 40, 24)
-    for case in cases(problem, 77, Maker(CPU, dtype)):
-        assert fault(case, getattr(get_ops("triton"), case.op), getattr(Ops(), case.op), dtype) is None
-
-
-def test_attention_is_checked_with_empty_sequences():
-    case, plain = attention_case(Maker(CPU, torch.float32), 2, 8), Ops().varlen_attention
-    assert fault(case, plain, plain, torch.float32) is None
-
-    def leaks(qkv, edges, longest):  # into the sequence after an empty one
-        return plain(qkv, edges[[0, 1, 1, 4, 4, 5, 5]], 193)
-
-    assert "off by" in fault(case, leaks, plain, torch.float32)
-
-
 def test_a_candidate_that_cannot_be_captured_is_out():
     class Refusing(Table):
         def prepare(self, run):
@@ -218,9 +167,3 @@ def test_a_choice_that_this_card_lacks_is_missing():
     assert lacking(elsewhere, [FEED_FORWARD]) == [FEED_FORWARD]
     assert lacking({key(FEED_FORWARD): "a tile of long ago"}, [FEED_FORWARD]) == [FEED_FORWARD]
     assert lacking({key(FEED_FORWARD): PLAIN}, [FEED_FORWARD]) == []
-
-
-def test_every_op_that_has_candidates_has_cases():
-    for op in candidates._CANDIDATES:
-        problem = Problem(op, "sm_90", "float32", 16, 40, 24)
-        assert cases(problem, 3, Maker(CPU, torch.float32)), op

@@ -1,0 +1,43 @@
+"""What was chosen is remembered for one card and its versions, and believed only as it was written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from albert_fast.tuning import cache
+
+KNOWN = {"card": "NVIDIA H100 80GB HBM3", "driver": "550", "torch": "2.5", "triton": "3.1", "kernels": "abc"}
+
+
+@pytest.fixture(autouse=True)
+def _a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def test_choices_of_one_card_add_up_and_others_see_none(tmp_path: Path) -> None:
+    assert cache.load(KNOWN) == {}
+    cache.store(KNOWN, {"gelu": "library"}, {"gelu": {"library": 0.5}})
+    cache.store(KNOWN, {"norm": "rows 4"}, {})
+    assert cache.load(KNOWN) == {"gelu": "library", "norm": "rows 4"}
+    assert cache.path(KNOWN).parent == tmp_path / "albert_fast"
+    assert cache.path(KNOWN).name.startswith("nvidia-h100-80gb-hbm3-")
+    for name in KNOWN:
+        assert cache.load({**KNOWN, name: "another"}) == {}
+
+
+def test_another_byte_or_another_cards_file_is_noted_and_not_believed(capsys: pytest.CaptureFixture[str]) -> None:
+    cache.store(KNOWN, {"gelu": "library"}, {})
+    file = cache.path(KNOWN)
+    other = {**KNOWN, "driver": "560"}
+    cache.path(other).write_bytes(file.read_bytes())
+    assert cache.load(other) == {}
+    file.write_text(file.read_text().replace("library", "pointer"))
+    assert cache.load(KNOWN) == {}
+    assert capsys.readouterr().err.count("is damaged") == 2
+
+
+def test_a_card_is_described_by_its_versions() -> None:
+    known = cache.card(torch.device("cpu"))
+    assert known.keys() == KNOWN.keys()
+    assert (known["card"], known["torch"], known["kernels"]) == ("cpu", torch.__version__, cache.kernels_hash())
