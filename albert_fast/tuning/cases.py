@@ -92,6 +92,14 @@ def _layer_norm(op: str, make: Maker, rows: int, columns: int, dropout: float, *
     return Case(op, inputs, keywords=dict(dropout=dropout, key=make.key(), site=3))
 
 
+def _embeddings(make: Maker, rows: int, columns: int, dropout: float) -> Case:
+    ids = make.integers(512, rows), make.integers(2, rows)
+    parameters = (make.normal(512, columns), make.normal(2, columns),
+                  1 + make.normal(columns, scale=0.1), make.normal(columns))  # fmt: skip
+    arguments = (make.normal(rows, columns), *ids, *parameters)
+    return Case("embed_layer_norm", arguments, keywords=dict(dropout=dropout, key=make.key(), site=3))
+
+
 def _feed_forward(make: Maker, rows: int, columns: int, depth: int, activation: str) -> Case:
     weights = make.normal(columns, depth, scale=depth**-0.5), make.normal(depth, columns, scale=columns**-0.5)
     arguments = (make.normal(rows, depth), weights[0], make.normal(columns, scale=0.1), weights[1])
@@ -124,6 +132,8 @@ def cases(problem: Problem, rows: int, make: Maker) -> list[Case]:
     if op == "add_layer_norm":
         names = ("add_post_layer_norm", "add_pre_layer_norm")
         return [_layer_norm(name, make, rows, columns, dropout) for dropout in (0.0, 0.1) for name in names]
+    if op == "embed_layer_norm":
+        return [_embeddings(make, rows, columns, dropout) for dropout in (0.0, 0.1)]
     if op == "gelu_ffn":
         return [_feed_forward(make, rows, columns, depth, activation) for activation in ("gelu", "gelu_new")]
     if op == "gelu_layer_norm":
@@ -146,5 +156,6 @@ def work(problem: Problem) -> tuple[int, int]:
         return 0, (4 if problem.op.endswith("_backward") else 2) * rows * columns * columns
     if problem.op == "linear_cross_entropy":
         return 0, 2 * rows * columns * depth
-    passes = 3 if problem.op.endswith("_backward") else 4  # gradient and sum in, gradient out; two in, two out
+    forward = 2 if problem.op.startswith("embed") else 4  # words in, states out; two in, two out
+    passes = 3 if problem.op.endswith("_backward") else forward  # gradient and sum or words in, gradient out
     return passes * rows * columns * getattr(torch, problem.dtype).itemsize, 0

@@ -4,7 +4,7 @@ import torch
 
 from albert_fast.kernels import candidates
 from albert_fast.kernels.candidates import Problem
-from albert_fast.ops import Ops
+from albert_fast.ops import Ops, get_ops
 from albert_fast.tuning.cases import Maker, cases, work
 
 CPU = torch.device("cpu")
@@ -17,6 +17,8 @@ LAYER_NORM = Problem("add_layer_norm_backward", "sm_90", "float32", 16, 40)
 
 
 def test_every_op_that_has_candidates_has_cases():
+    get_ops("triton")  # registers the candidates
+    assert candidates._CANDIDATES
     for op in candidates._CANDIDATES:
         problem = Problem(op, "sm_90", "float32", 16, 40, 24)
         assert cases(problem, 3, Maker(CPU, torch.float32)), op
@@ -39,3 +41,4 @@ def test_work_is_the_bytes_that_must_move_or_the_flops():
     assert work(FEED_FORWARD._replace(op="gelu_ffn_backward")) == (0, 8 * 16 * 48 * 32)
     assert work(LAYER_NORM) == (3 * 16 * 40 * 4, 0)
     assert work(LAYER_NORM._replace(op="add_layer_norm_forward", dtype="bfloat16")) == (4 * 16 * 40 * 2, 0)
+    assert work(LAYER_NORM._replace(op="embed_layer_norm_forward")) == (2 * 16 * 40 * 4, 0)
