@@ -5,7 +5,8 @@ How to add a kernel, by imitation of add_layer_norm.py:
 1. Write the plain op in albert_fast/ops.py: it is the truth, and what runs without a GPU.
 2. kernels/NAME.py, in this order: docstring (equation, what is fused, source); the @triton.jit kernels, each named by
    its op; the host functions as `torch.library.custom_op` with `register_fake`; beside each fake `@costs(...)`, what it
-   moves; `register_autograd` under the main_grad rule; the public function, of the plain op's signature.
+   moves; `register_autograd` under the main_grad rule; the public function, of the plain op's signature, for
+   any leading dimensions (arguments.py).
 3. Its launch options through `candidates.chosen`, where there is more than one that may win: the default first.
 4. `calls(sizes, dtype, make)`: yields a `Call` for each way in which a run calls the ops. Add NAME to KERNELS below.
    From there it is found: compiled for sm_80, sm_90, sm_100 and gfx942 and gated (python -m bench.codegen), counted

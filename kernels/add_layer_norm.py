@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .arguments import check_device, from_rows, to_rows
 from .calls import Call
 from .cost import Cost, costs, size_of
 from .partial_sums import vector_gradients
@@ -178,9 +179,8 @@ def _backward(
 @_backward.register_fake
 def _backward_fake(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site, more_of="sum"):
     n_rows, n_cols = total.shape
-    chunks = triton.cdiv(
-        n_rows, rows_per_chunk(n_rows, n_cols, launch_options("add_layer_norm_backward", total)["BLOCK_ROWS"])
-    )
+    block_rows = launch_options("add_layer_norm_backward", total)["BLOCK_ROWS"]
+    chunks = triton.cdiv(n_rows, rows_per_chunk(n_rows, n_cols, block_rows))
     grad_x = torch.empty_like(total) if dropout > 0 else total.new_empty(0)
     return torch.empty_like(total), grad_x, mean.new_empty(chunks, 3, n_cols)
 
@@ -189,8 +189,7 @@ def _backward_fake(grad_y, more_grad, total, mean, rstd, weight, key, dropout, s
 def _backward_costs(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site, more_of="sum"):
     *grads, partials = _backward_fake(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site)
     least = size_of(grad_y, more_grad, total, mean, rstd, weight, key if dropout else None, *grads)
-    name = "_add_layer_norm_backward_kernel"
-    return [Cost(name, least + size_of(partials), kind="layer_norm", least_bytes=least)]
+    return [Cost("_add_layer_norm_backward_kernel", least + size_of(partials), kind="layer_norm", least_bytes=least)]
 
 
 def _keep(ctx, inputs, output):
@@ -205,8 +204,7 @@ def _differentiate(ctx, grad_y, more_grad, more_of):
     if grad_y is None and more_grad is None:
         return (None,) * 9
     total, mean, rstd, weight, key = ctx.saved_tensors
-    if grad_y is None:
-        grad_y = torch.zeros_like(total)
+    grad_y = torch.zeros_like(total) if grad_y is None else grad_y
     grad_residual, grad_x, partials = torch.ops.albert_fast.add_layer_norm_backward(
         grad_y, more_grad, total, mean, rstd, weight, key, ctx.dropout, ctx.site, more_of
     )
@@ -251,19 +249,20 @@ def calls(sizes, dtype, make):
             yield Call(_backward, (grad, more_grad, x, mean, rstd, vectors[0], key, dropout, 3, more_of))
 
 
-def _check(x, bias, residual, weight, layer_norm_bias, dropout, key) -> None:
-    if x.dim() != 2 or x.shape != residual.shape or x.dtype != residual.dtype:
-        raise ValueError(
-            f"x {x.dtype} {list(x.shape)} and residual {residual.dtype} {list(residual.shape)} must be two "
-            "matrices [T, H] of one shape and dtype"
-        )
+def _checked(op, x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site):
+    check_device(op, x)
+    if x.dim() == 0 or x.shape != residual.shape or x.dtype != residual.dtype:
+        both = f"x {x.dtype} {list(x.shape)} and residual {residual.dtype} {list(residual.shape)}"
+        raise ValueError(f"{both} must be [..., H], of one shape and dtype")
     for name, vector in (("bias", bias), ("weight", weight), ("layer_norm_bias", layer_norm_bias)):
-        if vector.shape != x.shape[1:] or not vector.is_contiguous():
-            raise ValueError(f"{name} {list(vector.shape)} must be a contiguous [{x.shape[1]}], the row length of x")
+        if vector.shape != x.shape[-1:] or not vector.is_contiguous():
+            raise ValueError(f"{name} {list(vector.shape)} must be a contiguous [{x.shape[-1]}], the row length of x")
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout={dropout} must be in [0, 1)")
     if dropout > 0 and (key is None or key.dtype != torch.int64 or key.numel() != 2 or key.device != x.device):
         raise ValueError(f"dropout={dropout} needs a key: an int64 tensor [seed, micro-batch] on {x.device}")
+    key = key if dropout > 0 else None
+    return to_rows(x), bias, to_rows(residual), weight, layer_norm_bias, key, epsilon, dropout, site
 
 
 def add_pre_layer_norm(
@@ -273,17 +272,18 @@ def add_pre_layer_norm(
     """Pre-LN residual add + LayerNorm: s = residual + dropout(x + bias), y = LN(s); returns (y, s).
 
     Args:
-        x, residual: [T, H], one dtype of fp32, bf16, fp16 (fp64 for tests); H to 8192 or so, of any divisibility.
+        x, residual: [..., H], one dtype of fp32, bf16, fp16 (fp64 for tests); H to 8192 or so, of any divisibility.
+            The leading dimensions, flattened to T, number the rows of the dropout mask.
         bias, weight, layer_norm_bias: [H], any float dtype; gradients under the main_grad rule.
         key: int64 [2] on the device, the seed and the global micro-batch; read when the kernel runs.
         site: which dropout of the model this is, so that no two share a mask.
 
     Raises:
-        ValueError: shapes or dtypes disagree, dropout is not in [0, 1), or it has no key.
+        ValueError: x is on the CPU, shapes or dtypes disagree, dropout is not in [0, 1), or it has no key.
     """
-    _check(x, bias, residual, weight, layer_norm_bias, dropout, key)
-    key = key if dropout > 0 else None
-    return _forward(x, bias, residual, weight, layer_norm_bias, key, epsilon, dropout, site)[:2]
+    inputs = _checked("add_pre_layer_norm", x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)
+    y, total, *_ = _forward(*inputs)
+    return from_rows(y, x), from_rows(total, x)
 
 
 def add_post_layer_norm(
@@ -295,14 +295,15 @@ def add_post_layer_norm(
     The two share memory. Backward takes their gradients apart, so that nothing has to add them first. Arguments and
     errors as in `add_pre_layer_norm`.
     """
-    _check(x, bias, residual, weight, layer_norm_bias, dropout, key)
-    key = key if dropout > 0 else None
-    return _AddPostLayerNorm.apply(x, bias, residual, weight, layer_norm_bias, key, epsilon, dropout, site)
+    inputs = _checked("add_post_layer_norm", x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)
+    y, same = _AddPostLayerNorm.apply(*inputs)
+    return from_rows(y, x), from_rows(same, x)
 
 
 def add_layer_norm(
     x: Tensor, bias: Tensor, residual: Tensor, weight: Tensor, layer_norm_bias: Tensor, epsilon: float = 1e-12,
     dropout: float = 0.0, key: Tensor | None = None, site: int = 0,
 ) -> Tensor:  # fmt: skip
-    """LN(residual + dropout(x + bias)) -> [T, H]; arguments and errors as in `add_pre_layer_norm`."""
-    return add_pre_layer_norm(x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)[0]
+    """LN(residual + dropout(x + bias)) -> [..., H]; arguments and errors as in `add_pre_layer_norm`."""
+    inputs = _checked("add_layer_norm", x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)
+    return from_rows(_forward(*inputs)[0], x)

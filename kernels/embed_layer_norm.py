@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .arguments import check_device, from_rows, to_rows
 from .calls import Call
 from .cost import Cost, costs, size_of
 from .main_grad import weight_gradient
@@ -226,19 +227,24 @@ def embed_layer_norm(
     weight: Tensor, layer_norm_bias: Tensor, epsilon: float = 1e-12, dropout: float = 0.0, key: Tensor | None = None,
     site: int = 0,
 ) -> Tensor:  # fmt: skip
-    """dropout(LN(word [T, H] + position_weight [S, H][position_ids] + token_type_weight[token_type_ids])) -> [T, H].
+    """dropout(LN(word [..., H] + position_weight[position_ids] + token_type_weight[token_type_ids])) -> [..., H].
 
-    ids: int32 or int64 [T]. Gradients of the four parameters under the main_grad rule.
+    ids: int32 or int64 [...], into the tables [S, H] and [types, H]. The leading dimensions, flattened to T, number the
+    rows of the dropout mask. Gradients of the four parameters under the main_grad rule.
 
     Raises:
-        ValueError: shapes disagree, dropout is not in [0, 1), or it has no key.
+        ValueError: word is on the CPU, shapes disagree, dropout is not in [0, 1), or it has no key.
     """
+    check_device("embed_layer_norm", word)
+    if not word.shape[:-1] == position_ids.shape == token_type_ids.shape:
+        shapes = [list(ids.shape) for ids in (position_ids, token_type_ids)]
+        raise ValueError(f"word {list(word.shape)} must be [..., H], and the ids {shapes} its leading dimensions")
     parameters = position_weight, token_type_weight, weight, layer_norm_bias
     if any(p.shape[-1] != word.shape[-1] or not p.is_contiguous() for p in parameters):
         shapes = [list(p.shape) for p in parameters]
         raise ValueError(f"parameters {shapes} must be contiguous, of {word.shape[-1]} columns")
     if not 0.0 <= dropout < 1.0 or (dropout > 0 and key is None):
         raise ValueError(f"dropout={dropout} must be in [0, 1), and above 0 needs a key: an int64 [seed, micro-batch]")
-    ids = position_ids.contiguous(), token_type_ids.contiguous()
+    ids = (each.reshape(-1).contiguous() for each in (position_ids, token_type_ids))
     key = key if dropout > 0 else None
-    return _forward(word, *ids, *parameters, key, epsilon, dropout, site)[0]
+    return from_rows(_forward(to_rows(word), *ids, *parameters, key, epsilon, dropout, site)[0], word)

@@ -15,6 +15,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import gelu
+from .arguments import check_device, from_rows, to_rows
 from .calls import Call
 from .cost import Cost, costs, size_of
 from .gelu import ACTIVATIONS, activate_with_slope
@@ -240,25 +241,26 @@ def calls(sizes, dtype, make):
 def gelu_ffn(
     x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, activation: str = "gelu", implementation: str = "auto"
 ) -> Tensor:
-    """gelu(x @ weight1.T + bias1) @ weight2.T -> [T, H]; the second bias is the next op's.
+    """gelu(x @ weight1.T + bias1) @ weight2.T -> [..., H]; the second bias is the next op's.
 
     Args:
-        x [T, H], weight1 [F, H], weight2 [H, F]: one dtype of fp32, bf16, fp16; bias1 [F]: any float dtype. Gradients
+        x [..., H], weight1 [F, H], weight2 [H, F]: one dtype of fp32, bf16, fp16; bias1 [F]: any float dtype. Gradients
             of the three parameters under the main_grad rule.
         activation: gelu (erf), gelu_new (tanh) or relu.
         implementation: auto, library, pointer or tma; see `choose`.
 
     Raises:
-        ValueError: shapes or dtypes disagree, or a name is unknown.
+        ValueError: x is on the CPU, shapes or dtypes disagree, or a name is unknown.
     """
-    shapes = (x.dim(), bias1.dim(), weight1.shape, weight2.shape[1:])
-    if shapes != (2, 1, bias1.shape + x.shape[1:], bias1.shape):
+    check_device("gelu_ffn", x)
+    shapes = (bias1.dim(), weight1.shape, weight2.shape[1:])
+    if x.dim() == 0 or shapes != (1, bias1.shape + x.shape[-1:], bias1.shape):
         raise ValueError(
             f"x {list(x.shape)}, weight1 {list(weight1.shape)}, bias1 {list(bias1.shape)} and weight2 "
-            f"{list(weight2.shape)} must be [T, H], [F, H], [F] and [H, F]"
+            f"{list(weight2.shape)} must be [..., H], [F, H], [F] and [H, F]"
         )
     if not x.dtype == weight1.dtype == weight2.dtype:
         raise ValueError(f"x {x.dtype}, weight1 {weight1.dtype} and weight2 {weight2.dtype} must be of one dtype")
     if activation not in ACTIVATIONS or implementation not in ("auto", "library", "pointer", "tma"):
         raise ValueError(f"activation={activation!r}, implementation={implementation!r}: one is unknown")
-    return _forward(x, weight1, bias1, weight2, activation, implementation)[0]
+    return from_rows(_forward(to_rows(x), weight1, bias1, weight2, activation, implementation)[0], x)

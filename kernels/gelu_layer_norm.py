@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .arguments import check_device, from_rows, to_rows
 from .calls import Call
 from .cost import Cost, costs, size_of
 from .gelu import ACTIVATIONS, activate_with_slope
@@ -196,17 +197,18 @@ def linear_gelu_layer_norm(
     x: Tensor, weight: Tensor, bias: Tensor, layer_norm_weight: Tensor, layer_norm_bias: Tensor,
     activation: str = "gelu", epsilon: float = 1e-12,
 ) -> Tensor:  # fmt: skip
-    """LN(activation(x [P, H] @ weight [M, H].T + bias [M])) -> [P, M], gradients under the main_grad rule.
+    """LN(activation(x [..., H] @ weight [M, H].T + bias [M])) -> [..., M], gradients under the main_grad rule.
 
     Raises:
-        ValueError: shapes or dtypes disagree, or the activation is unknown.
+        ValueError: x is on the CPU, shapes or dtypes disagree, or the activation is unknown.
     """
+    check_device("linear_gelu_layer_norm", x)
     vectors = bias, layer_norm_weight, layer_norm_bias
-    if x.dim() != 2 or x.shape[1:] != weight.shape[1:] or any(v.shape != weight.shape[:1] for v in vectors):
+    if x.dim() == 0 or x.shape[-1:] != weight.shape[1:] or any(v.shape != weight.shape[:1] for v in vectors):
         raise ValueError(
             f"x {list(x.shape)}, weight {list(weight.shape)} and vectors {[list(v.shape) for v in vectors]} must be "
-            "[P, H], [M, H] and three [M]"
+            "[..., H], [M, H] and three [M]"
         )
     if x.dtype != weight.dtype or activation not in ACTIVATIONS:
         raise ValueError(f"x {x.dtype} and weight {weight.dtype} must be of one dtype; {activation!r} in {ACTIVATIONS}")
-    return _forward(x, weight, *vectors, activation, epsilon)[0]
+    return from_rows(_forward(to_rows(x), weight, *vectors, activation, epsilon)[0], x)

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .arguments import check_device, to_rows
 from .calls import Call
 from .candidates import Candidate, Problem, candidates, chosen, problem_of
 from .cost import Cost, costs, size_of
@@ -184,21 +185,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def linear_cross_entropy(
     x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, row_weights: Tensor, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy of softmax(x [P, E] @ weight [V, E].T + bias [V]) at targets [P], averaged by row_weights [P].
+    """Cross entropy of softmax(x [..., E] @ weight [V, E].T + bias [V]) at targets [...], a mean by row_weights [...].
 
     Returns (loss, accuracy), scalars in fp32; both are 0 where all weights are. Static shapes, no synchronisation; at
     most `chunk` rows of logits exist at a time, in x's dtype. Gradients under the main_grad rule.
 
     Raises:
-        ValueError: shapes or dtypes disagree.
+        ValueError: x is on the CPU, or shapes or dtypes disagree.
     """
-    (n_rows, depth), n_cols = x.shape, bias.numel()
-    if weight.shape != (n_cols, depth) or targets.shape != (n_rows,) or row_weights.shape != (n_rows,):
+    check_device("linear_cross_entropy", x)
+    shapes = (bias.dim(), weight.shape, targets.shape, row_weights.shape)
+    if x.dim() == 0 or shapes != (1, bias.shape + x.shape[-1:], x.shape[:-1], x.shape[:-1]):
         raise ValueError(
             f"x {list(x.shape)}, weight {list(weight.shape)}, bias {list(bias.shape)}, targets {list(targets.shape)} "
-            f"and row_weights {list(row_weights.shape)} must be [P, E], [V, E], [V], [P] and [P]"
+            f"and row_weights {list(row_weights.shape)} must be [..., E], [V, E], [V], [...] and [...]"
         )
     if x.dtype != weight.dtype:
         raise ValueError(f"x {x.dtype} and weight {weight.dtype} must be of one dtype")
-    chunk = chunk or chosen(problem_of("linear_cross_entropy", x, n_rows, n_cols, depth)).options["chunk"]
+    x, targets, row_weights = to_rows(x), targets.reshape(-1).contiguous(), row_weights.reshape(-1)
+    chunk = chunk or chosen(problem_of("linear_cross_entropy", x, x.shape[0], *weight.shape)).options["chunk"]
     return _LinearCrossEntropy.apply(x, weight, bias, targets, row_weights, chunk, torch.is_grad_enabled())
