@@ -1,4 +1,4 @@
-"""The model against HuggingFace's, against numerical derivatives, and against the seed's size table."""
+"""The model against HuggingFace's, against numerical derivatives, and against its published count of parameters."""
 
 from itertools import product
 

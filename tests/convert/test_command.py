@@ -1,4 +1,4 @@
-"""Weights of the four projects become ours and compute what they did; what does not fit is refused by name."""
+"""`albert-fast convert`: its command line, what comes along with the weights, and outputs never overwritten."""
 
 from __future__ import annotations
 

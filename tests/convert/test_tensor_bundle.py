@@ -1,4 +1,4 @@
-"""TensorFlow checkpoints: what is whole is read to the bit, what is not is refused by name, wherever it is damaged."""
+"""TensorFlow checkpoints: what is whole is read bit by bit, what is not is refused by name, wherever it is damaged."""
 
 from __future__ import annotations
 

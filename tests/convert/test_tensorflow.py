@@ -1,4 +1,4 @@
-"""TensorFlow's slots and averages are skipped whatever they are called, and TF-Hub's folders are read whole."""
+"""TensorFlow's recorded outputs are ours; variables are named where they do not fit, slots and averages skipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning's defaults follow the model, are said with their reason, and chance and word counts are named."""
+"""Fine-tuning's defaults follow the model and are said with their reason, and chance is named."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Fine-tuning learns, keeps its best, resumes to the bit, and its classifier computes what HuggingFace's does."""
+"""Fine-tuning learns, keeps its best epoch, and gives the same weights for the same seed."""
 
 from __future__ import annotations
 

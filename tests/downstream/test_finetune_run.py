@@ -32,7 +32,7 @@ def comparable(output: Path) -> tuple[Any, ...]:
     return (output / "model.safetensors").read_bytes(), (output / "dev_predictions.jsonl").read_bytes(), lines
 
 
-def test_killed_and_resumed_to_the_bit(pretrained: Path) -> None:
+def test_killed_and_resumed_it_is_bitwise_identical(pretrained: Path) -> None:
     given = options(pretrained, hidden_dropout_prob=0.1, logging_steps=5)
     whole = run(given)
     stopped = replace(given, output=str(pretrained.parent / "stopped"))

@@ -17,18 +17,12 @@ from albert_fast.convert.command import ConvertOptions, convert
 from albert_fast.model import AlbertForPreTraining
 
 FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures"
-
-
 CASES = {
     "zh-postln": ("tf_zh", "albert_config.json", "outputs.npz"),
     "zh-preln": ("tf_zh", "albert_config_preln.json", "outputs_preln.npz"),
     "google": ("tf_google", "albert_config.json", "outputs.npz"),
 }
-
-
 SHARE_TYPES = ["all", "ffn", "attention", "None"]
-
-
 SIZES = {"vocab_size": 50, "embedding_size": 8, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
 
 

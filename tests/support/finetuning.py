@@ -12,14 +12,8 @@ from albert_fast.downstream.finetune_options import FinetuneOptions
 from albert_fast.options import DeviceOptions
 
 WORDS = [f"w{i}" for i in range(40)]
-
-
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "yes", "no", "maybe"]
-
-
 SIZES = {"hidden_size": 32, "embedding_size": 16, "intermediate_size": 64, "num_attention_heads": 2}
-
-
 LAYERS = {"num_hidden_layers": 2, "vocab_size": len(TOKENS), "max_position_embeddings": 32}
 
 

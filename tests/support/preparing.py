@@ -7,8 +7,6 @@ from albert_fast.data.shards import read_documents
 from albert_fast.data.tokenizer import SPECIAL_TOKENS
 
 CHARACTERS = "abcdefgh我们在北京大学习自然语言处理"
-
-
 VOCABULARY = [*SPECIAL_TOKENS, *CHARACTERS, *(f"##{c}" for c in "abcdefgh"), "ab", "##cd", ",", "。"]
 
 

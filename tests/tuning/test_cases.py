@@ -8,11 +8,7 @@ from albert_fast.ops import Ops, get_ops
 from albert_fast.tuning.cases import Maker, cases, work
 
 CPU = torch.device("cpu")
-
-
 FEED_FORWARD = Problem("gelu_ffn_forward", "sm_90", "float32", 16, 48, 32)
-
-
 LAYER_NORM = Problem("add_layer_norm_backward", "sm_90", "float32", 16, 40)
 
 

@@ -10,11 +10,7 @@ from albert_fast.tuning.cases import Maker, attention_case, cases
 from albert_fast.tuning.check import errors, fault
 
 CPU = torch.device("cpu")
-
-
 FEED_FORWARD = Problem("gelu_ffn_forward", "sm_90", "float32", 16, 48, 32)
-
-
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here, not interpreted")
 
 
