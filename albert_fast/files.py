@@ -87,6 +87,11 @@ def _whole(path: Path, is_folder: bool) -> Iterator[Path]:
             raise
 
 
+def holds_files(directory: Path) -> bool:
+    """Whether a folder holds more than the lock and half-written files of a process that was killed at its start."""
+    return directory.exists() and any(not path.name.endswith((".lock", ".partial")) for path in directory.iterdir())
+
+
 def remove_partials(directory: Path, pattern: str = ".*.partial") -> None:
     """Remove the half-written files and folders that processes which are no more left in `directory`."""
     for partial in directory.glob(pattern):

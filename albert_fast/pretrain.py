@@ -16,7 +16,6 @@ import torch.distributed as dist
 from albert_fast import checkpoint
 from albert_fast.config import AlbertConfig, DataConfig, ModelOptions, TrainConfig
 from albert_fast.data.batches import Batch, PretrainingLoader
-from albert_fast.files import locked, remove_partials, writing
 from albert_fast.health import Health
 from albert_fast.measure.cards import find_card
 from albert_fast.measure.products import step_flops
@@ -85,17 +84,12 @@ def _pretrain(
             folder.found.load_into(train_step)
         if world_size > 1:
             dist.barrier()  # every rank has looked at the folder before one writes into it
-        if rank == 0:
-            with writing(output):
-                output.mkdir(parents=True, exist_ok=True)
         with (
-            locked(output, "checkpoints") if rank == 0 else nullcontext(),
+            folder.opened(run, loader, implementations) if rank == 0 else nullcontext(),
             MetricsLog(output, train.max_steps, step, visible=rank == 0) as log,
             Stop(world_size) as stop,
         ):
             if rank == 0:
-                remove_partials(output)
-                folder.write_options(run, loader, implementations)
                 _describe(config, data, train, world_size, train_step, folder, loader)
             skipped = int(train_step.optimizer.steps - train_step.optimizer.updates)
             health = Health(train, run.max_skipped_updates, step, skipped, log.say)

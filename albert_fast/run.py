@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +13,7 @@ from albert_fast import checkpoint
 from albert_fast.config import PRESETS, AlbertConfig, DataConfig, ModelOptions, TrainConfig
 from albert_fast.data.batches import PretrainingLoader
 from albert_fast.data.tokenizer import load_tokenizer
-from albert_fast.files import file_crc, write_json
+from albert_fast.files import file_crc, holds_files, locked, remove_partials, write_json, writing
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import Options, UserError, another_run, check_unchanged, note, option
 from albert_fast.pretrained import WEIGHTS, checkpoint_folder, read_weights
@@ -88,7 +90,7 @@ class RunFolder:
     def __init__(self, run: RunOptions, options: dict[str, Any]):
         self.path, self.options = Path(run.output), options
         file = self.path / OPTIONS
-        if not run.resume and self.path.exists() and any(self.path.iterdir()):
+        if not run.resume and holds_files(self.path):
             raise UserError(f"output={self.path} holds files already; give --resume to go on, or another folder")
         if run.resume and not file.exists():
             raise UserError(f"output={self.path} holds no run to resume; leave --resume out to start one")
@@ -132,8 +134,20 @@ class RunFolder:
                 f"new schedule from step {self.step:,} on (warm-up of {train.warmup_steps:,} steps, 0 at the new end)"
             )
 
-    def write_options(self, run: RunOptions, loader: PretrainingLoader, implementations: dict[str, str]) -> None:
-        """Write what the run was given, once nothing can be refused any more: a refused run leaves no trace."""
+    @contextmanager
+    def opened(self, run: RunOptions, loader: PretrainingLoader, implementations: dict[str, str]) -> Iterator[None]:
+        """Keep other processes out of the folder, and write what the run was given before anything else is written.
+
+        So a refused run leaves no trace, and one that was killed at its start can be resumed or started again.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path, "checkpoints"):
+            remove_partials(self.path)
+            self._write_options(run, loader, implementations)
+            yield
+
+    def _write_options(self, run: RunOptions, loader: PretrainingLoader, implementations: dict[str, str]) -> None:
         saved = {name: value for name, value in self.options.items() if name not in ("resume", "output")}
         saved["implementations"] = implementations
         saved["stream"] = loader.cursor()["stream"]

@@ -44,8 +44,9 @@ def find_checkpoint(path: Path) -> Path:
         if len(indexes) == 1:
             return indexes[0]
         names = [file.stem for file in indexes] + [file.name for file in torch_files]
-        found = f"several checkpoints ({', '.join(names)}); give the path of one" if names else "no weights"
-        raise UserError(f"{path} holds {found}, or give a folder with {', '.join(_WEIGHT_FILES)}")
+        found = f"several checkpoints ({', '.join(names)})" if names else "no weights"
+        other = ("the path of one, or " if names else "") + f"a folder with {' or '.join(_WEIGHT_FILES)}"
+        raise UserError(f"{path} holds {found}; give {other}")
     prefix = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path))
     if Path(f"{prefix}.index").is_file() or prefix != str(path):
         return Path(f"{prefix}.index")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from albert_fast.downstream.classifier import SETTINGS, AlbertForSequenceClassification, read_settings
 from albert_fast.downstream.scores import warn_of_chance
-from albert_fast.files import locked, remove_partials, strict_json, write_json, writing
+from albert_fast.files import holds_files, locked, remove_partials, strict_json, write_json, writing
 from albert_fast.health import Health
 from albert_fast.metrics import MetricsLog
 from albert_fast.optimizer import Optimizer
@@ -64,13 +64,15 @@ class FinetuneRun:
         """Opens or resumes the run around its loop."""
         if resume and not (self.output / SETTINGS).is_file():
             raise UserError(f"output={self.output} holds no run to resume; leave --resume out to start one")
-        if not resume and self.output.exists() and any(self.output.iterdir()):
+        if not resume and holds_files(self.output):
             raise UserError(f"output={self.output} holds files already; give --resume to go on, or another folder")
         with writing(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
         with locked(self.output, "checkpoints"):
             remove_partials(self.output)
-            self._resume() if resume else self._create()
+            # Killed at its start, a run holds neither the state of its first step nor any weights.
+            begun = any((self.output / name).is_file() for name in (STATE, WEIGHTS))
+            self._resume() if resume and begun else self._create()
             self.health = Health(self.optimizer.config, MAX_SKIPPED, self.step, self._skipped(), note)
             with MetricsLog(self.output, max_steps, self.step, board=False) as self.log:
                 yield
