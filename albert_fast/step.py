@@ -118,8 +118,8 @@ class TrainStep:
         self.run_micro_step: Callable[[], None] = self.micro_step
         self.run_update: Callable[[], None] = self.update
         self.graphs: list[torch.cuda.CUDAGraph] = []
+        self.inputs.load(example)  # choosing among kernels and warming up read a whole micro-batch
         if before_capture is not None:
-            self.inputs.load(example)
             before_capture(self)
         if config.capture == "on" or (config.capture == "auto" and device.type == "cuda"):
             self._capture(device)

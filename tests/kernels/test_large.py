@@ -14,7 +14,13 @@ LIMIT = 2**31
 HIDDEN, VOCABULARY = 4096, 30000
 TOKENS = LIMIT // HIDDEN + 37
 SIZES = Sizes(TOKENS, HIDDEN, 4 * HIDDEN, 64, 128, VOCABULARY, predictions=TOKENS)
-LONG = ("add_layer_norm", "gelu_layer_norm", "gelu_ffn", "pack_gradients")  # seconds a program in the interpreter
+LONG = (
+    "add_layer_norm",
+    "embed_layer_norm",
+    "gelu_layer_norm",
+    "gelu_ffn",
+    "pack_gradients",
+)  # seconds a program in the interpreter
 
 
 @pytest.mark.parametrize("module", [slow(name) if name in LONG else name for name in KERNELS])
