@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from albert_fast.files import file_crc
 from albert_fast.options import UserError
 
 USER_ERROR, OTHER_ERROR = 2, 1
+SAID = Path(tempfile.mkdtemp(prefix="said-"))  # what each process printed: elsewhere than what is starved
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,13 @@ def launch(function: Callable[[Path], None], output: Path, ranks: int = 1) -> li
             code = OTHER_ERROR
             try:
                 os.setpgid(0, 0)
-                _quiet(output)
+                _quiet()
                 if ranks > 1:
                     given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
                     os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in given.items()}}
                 function(output)
                 code = 0
-            except UserError as error:
+            except (UserError, OSError) as error:  # what the command line tells in one line
                 print(f"error: {error}", file=sys.stderr)
                 code = USER_ERROR
             except SystemExit as error:
@@ -116,12 +118,12 @@ def recover(job: Job, output: Path) -> None:
         codes = finish(launch(function, output, job.ranks))
         if not any(codes):
             return
-    said = "".join(path.read_text() for path in sorted(output.parent.glob(f"{output.name}*.said")))
+    said = "".join(path.read_text() for path in sorted(SAID.iterdir(), key=os.path.getmtime)[-2 * job.ranks :])
     raise AssertionError(f"{job.name} could be neither resumed nor started again in {output}: {codes}\n{said[-3000:]}")
 
 
-def _quiet(output: Path) -> None:
-    said = open(f"{output}.{os.getpid()}.said", "w")  # noqa: SIM115
+def _quiet() -> None:
+    said = open(SAID / str(os.getpid()), "w")  # noqa: SIM115
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)
 
