@@ -170,7 +170,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("name", ["prepare", "pretrain", "convert"])
+@pytest.mark.parametrize("name", ["prepare", "pretrain", "finetune", "convert"])
 def test_a_full_disk(undisturbed: Undisturbed, small_disk: Path) -> None:
     """The disk is full at first, and has room in the end: a job says so in one line, and goes on."""
     job, expected, _ = undisturbed

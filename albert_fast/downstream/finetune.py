@@ -72,7 +72,8 @@ def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOpti
                 loss.backward()
                 optimizer.update(1)
                 run.advance(loss.detach(), batch.input_ids.shape[0], options.logging_steps)
-                if run.step % options.save_steps == 0:
+                # An epoch's last step is saved behind its evaluation: a run resumed between them would skip that.
+                if run.step % options.save_steps == 0 and run.step % steps_per_epoch:
                     run.save()
                 if stop.agreed:
                     break
