@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 
 from albert_fast import checkpoint
+from albert_fast.cards import find_card
 from albert_fast.config import AlbertConfig, DataConfig, ModelOptions, TrainConfig
 from albert_fast.data.batches import Batch, PretrainingLoader
+from albert_fast.flops import step_flops
 from albert_fast.health import Health
-from albert_fast.measure.cards import find_card
-from albert_fast.measure.products import step_flops
 from albert_fast.metrics import MetricsLog
 from albert_fast.options import compute_dtype, note
 from albert_fast.ranks import ranks

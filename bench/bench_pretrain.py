@@ -29,7 +29,7 @@ from rich.table import Table
 
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.data.batches import Batch, PretrainingLoader
-from albert_fast.measure.products import Product, step_products
+from albert_fast.flops import Product, step_products
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.step import TrainStep
 from bench import huggingface, machine

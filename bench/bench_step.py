@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.flops import step_flops
 from albert_fast.measure.batch import full_batch
-from albert_fast.measure.products import step_flops
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.step import TrainStep
 from bench import harness, huggingface, machine

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from albert_fast.measure.cards import CARDS
+from albert_fast.cards import CARDS
 from albert_fast.measure.ledger import Ledger
 from albert_fast.measure.pricing import price_rows
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from albert_fast.cards import CARDS
 from albert_fast.config import AlbertConfig, TrainConfig
-from albert_fast.measure.cards import CARDS
 from albert_fast.measure.pricing import price
 from albert_fast.measure.step_spec import StepSpec
 

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from rich.console import Console
 
+from albert_fast.cards import Card
 from albert_fast.config import PRESETS, AlbertConfig, DataConfig, ModelOptions, TrainConfig
-from albert_fast.measure.cards import Card
 from albert_fast.measure.ledger_report import ledger_table, plot_classes
 from albert_fast.measure.plan import plan, plan_text
 from albert_fast.measure.pricing import Priced, price

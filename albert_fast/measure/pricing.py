@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from albert_fast.cards import Card
+from albert_fast.flops import step_flops
 from albert_fast.kernels.cost import Cost
-from albert_fast.measure.cards import Card
 from albert_fast.measure.ledger import Entry, record
-from albert_fast.measure.products import step_flops
 from albert_fast.measure.step_spec import StepSpec
 
 CLASSES = {"product": "products", "attention": "attention", "layer_norm": "LayerNorm", "memory": "other memory traffic"}

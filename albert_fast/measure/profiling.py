@@ -16,10 +16,10 @@ import torch
 from rich.console import Console
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from albert_fast.cards import CARDS, load_card
 from albert_fast.config import PRESETS, DataConfig, ModelOptions, TrainConfig
 from albert_fast.data.batches import Batch
 from albert_fast.measure.batch import full_batch
-from albert_fast.measure.cards import CARDS, load_card
 from albert_fast.measure.predicted_time import predict_time
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import Options, compute_dtype, device_kind, note, option

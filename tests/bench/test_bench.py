@@ -14,8 +14,8 @@ from albert_fast import cli
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.data.adapters import ExampleDataset, PaddingCollator
 from albert_fast.data.batches import PretrainingLoader
+from albert_fast.flops import step_flops
 from albert_fast.measure.batch import full_batch
-from albert_fast.measure.products import step_flops
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.step import TrainStep
 from bench import bench_pretrain, bench_quality, gpu_report, huggingface, machine

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from albert_fast.measure.cards import CARDS
+from albert_fast.cards import CARDS
 from albert_fast.measure.ledger_report import ledger_table, plot_classes
 from albert_fast.measure.pricing import CLASSES, LAUNCHES, Priced, Row
 

@@ -3,8 +3,8 @@
 import torch
 from support.steps import VOCABULARY
 
+from albert_fast.cards import CARDS
 from albert_fast.config import AlbertConfig, TrainConfig
-from albert_fast.measure.cards import CARDS
 from albert_fast.measure.step_spec import StepSpec
 
 H100 = CARDS["h100"]

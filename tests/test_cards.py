@@ -5,7 +5,7 @@ import json
 import pytest
 from support.ledger_steps import H100, spec
 
-from albert_fast.measure.cards import load_card
+from albert_fast.cards import load_card
 from albert_fast.measure.pricing import price
 from albert_fast.options import UserError
 

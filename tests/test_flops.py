@@ -2,8 +2,8 @@
 
 from support.ledger_steps import H, S, T, spec
 
+from albert_fast.flops import step_products
 from albert_fast.measure.ledger import record
-from albert_fast.measure.products import step_products
 
 
 def test_flops_are_those_of_the_list_of_products():
