@@ -51,12 +51,6 @@ def write_json(path: Path, document: Any) -> None:
     write_file(path, strict_json(document, indent=2, ensure_ascii=False) + "\n")
 
 
-def save_figure(figure: Any, file: Path) -> None:
-    """Save a matplotlib figure, whole or not at all, in the format that the file's suffix names (PNG without one)."""
-    with whole_file(Path(file)) as partial:
-        figure.savefig(partial, dpi=120, format=Path(file).suffix.removeprefix(".") or "png")
-
-
 def append_line(path: Path, line: str) -> None:
     """Append a line to a log. A disk without room for it leaves the log as it was; UserError names the file."""
     data = f"{line}\n".encode()

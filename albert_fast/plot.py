@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albert_fast.files import save_figure
 from albert_fast.metrics import METRICS, read_metrics
 from albert_fast.options import Options, UserError, option
-from albert_fast.plots import pyplot
+from albert_fast.plots import save_figure, subplots
 
 # Each panel: its title, and the metrics that it shows with their line styles; held-out ones are dashed.
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
@@ -42,7 +41,7 @@ def draw_runs(runs: Sequence[Path], file: Path) -> None:
         UserError: a folder holds no metrics yet.
     """
     lines = {run: _lines(run) for run in runs}
-    figure, axes = pyplot().subplots(2, 2, figsize=(12, 7.5), layout="constrained")
+    figure, axes = subplots(2, 2, width=12, height=7.5)
     for panel, (title, shown) in zip(axes.flat, PANELS, strict=True):
         for colour, run in enumerate(runs):
             if any(name.startswith("mlm") and name in line for line in lines[run] for name, _ in shown):
@@ -58,7 +57,6 @@ def draw_runs(runs: Sequence[Path], file: Path) -> None:
         if panel.lines:
             panel.legend(fontsize=8)
     save_figure(figure, file)
-    pyplot().close(figure)
 
 
 def _lines(run: Path) -> list[dict[str, Any]]:

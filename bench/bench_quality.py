@@ -23,6 +23,7 @@ from albert_fast.data.batches import PretrainingLoader
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.demo import python_topics
 from albert_fast.model import AlbertForPreTraining
+from albert_fast.plots import save_figure, subplots
 from albert_fast.step import TrainStep
 from bench import huggingface, machine
 
@@ -89,12 +90,7 @@ def run(steps: int, tokens: int, vocab_size: int, **size: Any) -> dict[str, Any]
 
 
 def plot(document: dict[str, Any], file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, both = pyplot.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    figure, both = subplots(1, 2, width=12)
     curves, width = document["curves"], max(document["steps"] // 30, 1)
 
     def smooth(values: list[float]) -> list[float]:
@@ -111,8 +107,7 @@ def plot(document: dict[str, Any], file: Path) -> None:
         axes.set(xlabel="step", ylabel="MLM + sentence-order loss (nats)", title=title)
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(file, dpi=110)
-    pyplot.close(figure)
+    save_figure(figure, file)
 
 
 def main() -> None:

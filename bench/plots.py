@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from albert_fast.plots import save_figure, subplots
 from bench.result_files import File, Key, timed_rows
 
 
@@ -22,23 +23,6 @@ def draw(document: dict[str, Any], folder: Path, stem: str) -> list[Path]:
     return drawn
 
 
-def _figure(width: float = 8.0, height: float = 4.8):
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    return pyplot.subplots(figsize=(width, height), layout="constrained")
-
-
-def _save(figure: Any, file: Path) -> Path:
-    from matplotlib import pyplot
-
-    figure.savefig(file, dpi=110)
-    pyplot.close(figure)
-    return file
-
-
 def _device(document: dict[str, Any]) -> str:
     m = document["machine"]
     return m["device"] + (f", {m['threads']} threads, small shapes" if m["kind"] == "cpu" else "")
@@ -46,7 +30,7 @@ def _device(document: dict[str, Any]) -> str:
 
 def _roofline(document: dict[str, Any], rows: dict[Key, dict[str, Any]], file: Path) -> Path:
     """FLOP/s over FLOPs a byte, under the measured copy bandwidth and matrix rate."""
-    figure, axes = _figure()
+    figure, axes = subplots()
     copy, matrix = document["rates"]["copy"], document["rates"]["matrix"]
     placed = [r for r in rows.values() if r.get("flops") and r.get("bytes")]
     intensities = [r["flops"] / r["bytes"] for r in placed] or [matrix / copy]
@@ -65,7 +49,7 @@ def _roofline(document: dict[str, Any], rows: dict[Key, dict[str, Any]], file: P
     axes.set_title(f"Roofline: {_device(document)}")
     axes.legend(handles=handles, fontsize=7, ncols=2)
     axes.grid(alpha=0.3, which="both")
-    return _save(figure, file)
+    return save_figure(figure, file)
 
 
 def _bars(document: dict[str, Any], rows: dict[Key, dict[str, Any]], file: Path) -> Path:
@@ -74,7 +58,7 @@ def _bars(document: dict[str, Any], rows: dict[Key, dict[str, Any]], file: Path)
     for key, row in rows.items():
         groups.setdefault(key[:4], {})[key[4]] = row
     names = list(dict.fromkeys(key[4] for key in rows))
-    figure, axes = _figure(9.0, 1.5 + 0.24 * len(rows))
+    figure, axes = subplots(width=9.0, height=1.5 + 0.24 * len(rows))
     place, ticks, labels = 0.0, [], []
     for group, members in groups.items():
         base = next((members[n] for n in ("torch", "huggingface", "torch-foreach") if n in members), None)
@@ -94,11 +78,11 @@ def _bars(document: dict[str, Any], rows: dict[Key, dict[str, Any]], file: Path)
     axes.axvline(1, color="k", linewidth=0.8)
     axes.set(xlabel="speed against eager torch or HuggingFace", title=_device(document))
     axes.legend(handles=[axes.barh(0, 0, color=f"C{i}", label=name) for i, name in enumerate(names)], fontsize=7)
-    return _save(figure, file)
+    return save_figure(figure, file)
 
 
 def _tokens_by_batch(document: dict[str, Any], rows: dict[Key, dict[str, Any]], file: Path) -> Path:
-    figure, axes = _figure()
+    figure, axes = subplots()
     lines: dict[str, list[tuple[int, float, float, float]]] = {}
     for (op, _, preset, tokens, by), row in rows.items():
         if "tokens_per_second" in row:
@@ -115,12 +99,12 @@ def _tokens_by_batch(document: dict[str, Any], rows: dict[Key, dict[str, Any]], 
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
-    return _save(figure, file)
+    return save_figure(figure, file)
 
 
 def _pretrain_bars(document: dict[str, Any], file: Path) -> Path:
     rows = document["rows"]
-    figure, axes = _figure()
+    figure, axes = subplots()
     for i, row in enumerate(rows):
         theirs = row["huggingface_tokens_per_second"]
         axes.bar(i - 0.2, 1.0, width=0.4, color="C0", label="HuggingFace" if i == 0 else None)
@@ -135,7 +119,7 @@ def _pretrain_bars(document: dict[str, Any], file: Path) -> Path:
     m = document["machine"]
     axes.set(ylabel="real tokens/s, HuggingFace = 1", title=f"Pretraining: {m['device']}, {m['threads']} threads")
     axes.legend()
-    return _save(figure, file)
+    return save_figure(figure, file)
 
 
 def draw_regression(first_file: File, second_file: File, folder: Path) -> Path:
@@ -144,7 +128,7 @@ def draw_regression(first_file: File, second_file: File, folder: Path) -> Path:
     before_name, after_name = before_file.stem, after_file.stem
     first, second = timed_rows(before), timed_rows(after)
     common = [key for key in first if key in second]
-    figure, axes = _figure(9.0, 1.5 + 0.22 * max(len(common), 1))
+    figure, axes = subplots(width=9.0, height=1.5 + 0.22 * max(len(common), 1))
     for place, key in enumerate(common):
         a, b = first[key], second[key]
         speed = a["median_seconds"] / b["median_seconds"]
@@ -155,4 +139,4 @@ def draw_regression(first_file: File, second_file: File, folder: Path) -> Path:
     axes.invert_yaxis()
     axes.axvline(1, color="k", linewidth=0.8)
     axes.set(xlabel=f"speed of {after_name} over {before_name}, with noise", xscale="log")
-    return _save(figure, folder / f"{before_name}-against-{after_name}.png")
+    return save_figure(figure, folder / f"{before_name}-against-{after_name}.png")

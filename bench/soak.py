@@ -19,6 +19,7 @@ import numpy as np
 
 from albert_fast.config import DataConfig, ModelOptions, TrainConfig
 from albert_fast.metrics import read_metrics
+from albert_fast.plots import save_figure, subplots
 from albert_fast.pretrain import pretrain
 from albert_fast.run import RunOptions
 from bench import machine
@@ -86,12 +87,7 @@ def judge(looks: list[dict[str, float]], lines: list[dict[str, float]]) -> list[
 
 
 def draw(looks: list[dict[str, float]], lines: list[dict[str, float]], file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(4, 1, figsize=(9, 9), layout="constrained")
+    figure, axes = subplots(4, width=9, height=9)
     seconds = [x["seconds"] - looks[0]["seconds"] for x in looks]
     for axis, (name, label, unit) in zip(
         axes, (("memory_bytes", "memory, MB", 1e6), ("files", "open files", 1), ("threads", "threads", 1)), strict=False
@@ -100,7 +96,7 @@ def draw(looks: list[dict[str, float]], lines: list[dict[str, float]], file: Pat
         axis.set(ylabel=label, xlabel="seconds", ylim=(0, None))
     axes[3].plot([x["step"] for x in lines], [x["mlm_loss"] for x in lines], linewidth=0.6)
     axes[3].set(ylabel="MLM loss, nats", xlabel="step")
-    figure.savefig(file, dpi=110)
+    save_figure(figure, file)
 
 
 def main() -> None:

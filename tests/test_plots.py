@@ -1,19 +1,18 @@
-"""matplotlib draws into files: no display is needed."""
+"""matplotlib draws into files: no display is needed, and no figure stays."""
 
 from pathlib import Path
 
 import matplotlib
 import pytest
+from matplotlib import pyplot
 
-from albert_fast.plots import pyplot
+from albert_fast.plots import save_figure, subplots
 
 
 def test_figures_are_drawn_without_a_display(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
-    plt = pyplot()
+    figure, axes = subplots()
     assert matplotlib.get_backend().lower() == "agg"
-    figure, axes = plt.subplots()
     axes.plot([1, 2])
-    figure.savefig(tmp_path / "a.png")
-    plt.close(figure)
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert save_figure(figure, tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert not pyplot.fignum_exists(figure.number)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from albert_fast.files import save_figure
 from albert_fast.measure.pricing import Priced
-from albert_fast.plots import pyplot
+from albert_fast.plots import save_figure, subplots
 
 # Eager PyTorch priced by the same rule takes this much longer in published runs (bench/calibration.py): the rule knows
 # neither the gaps between kernels nor what a card loses to its power limit.
@@ -48,9 +47,8 @@ def ledger_table(priced: Priced, title: str, rows: int) -> str:
 
 def plot_classes(steps: dict[str, Priced], file: Path, title: str) -> None:
     """A stacked bar a model: each class's share of the step, with tokens/s and MFU above it."""
-    plt = pyplot()
     labels, priced = list(steps), list(steps.values())
-    figure, axes = plt.subplots(figsize=(max(7.0, 0.9 * len(labels) + 3), 4.8), layout="constrained")
+    figure, axes = subplots(width=max(7.0, 0.9 * len(labels) + 3))
     bottom = [0.0] * len(labels)
     for name in priced[0].classes:
         heights = [100 * p.classes[name] / p.seconds for p in priced]
@@ -65,4 +63,3 @@ def plot_classes(steps: dict[str, Priced], file: Path, title: str) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.grid(axis="y", alpha=0.3)
     save_figure(figure, file)
-    plt.close(figure)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from albert_fast.files import save_figure
-from albert_fast.plots import pyplot
+from albert_fast.plots import save_figure, subplots
 
 PARTS = ("parameters", "gradients", "optimizer", "activations", "temporaries")
 MEGABYTE = 1e6
@@ -51,9 +50,8 @@ def activation_table(row: dict[str, Any], detail: dict[str, Any]) -> str:
 
 def plot(rows: list[dict[str, Any]], file: Path, title: str) -> None:
     """A stacked bar a row, and the measured peak as a mark where there is one."""
-    plt = pyplot()
     labels = ["\n".join(str(row[key]) for key in ("share_type", "ln_type", "recompute") if key in row) for row in rows]
-    figure, axes = plt.subplots(figsize=(max(6.0, 1.1 * len(rows) + 2), 4.8), layout="constrained")
+    figure, axes = subplots(width=max(6.0, 1.1 * len(rows) + 2))
     bottom = [0.0] * len(rows)
     for part in PARTS:
         heights = [row[f"{part}_bytes"] / MEGABYTE for row in rows]
@@ -67,7 +65,6 @@ def plot(rows: list[dict[str, Any]], file: Path, title: str) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside the bars, of which it hides none
     axes.grid(axis="y", alpha=0.3)
     save_figure(figure, file)
-    plt.close(figure)
 
 
 def _line(cells: Any) -> str:
