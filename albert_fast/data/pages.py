@@ -63,26 +63,23 @@ class PageBuilder:
 
     def add(self, chunk: EncodedChunk, inside_line: bool, ends_line: bool) -> Iterator[Page]:
         """Append a chunk; its first line may go on with an earlier one (inside_line), its last go on in the next."""
-        lengths, blank = chunk.lengths.copy(), chunk.is_blank.copy()
-        if inside_line:
-            blank[0] = False
-            if self._line_is_open:
-                self._lengths[-1] += lengths[0]
-                lengths[0] = 0
-        if not ends_line:
-            blank[-1] = False
-        self._ids = np.concatenate((self._ids, chunk.ids))
-        self._starts = np.concatenate((self._starts, chunk.word_starts))
-        # Numbering documents by the blank lines before them finds the first sentence of each.
-        number = np.cumsum(blank)
+        lengths, ends_document = chunk.lengths.copy(), chunk.is_blank.copy()
+        # The blank part of a line says nothing of the whole line.
+        ends_document[:1] &= not inside_line
+        ends_document[-1:] &= ends_line
+        if self._line_is_open:  # take its sentence back, as if all of it stood in this chunk
+            lengths[0] += self._lengths[-1]
+            self.document_is_open = not self._first[-1]
+            self._lengths, self._first = self._lengths[:-1], self._first[:-1]
         kept = np.flatnonzero(lengths)
-        before = np.concatenate(([-1 if not self.document_is_open else 0], number[kept][:-1]))[: len(kept)]
-        self._lengths = np.concatenate((self._lengths, lengths[kept]))
-        self._first = np.concatenate((self._first, number[kept] != before))
-        last = int(kept[-1]) if len(kept) else -1
-        went_on = inside_line and self._line_is_open
-        self.document_is_open = (len(kept) > 0 or self.document_is_open) and not blank[last + 1 :].any()
-        self._line_is_open = not ends_line and (last == len(lengths) - 1 or (went_on and len(lengths) == 1))
+        # The last sentence before this chunk, then the chunk's own, each with the number of its document.
+        document = np.append(0 if self.document_is_open else -1, np.cumsum(ends_document)[kept])
+        self._ids = np.append(self._ids, chunk.ids)
+        self._starts = np.append(self._starts, chunk.word_starts)
+        self._lengths = np.append(self._lengths, lengths[kept])
+        self._first = np.append(self._first, np.diff(document) != 0)
+        self.document_is_open = bool(document[-1] == np.count_nonzero(ends_document))
+        self._line_is_open = not ends_line and lengths[-1] > 0
         self._cut_long_sentences()
         yield from self._full_pages()
 
@@ -115,12 +112,8 @@ class PageBuilder:
             yield self._slice(sentence, stop, token, last)
             sentence, token = stop, last
         rest = self._slice(sentence, len(ends), token, len(self._ids))
-        self._ids, self._starts, self._lengths, self._first = (
-            rest.ids,
-            rest.word_starts,
-            rest.lengths,
-            rest.first_of_document,
-        )
+        self._ids, self._starts = rest.ids, rest.word_starts
+        self._lengths, self._first = rest.lengths, rest.first_of_document
 
     def _slice(self, sentence: int, stop: int, token: int, last: int) -> Page:
         sentences = slice(sentence, stop)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from albert_fast.data.pages import EncodedChunk, PageBuilder
 from albert_fast.data.shards import MAX_PAGE_TOKENS, MAX_SENTENCE_TOKENS
@@ -12,6 +14,10 @@ def chunk(lengths: list[int], blank: tuple[int, ...] = (), first: int = 0) -> En
     is_blank = np.isin(np.arange(len(lengths)), blank)
     ids = np.arange(first, first + sum(lengths), dtype=np.int32)
     return EncodedChunk(ids, np.ones(len(ids), np.bool_), np.array(lengths, np.int64), is_blank)
+
+
+def blanks_of(lengths: list[int]) -> tuple[int, ...]:
+    return tuple(i for i, tokens in enumerate(lengths) if tokens == 0)
 
 
 def test_a_line_over_two_chunks_is_one_sentence_and_blank_lines_end_documents():
@@ -46,3 +52,29 @@ def test_a_sentence_too_long_is_cut_and_begins_one_document():
     (page,) = made
     assert page.lengths.tolist() == [MAX_SENTENCE_TOKENS, 5]
     assert page.first_of_document.tolist() == [True, False]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_chunks_may_end_anywhere(data):
+    """The pages of lines that are cut into chunks, at their ends or inside, are those of all lines in one chunk."""
+    lines = data.draw(st.lists(st.sampled_from([0, 1, 2, 30_000, MAX_SENTENCE_TOKENS + 3]), min_size=1, max_size=12))
+    whole, parts = PageBuilder(), PageBuilder()
+    expected = [*whole.add(chunk(lines, blanks_of(lines)), False, True), *whole.flush()]
+    pages, first, pending, inside_line = [], 0, [], False
+    for tokens in lines:
+        head = data.draw(st.integers(0, tokens)) if tokens > 1 and data.draw(st.booleans()) else 0
+        if head:
+            pages += parts.add(chunk([*pending, head], blanks_of(pending), first), inside_line, False)
+            first, pending, inside_line = first + sum(pending) + head, [], True
+        pending.append(tokens - head)
+        if data.draw(st.booleans()):
+            pages += parts.add(chunk(pending, blanks_of(pending), first), inside_line, True)
+            first, pending, inside_line = first + sum(pending), [], False
+    if pending:
+        pages += parts.add(chunk(pending, blanks_of(pending), first), inside_line, True)
+    pages += parts.flush()
+    assert len(pages) == len(expected)
+    for ours, theirs in zip(pages, expected, strict=True):
+        for name in ("ids", "word_starts", "lengths", "first_of_document"):
+            assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
