@@ -69,15 +69,8 @@ class PretrainingLoader(Iterator[Batch]):
         start_batch: global micro-batch to begin at. Finding it plans every group before it (about 10 ms per million
             sentences and epoch).
         cursor: of `cursor()`, to go on there at the cost of one group; instead of start_batch.
-        max_ngram: longest span, in words.
-        masked_lm_prob: share of an example's tokens to mask, rounded to a millionth.
-        max_predictions: most masked tokens of an example; None: no cap.
-        predictions_per_batch: P; None: ceil(T * max(masked_lm_prob, b(S) / S)) + ceil(sqrt(T / S)), rounded up to 16,
-            with b(S) the budget of a full example.
-        max_sequences: M, most examples of a batch; None: T / 32, more where the corpus's documents are shorter than
-            that. N, the attribute sequence_slots, leaves room for the padding sequences besides.
-        short_seq_prob: probability that a document is cut at a random shorter length.
-        sentence_order: False makes one segment and no label.
+        settings: of masks, pairs and capacities, by the names and defaults of `capacities.loader_config`. The sequence
+            slots N, the attribute sequence_slots, leave room for the padding sequences besides max_sequences.
 
     Raises:
         UserError: a setting out of its range, no such folder or file, damaged shards, a cursor of another stream.
@@ -96,28 +89,12 @@ class PretrainingLoader(Iterator[Batch]):
         threads: int = 2,
         start_batch: int = 0,
         cursor: Mapping[str, Any] | None = None,
-        max_ngram: int = 3,
-        masked_lm_prob: float = 0.15,
-        max_predictions: int | None = None,
-        predictions_per_batch: int | None = None,
-        max_sequences: int | None = None,
-        short_seq_prob: float = 0.1,
-        sentence_order: bool = True,
+        **settings: Any,
     ):
         with _as_user_error():
             corpus = _loader.Corpus(_shard_paths(shards))
         config = loader_config(
-            corpus,
-            tokens_per_batch=tokens_per_batch,
-            max_seq_length=max_seq_length,
-            seed=seed,
-            max_ngram=max_ngram,
-            masked_lm_prob=masked_lm_prob,
-            max_predictions=max_predictions,
-            predictions_per_batch=predictions_per_batch,
-            max_sequences=max_sequences,
-            short_seq_prob=short_seq_prob,
-            sentence_order=sentence_order,
+            corpus, tokens_per_batch=tokens_per_batch, max_seq_length=max_seq_length, seed=seed, **settings
         )
         self.corpus = corpus
         self.config = config

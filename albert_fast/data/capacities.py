@@ -14,10 +14,7 @@ from albert_fast._loader import Corpus, LoaderConfig
 from albert_fast.options import UserError
 
 _MILLION = 1_000_000
-_SETTINGS = (
-    "tokens_per_batch", "max_seq_length", "max_sequences", "predictions_per_batch", "max_predictions", "max_ngram",
-    "masked_lm_millionths", "short_seq_millionths", "sentence_order", "seed",
-)  # fmt: skip
+_SETTINGS = [name for name, member in vars(LoaderConfig).items() if isinstance(member, property)]
 
 
 def loader_config(
@@ -38,6 +35,16 @@ def loader_config(
 
     Args:
         corpus: whose mean document decides max_sequences; None: documents much longer than max_seq_length.
+        tokens_per_batch: T, at least max_seq_length.
+        max_seq_length: S, the most tokens of a sequence, specials included.
+        seed: from 0 to 2^64 - 1.
+        max_ngram: longest span, in words.
+        masked_lm_prob: share of an example's tokens to mask, rounded to a millionth.
+        max_predictions: most masked tokens of an example; None: no cap.
+        predictions_per_batch: P; None: as `capacities` has it.
+        max_sequences: M, most examples of a batch; None: as `capacities` has it.
+        short_seq_prob: probability that a document is cut at a random shorter length, rounded to a millionth.
+        sentence_order: False makes one segment and no label.
 
     Raises:
         UserError: a setting out of its range (LoaderConfig::check of csrc/plan.h has them all).
