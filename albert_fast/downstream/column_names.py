@@ -17,11 +17,14 @@ PAIRS = (
     ("question", "sentence"),
     ("question", "passage"),
     ("query", "title"),
+    ("keyword", "abst"),
+    ("question", "answer"),
 )
 SINGLES = ("text_a", "sentence", "text", "review", "content", "comment", "question", "query", "sentence1")
 LABELS = (
     "label", "labels", "gold_label", "class", "category", "is_duplicate", "quality", "similar", "similarity", "is_same",
     "sentiment", "target", "polarity", "class index", "star_rating",
+    "stars", "rating", "intent", "emotion", "stance",
 )  # fmt: skip
 # Columns that are neither text nor label; pandas names the index of a table '' or 'Unnamed: 0'.
 OTHERS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ from albert_fast.downstream.column_names import KNOWN, LABELS, OTHERS, PAIRS, SI
 from albert_fast.downstream.labels import hold_classes, is_no_label, label_text
 from albert_fast.downstream.tables import Table
 from albert_fast.options import Options, UserError, option
+
+FEW_ROWS = 4
+_CODE = re.compile(r"[A-Za-z_.:/#-]*[0-9][A-Za-z0-9_.:/#-]*")  # what numbers a row: a number, train-12, gj04
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +61,20 @@ def find_columns(table: Table, asked: ColumnOptions, expected: Expected) -> tupl
     text_a, text_b, label = _by_name(table, asked, expected.columns)
     rest = [name for name in table.columns if name not in (text_a, text_b, label)]
     rest = [name for name in rest if not (table.named and name.lower() in OTHERS)]
+    rest = _without_index(table, rest)
     if label is None and asked.label is None and rest:
         label = _label_by_content(table, rest, text_a, expected)
     if table.ordered:
         rest = [name for name in rest if name != label]
         text_a, text_b = _texts_by_place(table, rest, text_a, text_b, asked, expected)
-    there = ", ".join(table.columns) if table.named else f"1 to {len(table.columns)}"
+    there = _columns_there(table)
     if text_a is None:
         unlabelled = "" if label or asked.label or not expected.classes else " and, if there is no label, --label none"
         raise UserError(f"{table.file}: which column holds the text? It has {there}; name it with --text_a{unlabelled}")
     if label is None and expected.labelled:
-        raise UserError(f"{table.file}: which column holds the label? It has {there}; name it with --label")
+        raise UserError(
+            f"{table.file}: which column holds the label? It has {there}; {_about_score(table)}name it with --label"
+        )
     if expected.pairs is not None and (text_b is not None) != expected.pairs:
         learnt, remedy = ("pairs", "--text_b") if expected.pairs else ("single sentences", "--text_b none")
         raise UserError(
@@ -100,6 +107,21 @@ def _by_name(table: Table, asked: ColumnOptions, learnt: Columns | None) -> tupl
     if asked.label is None and third in table.columns:
         label = third
     return text_a, text_b, label
+
+
+def _without_index(table: Table, rest: list[str]) -> list[str]:
+    """The columns but for those that number the rows, where two others are left: no two cells alike, all short codes.
+
+    In a file of a few rows a label may look so.
+    """
+    if not table.ordered or len(table.rows) < FEW_ROWS:
+        return rest
+    indexes = [name for name in rest if _is_index(table.column(name))]
+    return [name for name in rest if name not in indexes] if len(rest) - len(indexes) >= 2 else rest
+
+
+def _is_index(cells: list[str]) -> bool:
+    return len(set(cells)) == len(cells) and all(map(_CODE.fullmatch, cells))
 
 
 def _label_by_content(table: Table, rest: list[str], text_a: str | None, expected: Expected) -> str | None:
@@ -153,9 +175,25 @@ def _asked(table: Table, option_name: str, asked: str | None) -> str | None:
     if asked is None or asked == "none":
         return None
     if asked not in table.rows[0].cells:
-        there = ", ".join(table.columns) if table.named else f"1 to {len(table.columns)}"
-        raise UserError(f"{option_name}={asked}: {table.file} has no such column; its columns are {there}")
+        raise UserError(f"{option_name}={asked}: {table.file} has no such column; it has {_columns_there(table)}")
     return asked
+
+
+def _about_score(table: Table) -> str:
+    """Of STS-B and its kin."""
+    return (
+        "a score is measured, which is regression and not offered; " if "score" in map(str.lower, table.columns) else ""
+    )
+
+
+def _columns_there(table: Table) -> str:
+    """The columns by name or, where they have none, with what stands in the first row."""
+    if table.named:
+        return ", ".join(table.columns)
+    if len(table.columns) == 1:
+        return "one column (tabs end one, and commas where the file's name ends in .csv)"
+    first = " | ".join(str(cell)[:20] for cell in table.rows[0].cells.values())
+    return f"{', '.join(table.columns)} (first row: {first})"
 
 
 def _label_place(columns: list[list[str]]) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 from albert_fast.downstream.classifier import AlbertForSequenceClassification
 from albert_fast.downstream.columns import ColumnOptions, Expected
 from albert_fast.downstream.examples import Example, read_examples
+from albert_fast.downstream.labels import class_places
 from albert_fast.downstream.scores import classification_scores, warn_of_chance
 from albert_fast.downstream.texts import encode_texts
 from albert_fast.files import strict_json, whole_file
@@ -42,7 +43,7 @@ def evaluate(options: EvaluateOptions, columns: ColumnOptions, where: DeviceOpti
     device, dtype = where.resolve()
     model = AlbertForSequenceClassification.from_pretrained(options.model, ops=where.ops).to(device, dtype)
     assert model.tokenizer is not None
-    expected = Expected(classes=model.class_names, pairs=model.reads_pairs, columns=model.columns)
+    expected = Expected(classes=list(class_places(model.class_names)), pairs=model.reads_pairs, columns=model.columns)
     examples = read_examples(options.test, columns, expected)
     examples.describe()
     labelled = [i for i, example in enumerate(examples.rows) if example.label is not None]
@@ -72,7 +73,7 @@ def evaluate(options: EvaluateOptions, columns: ColumnOptions, where: DeviceOpti
 
 def class_indices(examples: list[Example], names: list[str]) -> np.ndarray:
     """int64 [examples]: the place of each label in `names`."""
-    index = {name: i for i, name in enumerate(names)}
+    index = class_places(names)
     for example in examples:
         if example.label not in index:
             what = "no label" if example.label is None else f"label {example.label!r} is none of the classes"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,8 @@ class Examples:
 def read_examples(file: str | Path, columns: ColumnOptions | None = None, expected: Expected | None = None) -> Examples:
     """The rows of a TSV, CSV, JSONL or JSON file (see `read_table`), in the columns that `find_columns` finds.
 
-    Labels lose the blanks around them; those that say that there is none (see `is_no_label`) become None.
+    Labels lose the blanks around them; those that say that there is none (see `is_no_label`) become None. A text that
+    is a list of strings, as CSL's keywords are, is those strings with blanks between them.
 
     Raises:
         UserError: naming file and line, for a missing file, broken UTF-8, a row that does not fit, no such column.
@@ -79,19 +80,28 @@ def read_examples(file: str | Path, columns: ColumnOptions | None = None, expect
         labels = (label_text(row.cells.get(found.label)) for row in table.rows)
         classes = {label for label in labels if label is not None}
         classes -= set() if "+" in classes else {"-"}
-    return Examples(Path(file), [_example(row, found, classes) for row in table.rows], found)
+    examples = [_example(row, found) for row in table.rows]
+    empty = next((example.place for example in examples if example.label == ""), None)
+    if empty is not None and expected.labelled:
+        raise UserError(f"{empty}: the label is empty; give it one, or - for none")
+    examples = [replace(e, label=None) if is_no_label(e.label or None, classes) else e for e in examples]
+    return Examples(Path(file), examples, found)
 
 
-def _example(row: Row, columns: Columns, classes: set[str]) -> Example:
-    wanted = [name for name in (columns.text_a, columns.text_b, columns.label) if name is not None]
-    missing = [name for name in wanted if name not in row.cells]
-    if missing:
-        raise UserError(f"{row.place}: no {missing[0]!r}, which the first row has")
-    for name in wanted[: 2 if columns.text_b is not None else 1]:
-        if not isinstance(row.cells[name], str):
-            raise UserError(f"{row.place}: a text is {json.dumps(row.cells[name])[:40]}, not a string")
-    text_b: Any = None if columns.text_b is None else row.cells[columns.text_b]
-    label = None if columns.label is None else label_text(row.cells[columns.label])
-    if label == "":
-        raise UserError(f"{row.place}: the label is empty")
-    return Example(row.cells[columns.text_a], text_b, None if is_no_label(label, classes) else label, row.place)
+def _example(row: Row, columns: Columns) -> Example:
+    text_b = None if columns.text_b is None else _text(row, columns.text_b)
+    label = None if columns.label is None else row.cells.get(columns.label)
+    if isinstance(label, list | dict):
+        raise UserError(f"{row.place}: the label is {json.dumps(label)[:40]}, but a row has one class")
+    return Example(_text(row, columns.text_a), text_b, label_text(label), row.place)
+
+
+def _text(row: Row, column: str) -> str:
+    if column not in row.cells:
+        raise UserError(f"{row.place}: no {column!r}, which other rows have")
+    text: Any = row.cells[column]
+    if isinstance(text, list) and text and all(isinstance(part, str) for part in text):
+        text = " ".join(text)
+    if not isinstance(text, str):
+        raise UserError(f"{row.place}: a text is {json.dumps(text)[:40]}, not a string")
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")  # JSON can spell half a character

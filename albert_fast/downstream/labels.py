@@ -10,12 +10,27 @@ from typing import Any
 
 from albert_fast.options import UserError, note
 
+# XNLI's file for training calls one class otherwise than its files for development and testing do.
+_SAME = {"contradictory": "contradiction", "True": "true", "False": "false", "TRUE": "true", "FALSE": "false"}
+_NUMBER = re.compile(r"-?[0-9]*\.?[0-9]+")
+_WHOLE = re.compile(r"(-?[0-9]+)\.0+")
+
 
 def label_text(value: Any) -> str | None:
-    """A label as the name of its class, without blanks and invisible marks around it; None for JSON's null."""
-    if value is None:
+    """A label as the name of its class, without blanks and invisible marks around it; None for JSON's null and NaN.
+
+    1.0 is 1, and True is true: so do pandas and JSON write the same labels.
+    """
+    if value is None or value != value:
         return None
-    return (value if isinstance(value, str) else json.dumps(value)).strip("\ufeff\u200b \t\r\n\u3000\xa0")
+    text = (value if isinstance(value, str) else json.dumps(value)).strip("\ufeff\u200b \t\r\n\u3000\xa0")
+    return _SAME.get(text, _WHOLE.sub(r"\1", text) if _WHOLE.fullmatch(text) else text)
+
+
+def class_places(names: list[str]) -> dict[str, int]:
+    """The place of each class by what files call it: its name or, of HuggingFace's LABEL_0 and so on, its number."""
+    numbers = {str(i): i for i in range(len(names))} if names == [f"LABEL_{i}" for i in range(len(names))] else {}
+    return numbers | {label_text(name) or "": i for i, name in enumerate(names)}
 
 
 def is_no_label(label: str | None, classes: Iterable[str]) -> bool:
@@ -46,7 +61,8 @@ def class_names(labels: list[str], where: str) -> list[str]:
         raise UserError(f"{where}: no row has a label; give --label the column of the labels")
     if len(names) < 2:
         raise UserError(f"{where}: every label is {names[0]!r}; a classifier needs two classes or more")
-    if len(names) > max(20, len(labels) / 2):
+    measured = any("." in name for name in names) and all(_NUMBER.fullmatch(name) for name in names)
+    if len(names) > (10 if measured else max(20, len(labels) / 2)):
         raise UserError(
             f"{where}: {len(names):,} different labels in {len(labels):,} rows are no classes (regression is "
             "not offered); name the label's column with --label"

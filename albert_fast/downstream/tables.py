@@ -5,15 +5,27 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from albert_fast.downstream.column_names import KNOWN
+from albert_fast.downstream.column_names import KNOWN, PAIRS, SINGLES
 from albert_fast.options import UserError
 
 WANTED = "give a TSV, CSV, JSONL or JSON file of texts and labels"
+_BEGINNINGS = {
+    b"PK\x03\x04": "a spreadsheet or an archive",
+    b"PAR1": "Parquet",
+    b"\x1f\x8b": "compressed",
+    b"\x28\xb5\x2f\xfd": "compressed",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_TEXTS = frozenset((*SINGLES, *(name for pair in PAIRS for name in pair)))
 
 
 @dataclass(frozen=True)
@@ -56,109 +68,140 @@ class Table:
 def read_table(file: Path) -> Table:
     """The rows of a file, its kind told by its content.
 
-    TSV: tabs between columns, quotes are characters like others. CSV: quotes as in RFC 4180; told by the suffix .csv
-    or by a first line without tabs whose parts between commas are all names that column_names.py knows. JSON: one
-    object a line, or one array of objects. Lines end at \\n or \\r\\n only; empty ones are passed over; a byte-order
-    mark is dropped.
+    TSV: tabs between columns, quotes are characters like others unless all of the file is as a CSV writer would write
+    it. CSV: quotes as in RFC 4180; told by the suffix .csv or by a first line without tabs whose parts between commas
+    are all names that column_names.py knows. JSON: objects one after the other, or in one array, which may be a field
+    of an object. Lines end at \\n or \\r\\n only; empty ones are passed over; a byte-order mark is dropped.
 
     Raises:
         UserError: naming file and line, for a missing file, broken UTF-8 and rows that do not fit.
     """
-    lines = _lines(file)
+    text = _text(file)
+    lines = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1)]
+    lines = [(number, line) for number, line in lines if line.strip(" ")]
     if not lines:
         raise UserError(f"{file} is empty; {WANTED}")
+    if "\r" in text and "\n" not in text:
+        raise UserError(f"{file} has old Mac line ends (CR alone), so it is one line; tr '\\r' '\\n' mends it")
+    bare = text.lstrip()
+    if bare[0] == "{" or (bare[0] == "[" and bare[1:].lstrip().startswith(("{", "]"))):
+        return _objects(file, text)
     first = lines[0][1]
-    if first.lstrip().startswith("{"):
-        return _json_lines(file, lines)
-    text = "\n".join(line for _, line in lines)
-    if first.lstrip().startswith("[") and text.lstrip()[1:].lstrip().startswith(("{", "]")):
-        return _json_document(file, text)
     names = [name.strip().strip('"').lower() for name in first.split(",")]
     if "\t" not in first and (file.suffix.lower() == ".csv" or (len(names) > 1 and KNOWN.issuperset(names))):
-        return _csv_rows(file, first)
-    return _cells(file, [(number, line.split("\t")) for number, line in lines], "columns are separated by one tab each")
+        separator = max(",;", key=first.count)
+        rule = f"columns are separated by {separator!r}; put cells that hold one in quotes"
+        return _cells(file, _csv_rows(file, text, separator), rule)
+    rows = [(number, line.split("\t")) for number, line in lines]
+    return _cells(file, _quoted(file, text, rows) or rows, "columns are separated by one tab each")
 
 
-def _lines(file: Path) -> list[tuple[int, str]]:
-    """(line number from 1, text) of every line that is not empty."""
-    lines = []
-    for number, line in enumerate(_content(file).removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        try:
-            text = line.removesuffix(b"\r").decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file}, line {number}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
-        if text:
-            lines.append((number, text))
-    return lines
-
-
-def _content(file: Path) -> bytes:
+def _text(file: Path) -> str:
     try:
-        return file.read_bytes()
+        content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; {WANTED}") from None
+    kind = next((kind for magic, kind in _BEGINNINGS.items() if content.startswith(magic)), None)
+    if kind is not None:
+        raise UserError(f"{file} is {kind}; {WANTED}, in UTF-8")
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line, place = content.count(b"\n", 0, error.start) + 1, error.start - content.rfind(b"\n", 0, error.start) - 1
+        raise UserError(f"{file}, line {line}: not UTF-8 at byte {place}; save the file as UTF-8") from None
 
 
-def _csv_rows(file: Path, first: str) -> Table:
-    """A quoted cell may hold line ends, so the reader gets the file as it is."""
-    separator = max(",;", key=first.count)
-    reader = csv.reader(io.StringIO(_content(file).decode("utf-8-sig"), newline=""), delimiter=separator, strict=True)
-    numbered: list[tuple[int, list[str]]] = []
+def _csv_rows(file: Path, text: str, separator: str) -> list[tuple[int, list[str]]]:
+    """The rows with their first lines: a quoted cell may hold line ends, so the reader gets the text as it is."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows: list[tuple[int, list[str]]] = []
     start = 1
     try:
         for cells in reader:
             if cells:
-                numbered.append((start, cells))
+                rows.append((start, cells))
             start = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{file}, line {start}: not CSV ({error}); write a quote inside a cell twice") from None
-    return _cells(file, numbered, f"columns are separated by {separator!r}; put cells that hold one in quotes")
+    return rows
+
+
+def _quoted(file: Path, text: str, rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]] | None:
+    """The rows of a TSV that a CSV writer wrote (pandas, say); None where its quotes are characters like others.
+
+    GLUE's and CLUE's files have quotes that mean nothing, and cells between two of them. So quotes count only where
+    every one is as it would be written, and where they are needed: for tabs, line ends or quotes in cells.
+    """
+    if '"' not in text:
+        return None
+    one_width = len({len(cells) for _, cells in rows}) == 1
+    all_quoted = all(len(cell) > 1 and cell[0] == cell[-1] == '"' for _, cells in rows for cell in cells)
+    if one_width and '""' not in text and not all_quoted:
+        return None
+    try:
+        parsed = _csv_rows(file, text, "\t")
+    except UserError:
+        return None
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+        written = io.StringIO()
+        csv.writer(written, delimiter="\t", quoting=quoting, lineterminator="\n").writerows(row for _, row in parsed)
+        if written.getvalue().rstrip("\n") == text.replace("\r\n", "\n").rstrip("\n"):
+            return parsed
+    return None
 
 
 def _cells(file: Path, numbered: list[tuple[int, list[str]]], rule: str) -> Table:
+    """A table without the cells past the first row's, and the columns, that hold nothing in any row."""
     number, first = numbered[0]
+    width = len(first)
     for other, cells in numbered:
-        if len(cells) != len(first):
-            raise UserError(f"{file}, line {other}: {len(cells)} columns, line {number} has {len(first)}; {rule}")
-    columns = [str(i) for i in range(1, len(first) + 1)]
-    rows = [Row(dict(zip(columns, cells, strict=True)), f"{file}, line {line}") for line, cells in numbered]
-    return Table(file, columns, rows, False, True)
+        if len(cells) != width and (len(cells) < width or any(cells[width:])):
+            raise UserError(f"{file}, line {other}: {len(cells)} columns, line {number} has {width}; {rule}")
+    kept = [i for i in range(width) if any(cells[i] for _, cells in numbered)]
+    rows = [Row({str(i + 1): cells[i] for i in kept}, f"{file}, line {line}") for line, cells in numbered]
+    return Table(file, [str(i + 1) for i in kept], rows, False, True)
 
 
-def _json_lines(file: Path, lines: list[tuple[int, str]]) -> Table:
-    rows = []
-    for number, text in lines:
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            whole = _parsed("\n".join(line for _, line in lines))
-            if isinstance(whole, dict):
-                raise UserError(
-                    f"{file} is one JSON object of {', '.join(whole)[:80]}; write one object a row, or an array of them"
-                ) from None
-            raise UserError(f"{file}, line {number}: not JSON ({error}); JSONL has one object a line") from None
-        if not isinstance(value, dict):
-            raise UserError(f"{file}, line {number}: not a JSON object; JSONL has one object a line")
-        rows.append(Row(value, f"{file}, line {number}"))
-    return Table(file, list(rows[0].cells), rows, True, False)
-
-
-def _json_document(file: Path, text: str) -> Table:
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{file} begins as a JSON array but is none ({error})") from None
+def _objects(file: Path, text: str) -> Table:
+    """The table of JSON objects; a field that not every row has is a column too."""
+    values = list(_values(file, text))
+    if isinstance(values[0][1], list) and len(values) == 1:
+        values = [(f"item {i}", value) for i, value in enumerate(values[0][1], 1)]
+    elif isinstance(values[0][1], dict) and len(values) == 1:
+        values = _inside(file, values[0])
     if not values:
         raise UserError(f"{file} is an empty JSON array; {WANTED}")
-    for i, value in enumerate(values, 1):
+    for place, value in values:
         if not isinstance(value, dict):
-            raise UserError(f"{file}, item {i}: not a JSON object; an array holds one object a row")
-    rows = [Row(value, f"{file}, item {i}") for i, value in enumerate(values, 1)]
-    return Table(file, list(values[0]), rows, True, False)
+            raise UserError(f"{file}, {place}: not a JSON object; write one object a row, or an array of them")
+    rows = [Row(value, f"{file}, {place}") for place, value in values]
+    return Table(file, list(dict.fromkeys(name for row in rows for name in row.cells)), rows, True, False)
 
 
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
+def _values(file: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """The JSON values of a text, which stand one after the other, and their lines."""
+    decoder, at, line = json.JSONDecoder(), 0, 1
+    while (begin := _BLANKS.match(text, at).end()) < len(text):  # type: ignore[union-attr]
+        line += text.count("\n", at, begin)
+        try:
+            value, at = decoder.raw_decode(text, begin)
+        except (ValueError, RecursionError) as error:
+            wrong = text.count("\n", 0, getattr(error, "pos", begin)) + 1
+            raise UserError(f"{file}, line {wrong}: not JSON ({error}); write one object a line") from None
+        yield f"line {line}", value
+        line += text.count("\n", begin, at)
+
+
+def _inside(file: Path, only: tuple[str, dict[str, Any]]) -> list[tuple[str, Any]]:
+    """The one object of a file as a row, or the rows that one of its fields holds."""
+    held = only[1]
+    if not _TEXTS.isdisjoint(map(str.lower, held)) and any(isinstance(value, str) for value in held.values()):
+        return [only]
+    lists = [name for name, value in held.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if len(lists) == 1:
+        return [(f"{lists[0]}, item {i}", value) for i, value in enumerate(held[lists[0]], 1)]
+    if all(isinstance(value, list | dict) for value in held.values()):
+        names = ", ".join(held)[:80]
+        raise UserError(f"{file} is one JSON object of {names}; write one object a row, or an array of them")
+    return [only]

@@ -102,6 +102,24 @@ def test_unlabelled_files_without_a_header(tmp_path: Path) -> None:
         found(tmp_path, "7\ta\n8\tb\n", SINGLE)
 
 
+@pytest.mark.parametrize("number", ["{}", "train-{}", "a1/{}"], ids=["number", "code", "path"])
+@pytest.mark.parametrize("header", ["", "nr\tfirst\tsecond\tkind\n"], ids=["bare", "header"])
+def test_what_numbers_the_rows_is_no_text(tmp_path: Path, number: str, header: str) -> None:
+    rows = [(number.format(7 * i), f"some text {i}", f"another {i}", str(i % 2)) for i in range(8)]
+    content = header + "".join("\t".join(row) + "\n" for row in rows)
+    expected = ("first", "second", "kind") if header else ("2", "3", "4")
+    assert picked(tmp_path, content) == expected
+    bare = "".join(f"{row[0]}\t{row[1]}\t{row[3]}\n" for row in rows)
+    assert picked(tmp_path, bare) == ("2", None, "3")
+    unlabelled = "".join(f"{row[0]}\t{row[1]}\t{row[2]}\n" for row in rows)
+    assert picked(tmp_path, unlabelled, PAIR) == ("2", "3", None)
+
+
+def test_a_score_is_no_label(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a score is measured, which is regression and not offered"):
+        found(tmp_path, "index\tsentence1\tsentence2\tscore\n0\ta\tb\t3.8\n")
+
+
 def test_the_label_may_stand_first(tmp_path: Path) -> None:
     content = "".join(f"{i % 2}\tsome text {i}\n" for i in range(8))
     assert picked(tmp_path, content) == ("2", None, "1")

@@ -70,11 +70,14 @@ def test_jsonl(tmp_path: Path) -> None:
         (b"a\tb\t1\nc\t0\n", {}, "line 2: 2 columns, line 1 has 3"),
         (b"a\t1\nb\t\n", {}, "line 2: the label is empty"),
         (b"a\t1\n\xff\t0\n", {}, "line 2: not UTF-8 at byte 0"),
-        (b"a\t1\n", {"label": "5"}, "label=5: .* no such column; its columns are 1 to 2"),
-        (b"text\tlabel\na\t1\n", {"text_b": "pair"}, "text_b=pair: .* its columns are text, label"),
+        (b"a\t1\n", {"label": "5"}, "label=5: .* no such column; it has 1, 2"),
+        (b"text\tlabel\na\t1\n", {"text_b": "pair"}, "text_b=pair: .* it has text, label"),
         (b'{"text": "a", "label": 1}\n{"text": "a"', {}, "line 2: not JSON"),
         (b'{"text": "a", "label": 1}\n[1]\n', {}, "line 2: not a JSON object"),
-        (b'{"text": "a", "label": 1}\n{"text": "b"}\n', {}, "line 2: no 'label', which the first row has"),
+        (b'{"text": "a", "label": 1}\n{"label": 0}\n', {}, "line 2: no 'text', which other rows have"),
+        (b'{"text": "a", "label": [0, 1]}\n', {}, r"line 1: the label is \[0, 1\], but a row has one class"),
+        (b"gj04\t1\t*\tThey left.\n", {}, r"It has 1, 2, 3, 4 \(first row: gj04 \| 1 \| \* \| They left.\)"),
+        (b"just one text\n", {}, r"label\? It has one column \(tabs end one"),
         (b'{"text": 5, "label": 1}\n', {}, "line 1: a text is 5, not a string"),
         (b'{"x": "a"}\n', {}, "which column holds the text"),
     ],
@@ -85,9 +88,28 @@ def test_bad_files_are_refused_with_their_line(
 ) -> None:
     file = write(tmp_path, content)
     with pytest.raises(UserError, match=message) as error:
-        read_examples(file, ColumnOptions(**columns))
+        read_examples(file, ColumnOptions(**columns), Expected(labelled=True))
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_json_alone_can_hold(tmp_path: Path) -> None:
+    """CSL's list of keywords, a row without a label, NaN as pandas leaves it, and half a surrogate pair."""
+    content = (
+        '{"keyword": ["水", "质"], "abst": "a", "label": "1"}\n{"keyword": ["x"], "abst": "b\\ud83d"}\n'
+        '{"keyword": ["y"], "abst": "c", "label": NaN}\n{"keyword": ["z"], "abst": "d", "label": 0.0}\n'
+    )
+    expected = [("水 质", "a", "1"), ("x", "b???", None), ("y", "c", None), ("z", "d", "0")]
+    found = rows(read_examples(write(tmp_path, content, "x.json"), None, Expected(labelled=True)))
+    assert [(a, b.replace("\ufffd", "?"), label) for a, b, label in found] == expected
+
+
+def test_empty_labels_of_a_test_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "text\tlabel\na\t\nb\t\n")
+    assert rows(read_examples(file, None, Expected(classes=["0", "1"], pairs=False))) == [
+        ("a", None, None),
+        ("b", None, None),
+    ]
 
 
 def test_missing_file(tmp_path: Path) -> None:

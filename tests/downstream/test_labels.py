@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from albert_fast.downstream.labels import class_names, distinct, hold_classes, is_no_label, label_text
+from albert_fast.downstream.labels import class_names, class_places, distinct, hold_classes, is_no_label, label_text
 from albert_fast.options import UserError
 
 
@@ -28,6 +28,20 @@ def test_labels_as_text() -> None:
     ]
 
 
+def test_one_label_however_it_is_written() -> None:
+    """pandas writes 1.0 and True; XNLI's file for training names a class otherwise than its other files."""
+    assert [label_text(value) for value in (1, 1.0, "1.0", "-2.00", "1.5")] == ["1", "1", "1", "-2", "1.5"]
+    assert [label_text(value) for value in ("True", "FALSE", True)] == ["true", "false", "true"]
+    assert label_text("contradictory") == "contradiction"
+    assert label_text(float("nan")) is None
+
+
+def test_the_classes_of_a_model_by_what_files_call_them() -> None:
+    assert class_places(["0.0", "yes "]) == {"0": 0, "yes": 1}
+    assert class_places(["LABEL_0", "LABEL_1"]) == {"0": 0, "1": 1, "LABEL_0": 0, "LABEL_1": 1}
+    assert class_places(["LABEL_1", "LABEL_0"]) == {"LABEL_1": 0, "LABEL_0": 1}
+
+
 def test_signs_of_no_label() -> None:
     assert is_no_label(None, [])
     assert is_no_label("-", ["a"])
@@ -49,8 +63,9 @@ def test_most_cells_are_classes() -> None:
         ([], "f: no row has a label"),
         (["a", "a"], "f: every label is 'a'; a classifier needs two"),
         ([str(i / 7) for i in range(30)], "f: 30 different labels in 30 rows are no classes"),
+        ([f"{i % 26 / 5:.3f}" for i in range(300)], "f: 26 different labels in 300 rows are no classes"),
     ],
-    ids=["none", "one", "regression"],
+    ids=["none", "one", "regression", "scores"],
 )
 def test_what_cannot_be_classes_is_refused(labels: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):

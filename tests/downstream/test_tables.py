@@ -50,17 +50,62 @@ def test_text_that_begins_with_a_bracket_is_text(tmp_path: Path) -> None:
     [
         ("a.csv", "a,1\nb\n", "line 2: 1 columns, line 1 has 2; columns are separated by ','"),
         ("a.csv", 'a,1\n"b" c,2\n', "line 2: not CSV"),
-        ("a.json", '[{"text": "a"}, ', "begins as a JSON array but is none"),
+        ("a.json", '[{"text": "a"}, ', "line 1: not JSON"),
         ("a.json", '[{"text": "a"}, 3]', "item 2: not a JSON object"),
         ("a.json", "[]", "empty JSON array"),
-        ("a.json", '{\n "data": [{"text": "a"}]\n}', "is one JSON object of data; write one object a row"),
+        (
+            "a.json",
+            '{"text": ["a", "b"], "label": [0, 1]}',
+            "is one JSON object of text, label; write one object a row",
+        ),
+        ("a.json", '{"text": "a"}\n\n{"text": "b"', "line 3: not JSON"),
+        ("a.tsv", "a\t1\rb\t0\r", r"old Mac line ends \(CR alone\)"),
+        ("a.xlsx", "PK\x03\x04", "is a spreadsheet or an archive; give a TSV"),
     ],
-    ids=["columns", "quote", "cut", "number", "empty", "object"],
+    ids=["columns", "quote", "cut", "number", "empty", "object", "cut-lines", "mac", "xlsx"],
 )
 def test_bad_files_say_what_they_are(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"text": "a", "label": 1}\n  \n\n  {"text": "b", "label": 0}\n \n',
+        '{\n "text": "a",\n "label": 1\n}\n{\n "text": "b",\n "label": 0\n}',
+        '{"version": "1.0", "data": [{"text": "a", "label": 1}, {"text": "b", "label": 0}]}',
+        '\ufeff[{"text": "a", "label": 1},\r\n{"text": "b", "label": 0}]\r\n',
+    ],
+    ids=["blank-lines", "pretty-objects", "nested", "bom"],
+)
+def test_json_however_it_is_laid_out(tmp_path: Path, content: str) -> None:
+    assert cells(tmp_path, content, "data.json") == [["a", 1], ["b", 0]]
+
+
+def test_one_object_is_a_row(tmp_path: Path) -> None:
+    assert cells(tmp_path, '{"text": "a", "spans": [{"begin": 1}]}', "one.jsonl") == [["a", [{"begin": 1}]]]
+
+
+def test_quotes_of_a_csv_writer_in_tsv(tmp_path: Path) -> None:
+    """What pandas writes with sep="\\t": a cell with a quote, a tab or a line end is quoted."""
+    rows = [["text", "label"], ['says "x"', "1"], ["a\tb\nc", "0"], ["plain", "1"]]
+    written = 'text\tlabel\n"says ""x"""\t1\n"a\tb\nc"\t0\nplain\t1\n'
+    assert cells(tmp_path, written) == rows
+    assert [row.place.rpartition(", ")[2] for row in read_table(tmp_path / "data.tsv").rows][-1] == "line 5"
+    assert cells(tmp_path, '"text"\t"label"\n"a"\t"1"\n') == [["text", "label"], ["a", "1"]]
+
+
+def test_a_quote_that_another_line_closes_swallows_no_lines(tmp_path: Path) -> None:
+    assert cells(tmp_path, 'a\t"it rains\nb\tand snows"\n') == [["a", '"it rains'], ["b", 'and snows"']]
+
+
+def test_columns_and_ends_of_lines_that_hold_nothing(tmp_path: Path) -> None:
+    """A tab doubled or left over; columns keep their numbers."""
+    assert cells(tmp_path, "a\t\tb\t1\t\nc\t\td\t0\t\n") == [["a", "b", "1"], ["c", "d", "0"]]
+    assert read_table(tmp_path / "data.tsv").columns == ["1", "3", "4"]
+    assert cells(tmp_path, "text\tlabel\na\t1\t\n   \nb\t0\n") == [["text", "label"], ["a", "1"], ["b", "0"]]
 
 
 def test_a_repeated_header_is_refused(tmp_path: Path) -> None:
