@@ -1,4 +1,4 @@
-"""Attention within packed sequences as one opaque op: flash varlen on CUDA, flash over equal lengths on CPU.
+"""Attention within packed sequences as one opaque op: the kernels of attention_cuda.py, flash by length on CPU.
 
 Dimension letters: T tokens (packed), R queries, B sequences, N heads, D head size.
 """
@@ -11,8 +11,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from albert_fast.attention_cuda import cuda_attention, cuda_attention_backward, log_sum_exp_shape, parts
 
 
 @dataclass
@@ -62,11 +63,6 @@ def varlen_attention(
     return torch.ops.albert_fast.varlen_attention(qkv, q, own, cu_seqlens, max_seqlen, bias)[0]
 
 
-def _parts(qkv: Tensor, q: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Queries, keys and values, as views."""
-    return qkv.unbind(1) if q is None else (q, *qkv.unbind(1))
-
-
 @torch.library.custom_op("albert_fast::varlen_attention", mutates_args=())
 def _varlen_attention(
     qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int, bias: Tensor | None = None
@@ -80,11 +76,11 @@ def _varlen_attention(
 def _outputs(
     qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """log-sum-exp [N, R], as flash has it; the memory-efficient kernel has [B, N, longest, rounded up to 32]."""
-    rows, heads, size = _parts(qkv, q)[0].shape
+    """log-sum-exp [N, R], but on CUDA as the kernel that runs there has it."""
+    rows, heads, size = parts(qkv, q)[0].shape
     shape: tuple[int, ...] = (heads, rows)
-    if qkv.device.type == "cuda" and qkv.dtype == torch.float32:
-        shape = (len(cu_queries) - 1, heads, -(-min(max_seqlen, rows) // 32) * 32)
+    if qkv.device.type == "cuda":
+        shape = log_sum_exp_shape(qkv, q, len(cu_queries) - 1, max_seqlen)
     dtype = torch.promote_types(qkv.dtype, torch.float32)
     return qkv.new_empty(rows, heads, size), qkv.new_empty(shape, dtype=dtype)
 
@@ -115,7 +111,7 @@ def _input_gradients(
     if qkv.device.type == "cuda":
         from albert_fast.kernels.pack_gradients import chunk_count
 
-        chunks = chunk_count(*qkv.shape)
+        chunks = chunk_count(qkv)
     dtype = torch.promote_types(qkv.dtype, torch.float32)
     return [*grads, qkv.new_empty(chunks, 1, qkv[0].numel() if len(qkv) else 0, dtype=dtype)]
 
@@ -188,7 +184,7 @@ def cpu_attention(
     qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int
 ) -> tuple[Tensor, Tensor]:
     """PyTorch's flash attention for CPUs, once for all sequences of one length."""
-    query, key, value = _parts(qkv, q)
+    query, key, value = parts(qkv, q)
     out, log_sum_exp = _outputs(qkv, q, cu_queries, cu_seqlens, max_seqlen)
     own, edges = cu_queries.tolist(), cu_seqlens.tolist()
     if edges[-1] != len(qkv):
@@ -208,85 +204,15 @@ def cpu_attention_backward(
     cu_seqlens: Tensor, max_seqlen: int,
 ) -> list[Tensor]:  # fmt: skip
     grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (qkv, q) if x is not None]
-    query, key, value = _parts(qkv, q)
+    query, key, value = parts(qkv, q)
     if q is not None:  # keys of sequences without a query, and queries of no sequence
         for made in grads:
             made.zero_()
     for queries, keys in _equal_lengths(cu_queries.tolist(), cu_seqlens.tolist()):
         inputs = queries.take(query), keys.take(key), keys.take(value)
         g, o, lse = (queries.take(x) for x in (grad, out, log_sum_exp.t()))
-        parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(g, *inputs, o, lse, 0.0, False)
-        for group, made, part in zip((queries, keys, keys), _parts(*grads), parts, strict=True):
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(g, *inputs, o, lse, 0.0, False)
+        for group, made, part in zip((queries, keys, keys), parts(*grads), found, strict=True):
             group.put(made, part)
     sums = grads[0].flatten(1).sum(0, dtype=torch.promote_types(qkv.dtype, torch.float32))
     return [*grads, sums[None, None]]
-
-
-# ---------------------------------------------------------------------------------------------------------------- CUDA
-
-
-def _pad_heads(x: Tensor) -> Tensor:
-    """x with its head size a multiple of 8, as flash wants it (ALBERT-tiny's 26 is padded with zeros to 32)."""
-    pad = -x.shape[-1] % 8
-    return F.pad(x, (0, pad)) if pad else x
-
-
-def _zero_past(x: Tensor, cu_queries: Tensor) -> Tensor:
-    """x [R, N, D], zero for queries of no sequence, whose rows flash leaves unwritten, NaN perhaps."""
-    inside = torch.arange(len(x), device=x.device) < cu_queries[-1]
-    return torch.where(inside[:, None, None], x, 0.0)
-
-
-def _cuda_inputs(
-    qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int
-) -> tuple[list[Tensor], tuple[Tensor, Tensor, int, int], int]:
-    """Queries, keys and values; cu_seqlens and bounds of both; D. The efficient kernel wants no bound above T or R."""
-    parts = [_pad_heads(x) for x in _parts(qkv, q)]
-    bounds = min(max_seqlen, len(parts[0])), min(max_seqlen, len(qkv))
-    return parts, (cu_queries, cu_seqlens, *bounds), qkv.shape[-1]
-
-
-def cuda_attention(
-    qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int
-) -> tuple[Tensor, Tensor]:
-    """Flash attention or, since flash has no fp32, the memory-efficient kernel."""
-    parts, sequences, size = _cuda_inputs(qkv, q, cu_queries, cu_seqlens, max_seqlen)
-    scale = size**-0.5
-    if qkv.dtype == torch.float32:
-        batched = [part[None] for part in parts]
-        out, log_sum_exp, *_ = torch.ops.aten._efficient_attention_forward(
-            *batched, None, *sequences, 0.0, 0, True, scale=scale
-        )
-        out = out[0]
-    else:
-        out, log_sum_exp, *_ = torch.ops.aten._flash_attention_forward(
-            *parts, *sequences, 0.0, False, False, scale=scale
-        )
-    out = out[..., :size]
-    return out.contiguous() if q is None else _zero_past(out, cu_queries), log_sum_exp
-
-
-def cuda_attention_backward(
-    grad: Tensor, qkv: Tensor, q: Tensor | None, out: Tensor, log_sum_exp: Tensor, cu_queries: Tensor,
-    cu_seqlens: Tensor, max_seqlen: int,
-) -> list[Tensor]:  # fmt: skip
-    from albert_fast.kernels.pack_gradients import pack_gradients  # where there is no GPU, Triton need not be
-
-    parts, sequences, size = _cuda_inputs(qkv, q, cu_queries, cu_seqlens, max_seqlen)
-    grad, out, scale = _pad_heads(grad), _pad_heads(out), size**-0.5
-    # The state of dropout's generator, which nothing reads without dropout.
-    none = torch.empty(2, dtype=torch.int64 if qkv.dtype == torch.float32 else torch.uint64, device=qkv.device)
-    if qkv.dtype == torch.float32:
-        batched = [part[None] for part in parts]
-        made = torch.ops.aten._efficient_attention_backward(
-            grad[None], *batched, None, out[None], *sequences, log_sum_exp, 0.0, none[0], none[1], 0, False, scale=scale
-        )[:3]
-        made = [part[0] for part in made]
-    else:
-        made = torch.ops.aten._flash_attention_backward(
-            grad, *parts, out, log_sum_exp, *sequences, 0.0, False, none, none, scale=scale
-        )
-    if q is None:
-        return list(pack_gradients(list(made), size))
-    grad_kv, sums = pack_gradients(list(made[1:]), size)
-    return [grad_kv, _zero_past(made[0][..., :size], cu_queries), sums]

@@ -17,7 +17,8 @@ import torch
 class Problem(NamedTuple):
     """What a choice may depend on.
 
-    rows_to is the number of rows rounded up to a power of two; depth is that of a product, 0 where there is none.
+    rows_to is the number of rows rounded up to a power of two; depth is that of a product, 0 where there is none;
+    length_to is that of the longest sequence, rounded up likewise, 0 where sequences do not matter.
     """
 
     op: str
@@ -26,6 +27,7 @@ class Problem(NamedTuple):
     rows_to: int
     columns: int
     depth: int = 0
+    length_to: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ _CANDIDATES: dict[str, Callable[[Problem], list[Candidate]]] = {}
 _choices: dict[Problem, Candidate] = {}
 _asked: dict[Problem, None] = {}
 _target: str | None = None
+_DTYPE_NAMES = {getattr(torch, name): name for name in ("float16", "bfloat16", "float32", "float64")}
 
 
 def candidates(op: str) -> Callable[[Callable[[Problem], list[Candidate]]], Callable[[Problem], list[Candidate]]]:
@@ -57,11 +60,18 @@ def candidates_of(problem: Problem) -> list[Candidate]:
     return _CANDIDATES[problem.op](problem)
 
 
-def problem_of(op: str, like: torch.Tensor, n_rows: int, columns: int, depth: int = 0) -> Problem:
-    """The problem of an op on tensors like `like`: its device and dtype."""
-    dtype = str(like.dtype).removeprefix("torch.")
-    rows_to = 1 << max(0, int(n_rows) - 1).bit_length()  # int: under tracing a size may be symbolic
-    return Problem(op, architecture(like.device), dtype, rows_to, int(columns), int(depth))
+def problem_of(
+    op: str, like: torch.Tensor, n_rows: int, columns: int, depth: int = 0, length: int | None = None
+) -> Problem:
+    """The problem of an op on tensors like `like`: its device and dtype. Under tracing a size may be symbolic."""
+    length_to = 0 if length is None else _power_of_two(length)
+    where = architecture(like.device), _DTYPE_NAMES[like.dtype]
+    return Problem(op, *where, _power_of_two(n_rows), int(columns), int(depth), length_to)
+
+
+def _power_of_two(size: int) -> int:
+    """`size` rounded up to one."""
+    return 1 << max(0, int(size) - 1).bit_length()
 
 
 def chosen(problem: Problem) -> Candidate:
@@ -112,7 +122,7 @@ def targeting(architecture: str) -> Iterator[None]:
 
 def architecture(device: torch.device) -> str:
     """sm_90, gfx942, ... of a card; elsewhere what `targeting` says, or sm_90, whose candidates exercise every path."""
-    return _architecture(device) if device.type == "cuda" else _target or "sm_90"
+    return _architecture(device) if device.type == "cuda" and torch.cuda.is_available() else _target or "sm_90"
 
 
 @cache

@@ -9,6 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from .candidates import Candidate, Problem, candidates, chosen, problem_of
 from .cost import Cost, costs, size_of
 
 
@@ -18,10 +19,33 @@ def _addmm_takes_out_dtype() -> bool:
     ones, total = (torch.ones(16, 16, device="cuda", dtype=d) for d in (torch.bfloat16, torch.float32))
     total += 2**-10  # lost where the addend or the sum is rounded to bf16
     try:
-        torch.addmm(total, ones, ones, out_dtype=torch.float32, out=total)
+        _by_addmm(total, ones, ones)
     except (RuntimeError, TypeError):
         return False
     return bool((total == 17 + 2**-10).all())
+
+
+def _by_addmm(total: Tensor, a: Tensor, b: Tensor) -> None:
+    torch.addmm(total, a.t(), b, out_dtype=total.dtype, out=total)
+
+
+def _by_mm(total: Tensor, a: Tensor, b: Tensor) -> None:
+    total.add_(torch.mm(a.t(), b, out_dtype=total.dtype))
+
+
+def accumulate_product_upcast(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """The same where products cannot widen, on CPU for one: operands of another dtype are upcast first."""
+    total.addmm_(a.t().to(total.dtype), b.to(total.dtype))
+
+
+@candidates("weight_gradient")
+def _candidates(problem: Problem) -> list[Candidate]:
+    found = [
+        Candidate("addmm", _by_addmm, "one pass over the sum, in the product's epilogue"),
+        Candidate("mm and add", _by_mm, "the product alone may take a faster kernel of the library"),
+        Candidate("upcast", accumulate_product_upcast, "right where the library's products do not widen"),
+    ]
+    return found[1:] if torch.cuda.is_available() and not _addmm_takes_out_dtype() else found
 
 
 def accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -33,13 +57,11 @@ def accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 def _accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """Opaque, because what runs inside depends on the device: traces and predictions see one product."""
     if not a.is_cuda:
-        accumulate_product_on_cpu(total, a, b)
+        accumulate_product_upcast(total, a, b)
     elif a.dtype == total.dtype:
         total.addmm_(a.t(), b)
-    elif _addmm_takes_out_dtype():
-        torch.addmm(total, a.t(), b, out_dtype=total.dtype, out=total)
     else:
-        total.add_(torch.mm(a.t(), b, out_dtype=total.dtype))
+        chosen(problem_of("weight_gradient", a, a.shape[0], b.shape[1], a.shape[1])).options(total, a, b)
 
 
 @_accumulate_product.register_fake
@@ -51,11 +73,6 @@ def _(total, a, b):
 def _accumulate_product_costs(total, a, b):
     flops = 2 * a.shape[0] * a.shape[1] * b.shape[1]
     return [Cost("library", size_of(a, b, total, total), flops, kind="product")]
-
-
-def accumulate_product_on_cpu(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """The same where products cannot widen: operands of another dtype are upcast first."""
-    total.addmm_(a.t().to(total.dtype), b.to(total.dtype))
 
 
 def weight_gradient(main_grad: Tensor | None, a: Tensor, b: Tensor) -> Tensor | None:

@@ -11,10 +11,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .calls import Call
+from .candidates import Candidate, Problem, candidates, chosen, problem_of
 from .cost import Cost, costs, size_of
 from .rows import rows_per_chunk
-
-OPTIONS = {"BLOCK_ROWS": 4, "BLOCK_COLS": 512, "num_warps": 4}  # 16 elements a thread
 
 
 @triton.jit(do_not_specialize=["n_rows", "rows_per_chunk"])
@@ -48,28 +47,53 @@ def _pack_gradients_kernel(
     tl.store(partial_ptr + cols, tl.sum(total, axis=0), col_mask)
 
 
-def _rows_per_chunk(parts: list[Tensor], head_size: int) -> int:
-    n_rows, heads, _ = parts[0].shape
-    return rows_per_chunk(n_rows, heads * head_size, OPTIONS["BLOCK_ROWS"], len(parts))
+@candidates("pack_gradients")
+def _candidates(problem: Problem) -> list[Candidate]:
+    found = []
+    for rows, cols, warps, reason in (
+        (4, 512, 4, "16 elements a thread"),
+        (8, 256, 4, "the same, fewer columns that lie idle where they do not divide"),
+        (8, 512, 4, "32 elements a thread: twice the bytes in flight"),
+        (4, 1024, 8, "longer runs of one row"),
+    ):
+        options = {"BLOCK_ROWS": rows, "BLOCK_COLS": cols, "num_warps": warps}
+        found.append(Candidate(f"{rows} x {cols}, {warps} warps", options, reason))
+    return [*found, Candidate("torch", None, "stack, narrow and sum of PyTorch: right where no tile is")]
 
 
-def chunk_count(n_rows: int, n_parts: int, heads: int, head_size: int) -> int:
-    """How many partial sums there are: a function of the shape alone."""
-    chunk = rows_per_chunk(n_rows, heads * head_size, OPTIONS["BLOCK_ROWS"], n_parts)
-    return triton.cdiv(n_rows, chunk)
+def _options(like: Tensor, n_rows: int, n_cols: int) -> dict[str, int] | None:
+    return chosen(problem_of("pack_gradients", like, n_rows, n_cols)).options
+
+
+def _rows_per_chunk(like: Tensor, n_rows: int, n_parts: int, n_cols: int) -> int:
+    """Rows that are summed into one partial; all of them where PyTorch sums."""
+    options = _options(like, n_rows, n_cols)
+    return max(1, n_rows) if options is None else rows_per_chunk(n_rows, n_cols, options["BLOCK_ROWS"], n_parts)
+
+
+def chunk_count(packed: Tensor) -> int:
+    """How many partial sums there are for packed [T, K, N, D], a function of its shape and the tile."""
+    n_rows, n_parts, heads, size = packed.shape
+    return triton.cdiv(n_rows, _rows_per_chunk(packed, n_rows, n_parts, heads * size))
 
 
 @torch.library.custom_op("albert_fast::pack_gradients", mutates_args=())
 def _pack_gradients(parts: list[Tensor], head_size: int) -> tuple[Tensor, Tensor]:
-    packed, partials = _pack_gradients_fake(parts, head_size)
-    parts = [part.contiguous() for part in parts]
     n_rows, heads, padded = parts[0].shape
+    n_cols = heads * head_size
+    options = _options(parts[0], n_rows, n_cols)
+    packed, partials = _pack_gradients_fake(parts, head_size)
+    if options is None:
+        packed = torch.stack([part[..., :head_size] for part in parts], 1)
+        return packed, packed.flatten(1).sum(0, dtype=partials.dtype).expand_as(partials).contiguous()
+    parts = [part.contiguous() for part in parts]
     if n_rows:
-        grid = triton.cdiv(heads * head_size, OPTIONS["BLOCK_COLS"]), partials.shape[0], len(parts)
+        grid = triton.cdiv(n_cols, options["BLOCK_COLS"]), partials.shape[0], len(parts)
         with torch.cuda.device_of(packed):
             _pack_gradients_kernel[grid](
-                *parts, *[parts[0]] * (3 - len(parts)), packed, partials, n_rows, _rows_per_chunk(parts, head_size),
-                N_PARTS=len(parts), N_COLS=heads * head_size, SIZE=head_size, PADDED=padded, **OPTIONS,
+                *parts, *[parts[0]] * (3 - len(parts)), packed, partials, n_rows,
+                _rows_per_chunk(packed, n_rows, len(parts), n_cols),
+                N_PARTS=len(parts), N_COLS=n_cols, SIZE=head_size, PADDED=padded, **options,
             )  # fmt: skip
     return packed, partials
 
@@ -78,9 +102,8 @@ def _pack_gradients(parts: list[Tensor], head_size: int) -> tuple[Tensor, Tensor
 def _pack_gradients_fake(parts, head_size):
     n_rows, heads, _ = parts[0].shape
     packed = parts[0].new_empty(n_rows, len(parts), heads, head_size)
-    chunks = chunk_count(n_rows, len(parts), heads, head_size)
     wide = torch.promote_types(packed.dtype, torch.float32)
-    return packed, packed.new_empty(chunks, 1, len(parts) * heads * head_size, dtype=wide)
+    return packed, packed.new_empty(chunk_count(packed), 1, len(parts) * heads * head_size, dtype=wide)
 
 
 @costs("albert_fast::pack_gradients")

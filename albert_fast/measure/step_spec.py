@@ -17,7 +17,7 @@ from albert_fast import attention, ops
 from albert_fast.attention import Queries
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.data.batches import Batch
-from albert_fast.kernels.main_grad import accumulate_product_on_cpu
+from albert_fast.kernels.main_grad import accumulate_product_upcast
 from albert_fast.measure.batch import full_batch
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.packed import PretrainingBatch
@@ -84,5 +84,5 @@ class StepSpec:
         return {
             forward: lambda *inputs: real(attention.cpu_attention, 1)(*inputs[:5]),
             backward: real(attention.cpu_attention_backward, 2),
-            torch.ops.albert_fast.accumulate_product.default: accumulate_product_on_cpu,
+            torch.ops.albert_fast.accumulate_product.default: accumulate_product_upcast,
         }

@@ -18,6 +18,7 @@ from collections.abc import Callable
 import torch
 
 from albert_fast.attention import varlen_attention
+from albert_fast.ops.attention import plain_attention
 from albert_fast.ops.cross_entropy import linear_cross_entropy, logit_rows
 from albert_fast.ops.embeddings import embed_layer_norm
 from albert_fast.ops.feed_forward import activate, gelu_ffn, linear_gelu_layer_norm
@@ -47,6 +48,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_gelu_layer_norm",
     "logit_rows",
+    "plain_attention",
     "product",
     "take_rows",
     "upcast",

@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from albert_fast.attention import Queries
 from albert_fast.kernels.candidates import Problem
+from albert_fast.kernels.main_grad import accumulate_product
+from albert_fast.ops import Ops, plain_attention
+
+ATTENTION_ROWS = 16384  # the reference keeps every score of so many: 2.1 GB in fp32 at 64 heads and sequences of 512
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call of an op: its positional arguments, of which the float tensors but `fixed` are differentiated."""
+    """One call of an op: its positional arguments, of which the float tensors but `fixed` are differentiated.
+
+    function: what is called, where it is no op of `Ops`; plain: the reference, where it is not that of `Ops`; slack:
+    the relative L2 error allowed beside twice the reference's, where results are rounded less than inputs; scatter: how
+    many times as much as by one rounding of the results they may differ, since what is kept inside is rounded too.
+    """
 
     op: str
     arguments: tuple[Any, ...]
     fixed: tuple[int, ...] = ()
     keywords: dict[str, Any] = field(default_factory=dict)
+    function: Callable[..., Any] | None = None
+    plain: Callable[..., Any] | None = None
+    slack: float | None = None
+    scatter: float = 1.0
+
+    def implementation(self, ops: Ops) -> Callable[..., Any]:
+        """What is checked and timed: the function, or its namesake of `ops`."""
+        return self.function or getattr(ops, self.op)
+
+    def reference(self) -> Callable[..., Any]:
+        """What an implementation is held against."""
+        return self.plain or getattr(Ops(), self.op)
 
     def on(self, device: torch.device) -> Case:
         """The same call on another device."""
@@ -46,7 +70,7 @@ class Case:
         smooth = [x for x in outputs if x.requires_grad]
         generator = torch.Generator().manual_seed(1)
         seeds = [torch.randn(x.shape, generator=generator).to(x) for x in smooth]
-        gradients = torch.autograd.grad(smooth, leaves, seeds)
+        gradients = torch.autograd.grad(smooth, leaves, seeds) if smooth else ()
         found = {f"output {i}": x.detach() for i, x in enumerate(outputs)}
         return found | {f"gradient {i}": x for i, x in enumerate(gradients)}
 
@@ -67,6 +91,16 @@ class Case:
         smooth = [x for x in (outputs if isinstance(outputs, tuple) else (outputs,)) if x.requires_grad]
         seeds = [torch.ones_like(x) for x in smooth]
         return lambda: torch.autograd.grad(smooth, leaves, seeds, retain_graph=True)
+
+    def both(self, function: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Any]:
+        """A call of forward and backward, on inputs that stay where they are."""
+        given, leaves = self.inputs(dtype)
+
+        def run() -> Any:
+            out = function(*given, **self.keywords)
+            return torch.autograd.grad(out, leaves, torch.ones_like(out))
+
+        return run
 
 
 class Maker:
@@ -138,13 +172,76 @@ def cases(problem: Problem, rows: int, make: Maker) -> list[Case]:
         return [_feed_forward(make, rows, columns, depth, activation) for activation in ("gelu", "gelu_new")]
     if op == "gelu_layer_norm":
         return [_transform(make, rows, columns, activation) for activation in ("gelu", "gelu_new")]
+    if op in ("attention", "attention_of_some"):
+        heads, longest = columns // depth, problem.length_to
+        edges = even_edges(min(rows, ATTENTION_ROWS), longest), uneven_edges(longest)
+        return [_attention(make, heads, depth, longest, found, op != "attention") for found in edges]
+    if op == "weight_gradient":
+        return [_weight_gradient(make, rows, columns, depth)]
+    if op == "pack_gradients":
+        return [_pack_gradients(make, rows, columns, padding, count) for padding, count in ((0, 3), (8, 3), (0, 2))]
     return [_cross_entropy(make, rows, columns, depth)] if op == "linear_cross_entropy" else []
 
 
-def attention_case(make: Maker, heads: int, head_size: int) -> Case:
-    """Attention over sequences of uneven length, empty ones among them."""
-    edges = torch.tensor([0, 37, 37, 38, 120, 193, 193], dtype=torch.int32, device=make.device)
-    return Case("varlen_attention", (make.normal(193, 3, heads, head_size), edges, 82))
+def even_edges(rows: int, longest: int) -> list[int]:
+    """Edges of full sequences and, as in the loader's batches, of empty ones: a slot for each 32 tokens."""
+    full = [*range(0, rows, longest), rows]
+    return full + [rows] * max(0, rows // 32 + 1 - len(full))
+
+
+def uneven_edges(longest: int) -> list[int]:
+    """Edges of sequences from none to all of `longest` tokens, empty ones first, between and last."""
+    lengths = [0, longest // 2 + 1, 0, 1, longest, longest // 3 + 1, 0]
+    return [0, *itertools.accumulate(lengths)]
+
+
+def _attention(make: Maker, heads: int, size: int, longest: int, edges: list[int], of_some: bool) -> Case:
+    """Attention of every token, or of the queries of each sixth and two that belong to no sequence."""
+    tokens, cu_seqlens = edges[-1], torch.tensor(edges, dtype=torch.int32, device=make.device)
+    qkv = make.normal(tokens, 2 if of_some else 3, heads, size)
+    if not of_some:
+        return Case("varlen_attention", (qkv, cu_seqlens, longest), plain=plain_attention, scatter=4.0)
+    asked = torch.tensor([*range(0, tokens, 6), tokens, tokens], device=make.device)
+    own = Queries.pack(asked, cu_seqlens, tokens).cu_seqlens
+    queries = make.normal(len(asked), heads, size)
+    return Case("varlen_attention", (qkv, cu_seqlens, longest, queries, own), plain=plain_attention, scatter=4.0)
+
+
+def _weight_gradient(make: Maker, rows: int, columns: int, depth: int) -> Case:
+    """Operands in the low precision, the sum in fp32: where a product is rounded on its way the check shall see it."""
+    total = torch.randn(depth, columns, generator=make.generator).to(make.device)
+    operands = make.normal(rows, depth), make.normal(rows, columns, scale=max(rows, 1) ** -0.5)
+    return Case(
+        "weight_gradient", (total, *operands), fixed=(0,), function=_accumulated, plain=_accumulated_wide, slack=1e-4
+    )
+
+
+def _accumulated(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    with torch.no_grad():
+        accumulate_product(total, a, b)
+        return total
+
+
+def _accumulated_wide(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    wide = torch.promote_types(total.dtype, a.dtype)
+    return total.to(wide) + a.detach().to(wide).t() @ b.detach().to(wide)
+
+
+def _pack_gradients(make: Maker, rows: int, columns: int, padding: int, count: int) -> Case:
+    gradients = tuple(make.normal(rows, 1, columns + padding) for _ in range(count))
+    return Case("pack_gradients", gradients, function=partial(_packed, columns), plain=partial(_packed_plain, columns))
+
+
+def _packed(size: int, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    from albert_fast.kernels.pack_gradients import pack_gradients  # where there is no GPU, Triton need not be
+
+    packed, sums = pack_gradients([x.detach() for x in gradients], size)
+    return packed, sums.sum((0, 1))
+
+
+def _packed_plain(size: int, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    packed = torch.stack([x.detach()[..., :size] for x in gradients], 1)
+    return packed, packed.flatten(1).sum(0, dtype=torch.promote_types(packed.dtype, torch.float32))
 
 
 def work(problem: Problem) -> tuple[int, int]:
@@ -154,8 +251,13 @@ def work(problem: Problem) -> tuple[int, int]:
         return 0, (8 if problem.op.endswith("_backward") else 4) * rows * columns * depth
     if problem.op.startswith("gelu_layer_norm"):
         return 0, (4 if problem.op.endswith("_backward") else 2) * rows * columns * columns
-    if problem.op == "linear_cross_entropy":
+    if problem.op in ("linear_cross_entropy", "weight_gradient"):
         return 0, 2 * rows * columns * depth
+    if problem.op.startswith("attention"):  # two products forward and five backward, of each query or of every sixth
+        asking = 6 if problem.op.endswith("of_some") else 1
+        return 0, 14 * min(rows, ATTENTION_ROWS) * problem.length_to * columns // asking
+    if problem.op == "pack_gradients":
+        return 6 * rows * columns * getattr(torch, problem.dtype).itemsize, 0
     forward = 2 if problem.op.startswith("embed") else 4  # words in, states out; two in, two out
     passes = 3 if problem.op.endswith("_backward") else forward  # gradient and sum or words in, gradient out
     return passes * rows * columns * getattr(torch, problem.dtype).itemsize, 0

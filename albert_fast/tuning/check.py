@@ -31,7 +31,7 @@ def fault(case: Case, implementation: Callable[..., Any], plain: Callable[..., A
             return f"{case.op}, {name}: {list(results[name].shape)} instead of {list(expected.shape)}"
         if not bool(torch.isfinite(results[name]).all()):
             return f"{case.op}, {name}: not finite"
-        bounds = _slack(dtype, expected.numel())
+        bounds = _slack(case, dtype, expected.numel())
         ours, theirs = errors(results[name], expected), errors(low[name], expected)
         for kind, own, its, slack in zip(("all", "worst row", "shrinkage"), ours, theirs, bounds, strict=True):
             if not own <= 2 * its + slack:
@@ -60,8 +60,10 @@ def errors(actual: Tensor, truth: Tensor) -> tuple[float, float, float]:
     return float(difference.norm()) / length, float(difference.norm(dim=1).max()) / typical, shrinkage
 
 
-def _slack(dtype: torch.dtype, size: int) -> tuple[float, float, float]:
+def _slack(case: Case, dtype: torch.dtype, size: int) -> tuple[float, float, float]:
     """What is allowed beside twice the plain op's errors, which may be 0."""
+    if case.slack is not None:
+        return case.slack, 8 * case.slack, case.slack
     epsilon = torch.finfo(dtype).eps
     whole = 8 * epsilon if dtype == torch.float32 else epsilon / 4
-    return whole, 8 * whole, epsilon * (0.05 + size**-0.5)
+    return whole, 8 * whole, epsilon * (0.05 + case.scatter * size**-0.5)

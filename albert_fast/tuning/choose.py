@@ -89,7 +89,7 @@ def _fastest(default: str, seconds: dict[str, float]) -> str:
 def _fault(candidate: Candidate, problem: Problem, checked: list[Case], ops: Ops) -> str | None:
     for case in checked:
         with insisting(problem, candidate):
-            wrong = fault(case, getattr(ops, case.op), getattr(Ops(), case.op), getattr(torch, problem.dtype))
+            wrong = fault(case, case.implementation(ops), case.reference(), getattr(torch, problem.dtype))
         if wrong:
             return wrong
     return None
@@ -101,10 +101,10 @@ def _times(
     """Medians of interleaved rounds, so that a card which warms up or slows down does it to all; {} without a rival."""
     prepared: dict[str, Callable[[], float]] = {}
     for candidate in right if len(right) > 1 else []:
-        make = case.backward if problem.op.endswith("_backward") else case.forward
+        make = _timed_part(problem, case)
         try:
             with insisting(problem, candidate):
-                run = make(getattr(ops, case.op), getattr(torch, problem.dtype))
+                run = make(case.implementation(ops), getattr(torch, problem.dtype))
                 prepared[candidate.name] = clock.prepare(_insist(run, problem, candidate))
         except Exception as error:
             out[candidate.name] = f"{case.op} {(str(error).splitlines() or [type(error).__name__])[0]}"[:300]
@@ -115,6 +115,13 @@ def _times(
         for name, once in prepared.items():
             taken[name].append(once())
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def _timed_part(problem: Problem, case: Case) -> Callable[..., Callable[[], Any]]:
+    """The direction that the problem is about; both for attention, whose kernels must not change in between."""
+    if problem.op.startswith("attention"):
+        return case.both
+    return case.backward if problem.op.endswith("_backward") else case.forward
 
 
 def _insist(run: Callable[[], Any], problem: Problem, candidate: Candidate) -> Callable[[], Any]:
@@ -136,7 +143,7 @@ def _maker(problem: Problem, device: torch.device) -> Maker:
 
 def key(problem: Problem) -> str:
     """The problem in words, for documents: `gelu_ffn_forward sm_90 bfloat16 16384 3072 768`."""
-    return " ".join(map(str, problem))
+    return " ".join(map(str, problem if problem.length_to else problem[:-1]))
 
 
 def lacking(choice: dict[str, str], problems: Iterable[Problem]) -> list[Problem]:
@@ -150,7 +157,8 @@ def apply(choice: dict[str, str], problems: Iterable[Problem], ops: Ops) -> None
         name = choice.get(key(problem))
         if name == PLAIN:
             for case in cases(problem, 1, _maker(problem, torch.device("cpu"))):
-                setattr(ops, case.op, getattr(Ops(), case.op))
+                if case.function is None:
+                    setattr(ops, case.op, case.reference())
         for candidate in candidates_of(problem):
             if candidate.name == name:
                 candidates.choose({problem: candidate})

@@ -1,17 +1,28 @@
 """Plain stand-ins for CUDA's attention kernels on CPU, which leave NaN wherever the kernels leave memory unwritten.
 
-They take the arguments of the aten ops, check what the kernels check, and compute each sequence by its equations in the
-inputs' dtype. Unwritten are rows of no sequence and, in the log-sum-exp of the memory-efficient kernel, what lies past
-each sequence. A sequence that has keys and no query gets zero gradients, as both kernels write them.
+They take the arguments of the aten ops, check what the kernels check, and compute each sequence by its equations in
+fp32, the shares rounded to the inputs' dtype and the results too. Unwritten are rows of no sequence and, in the
+log-sum-exp of the memory-efficient kernel, what lies past each sequence. A sequence that has keys and no query gets
+zero gradients, as both kernels write them.
 """
 
+import importlib
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.attention as registry
 from torch import Tensor
+
+from albert_fast import attention_cuda
+from albert_fast.attention import Queries
+
+CU_SEQLENS = torch.tensor([0, 0, 7, 20, 20, 33, 40, 40], dtype=torch.int32)  # empty ones first, between and last
+TOKENS, LONGEST = 40, 13
 
 
 class StandIns:
@@ -28,13 +39,17 @@ class StandIns:
     ):  # fmt: skip
         assert (dropout, causal, debug) == (0.0, False, False)
         self._check("flash forward", (query, key, value), cu_queries, cu_keys, max_q, max_k)
+        return *self._forward(query, key, value, cu_queries, cu_keys, scale), None, None, None
+
+    def _forward(self, query, key, value, cu_queries, cu_keys, scale) -> tuple[Tensor, Tensor]:
         out = torch.full(query.shape, math.nan, dtype=query.dtype)
         log_sum_exp = torch.full((query.shape[1], len(query)), math.nan)
         for rows, columns in _sequences(cu_queries, cu_keys):
             scores = _scores(query[rows], key[columns], scale)
-            out[rows] = torch.einsum("nqk,knd->qnd", scores.softmax(-1), value[columns])
-            log_sum_exp[:, rows] = scores.logsumexp(-1).float()
-        return out, log_sum_exp, None, None, None
+            share = scores.softmax(-1).to(value.dtype).float()
+            out[rows] = torch.einsum("nqk,knd->qnd", share, value[columns].float()).to(out.dtype)
+            log_sum_exp[:, rows] = scores.logsumexp(-1)
+        return out, log_sum_exp
 
     def _flash_attention_backward(
         self, grad, query, key, value, out, log_sum_exp, cu_queries, cu_keys, max_q, max_k, dropout, causal, seed,
@@ -50,10 +65,9 @@ class StandIns:
         self, query, key, value, bias, cu_queries, cu_keys, max_q, max_k, dropout, mask, with_log_sum_exp, *, scale
     ):  # fmt: skip
         assert (bias, dropout, mask, with_log_sum_exp) == (None, 0.0, 0, True)
-        out, flat, *_ = self._flash_attention_forward(
-            query[0], key[0], value[0], cu_queries, cu_keys, max_q, max_k, 0.0, False, False, scale=scale
-        )
-        self.calls[-1] = "efficient forward"
+        inputs = query[0], key[0], value[0]
+        self._check("efficient forward", inputs, cu_queries, cu_keys, max_q, max_k)
+        out, flat = self._forward(*inputs, cu_queries, cu_keys, scale)
         assert max_q <= query.shape[1]
         assert max_k <= key.shape[1]
         log_sum_exp = torch.full((len(cu_queries) - 1, query.shape[2], -(-max_q // 32) * 32), math.nan)
@@ -85,6 +99,48 @@ class StandIns:
         assert max(cu_keys.diff()) <= max_k
 
 
+def attention_inputs(head_size: int, dtype: torch.dtype, some: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+    """qkv, q and edges of queries, in no order; one sequence has no query and two queries belong to no sequence."""
+    torch.manual_seed(0)
+    qkv = torch.randn(TOKENS, 3, 2, head_size).to(dtype)
+    if not some:
+        return qkv, None, CU_SEQLENS
+    queries = Queries.pack(torch.tensor([32, 0, TOKENS, 20, 3, TOKENS, 39]), CU_SEQLENS, TOKENS)
+    return qkv[:, 1:], qkv[queries.tokens, 0].contiguous(), queries.cu_seqlens
+
+
+@contextmanager
+def cuda_bodies(monkeypatch: Any, made: Any = None) -> Iterator[StandIns]:
+    """Within it albert_fast.attention_cuda runs on the stand-ins (or on `made`)."""
+    made = made or StandIns()
+    ops = SimpleNamespace(aten=made, albert_fast=torch.ops.albert_fast)
+    names = {name: getattr(torch, name) for name in ("arange", "empty", "int64", "uint64", "where")}
+    with monkeypatch.context() as patch:
+        patch.setattr(attention_cuda, "torch", SimpleNamespace(**names, ops=ops))
+        yield made
+
+
+@contextmanager
+def flash_3(monkeypatch: Any) -> Iterator[list[str]]:
+    """Within it FlashAttention 3 seems installed; yields when it was switched on and off."""
+    switched: list[str] = []
+
+    class Handle:
+        def remove(self) -> None:
+            switched.append("off")
+
+    def register() -> Handle:
+        switched.append("on")
+        return Handle()
+
+    spec = importlib.machinery.ModuleSpec("flash_attn_interface", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(attention_cuda, "find_spec", lambda name: spec if name == "flash_attn_interface" else None)
+        patch.setitem(registry._registry._FLASH_ATTENTION_IMPLS, "FA3", register)
+        yield switched
+    registry._registry._FLASH_ATTENTION_ACTIVE = None
+
+
 def _sequences(cu_queries: Tensor, cu_keys: Tensor) -> Iterator[tuple[slice, slice]]:
     for (first, last), (start, end) in zip(pairwise(cu_queries.tolist()), pairwise(cu_keys.tolist()), strict=True):
         if last > first:
@@ -92,7 +148,7 @@ def _sequences(cu_queries: Tensor, cu_keys: Tensor) -> Iterator[tuple[slice, sli
 
 
 def _scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    return torch.einsum("qnd,knd->nqk", query, key) * scale
+    return torch.einsum("qnd,knd->nqk", query.float(), key.float()) * scale
 
 
 def _gradients(grad, query, key, value, out, log_sum_exps, cu_queries, cu_keys, scale) -> list[Tensor]:
@@ -101,10 +157,11 @@ def _gradients(grad, query, key, value, out, log_sum_exps, cu_queries, cu_keys, 
         if last == first:
             grad_k[start:end], grad_v[start:end] = 0, 0
     for (rows, columns), log_sum_exp in zip(_sequences(cu_queries, cu_keys), log_sum_exps, strict=True):
-        share = (_scores(query[rows], key[columns], scale) - log_sum_exp[..., None]).exp().to(query.dtype)
-        grad_share = torch.einsum("qnd,knd->nqk", grad[rows], value[columns])
-        grad_score = share * (grad_share - (grad[rows] * out[rows]).sum(-1).t()[..., None]) * scale
-        grad_q[rows] = torch.einsum("nqk,knd->qnd", grad_score, key[columns])
-        grad_k[columns] = torch.einsum("nqk,qnd->knd", grad_score, query[rows])
-        grad_v[columns] = torch.einsum("nqk,qnd->knd", share, grad[rows])
+        q, k, v, g, o = (x.float() for x in (query[rows], key[columns], value[columns], grad[rows], out[rows]))
+        share = (_scores(q, k, scale) - log_sum_exp[..., None]).exp()
+        grad_score = share * (torch.einsum("qnd,knd->nqk", g, v) - (g * o).sum(-1).t()[..., None]) * scale
+        share, grad_score = (x.to(query.dtype).float() for x in (share, grad_score))
+        grad_q[rows] = torch.einsum("nqk,knd->qnd", grad_score, k).to(query.dtype)
+        grad_k[columns] = torch.einsum("nqk,qnd->knd", grad_score, q).to(query.dtype)
+        grad_v[columns] = torch.einsum("nqk,qnd->knd", share, g).to(query.dtype)
     return [grad_q, grad_k, grad_v]

@@ -16,7 +16,7 @@ def test_every_op_that_has_candidates_has_cases():
     get_ops("triton")  # registers the candidates
     assert candidates._CANDIDATES
     for op in candidates._CANDIDATES:
-        problem = Problem(op, "sm_90", "float32", 16, 40, 24)
+        problem = Problem(op, "sm_90", "float32", 16, 48, 24, 8)
         assert cases(problem, 3, Maker(CPU, torch.float32)), op
 
 
@@ -38,3 +38,7 @@ def test_work_is_the_bytes_that_must_move_or_the_flops():
     assert work(LAYER_NORM) == (3 * 16 * 40 * 4, 0)
     assert work(LAYER_NORM._replace(op="add_layer_norm_forward", dtype="bfloat16")) == (4 * 16 * 40 * 2, 0)
     assert work(LAYER_NORM._replace(op="embed_layer_norm_forward")) == (2 * 16 * 40 * 4, 0)
+    assert work(LAYER_NORM._replace(op="pack_gradients")) == (6 * 16 * 40 * 4, 0)
+    attention = LAYER_NORM._replace(op="attention", depth=8, length_to=4)
+    assert work(attention) == (0, 7 * 2 * 16 * 4 * 40)
+    assert work(attention._replace(op="attention_of_some"))[1] == work(attention)[1] // 6

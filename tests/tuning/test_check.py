@@ -6,7 +6,7 @@ from support.interpreter import corrected_interpreter
 
 from albert_fast.kernels.candidates import Problem
 from albert_fast.ops import Ops, get_ops
-from albert_fast.tuning.cases import Maker, attention_case, cases
+from albert_fast.tuning.cases import Maker, cases
 from albert_fast.tuning.check import errors, fault
 
 CPU = torch.device("cpu")
@@ -68,10 +68,14 @@ def test_our_kernels_pass_the_check(op, dtype):
 
 
 def test_attention_is_checked_with_empty_sequences():
-    case, plain = attention_case(Maker(CPU, torch.float32), 2, 8), Ops().varlen_attention
-    assert fault(case, plain, plain, torch.float32) is None
+    for op in ("attention", "attention_of_some"):
+        problem, attention = Problem(op, "sm_90", "float32", 64, 16, 8, 20), Ops().varlen_attention
+        even, case = cases(problem, 64, Maker(CPU, torch.float32))
+        assert case.arguments[1].diff().tolist() == [0, 11, 0, 1, 20, 7, 0]
+        assert even.arguments[1].tolist() == [0, 20, 40, 60, 64]
+        assert fault(case, attention, case.reference(), torch.float32) is None
 
-    def leaks(qkv, edges, longest):  # into the sequence after an empty one
-        return plain(qkv, edges[[0, 1, 1, 4, 4, 5, 5]], 193)
+        def leaks(qkv, edges, longest, *rest, attention=attention):  # a key of the next sequence
+            return attention(qkv, edges + (edges == 12), longest + 1, *rest)
 
-    assert "off by" in fault(case, leaks, plain, torch.float32)
+        assert "off by" in fault(case, leaks, case.reference(), torch.float32)
