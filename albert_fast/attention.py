@@ -119,10 +119,14 @@ def _input_gradients(
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     qkv, q, *edges, ctx.max_seqlen, bias = inputs
     ctx.save_for_backward(qkv, q, *output, *edges)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # of the log-sum-exp there would be zeros to fill
     ctx.bias_dtype, ctx.main_grad = getattr(bias, "dtype", None), getattr(bias, "main_grad", None)
 
 
-def _attention_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _attention_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 6
     backward = torch.ops.albert_fast.varlen_attention_backward
     *grads, sums = backward(grad.contiguous(), *ctx.saved_tensors, ctx.max_seqlen)
     grad_qkv, grad_q = grads if len(grads) == 2 else (*grads, None)
