@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from albert_fast.config import TrainConfig
+from albert_fast.fused_update import FusedUpdate
+from albert_fast.ops import Ops
 
 # 64 elements are 128 bytes of bf16: TMA and 128-bit loads want every tensor to start there.
 ALIGNMENT = 64
@@ -64,17 +66,19 @@ class FlatParameters:
         if self.compute is not self.master:
             self.compute.copy_(self.master)
 
+    def parts(self, name: str) -> int:
+        """How many matrices a tensor is to LAMB; the fused query, key and value count as three, as published."""
+        return 3 if "query_key_value" in name and len(self.shapes[name]) > 1 else 1
+
     def matrices(self, flat: Tensor) -> list[Tensor]:
-        """The tensors that LAMB scales one by one; the fused query, key and value count as three, as published."""
+        """The tensors that LAMB scales one by one."""
         views = {name: view for name, view in self.views(flat).items() if view.dim() > 1}
-        return [part for name, view in views.items() for part in view.chunk(3 if "query_key_value" in name else 1)]
+        return [part for name, view in views.items() for part in view.chunk(self.parts(name))]
 
     def matrix_names(self) -> list[str]:
         """Names of what `matrices` gives, in its order."""
-        names = [name for name, shape in self.shapes.items() if len(shape) > 1]
-        return [
-            n for name in names for n in ([f"{name}.{i}" for i in range(3)] if "query_key_value" in name else [name])
-        ]
+        names = {name: self.parts(name) for name, shape in self.shapes.items() if len(shape) > 1}
+        return [part for name, n in names.items() for part in ([f"{name}.{i}" for i in range(n)] if n > 1 else [name])]
 
 
 class Optimizer:
@@ -89,8 +93,8 @@ class Optimizer:
 
     betas, epsilon = (0.9, 0.999), 1e-6
 
-    def __init__(self, flat: FlatParameters, config: TrainConfig):
-        self.flat, self.config = flat, config
+    def __init__(self, flat: FlatParameters, config: TrainConfig, ops: Ops | None = None):
+        self.flat, self.config, self.ops = flat, config, ops or Ops()
         device = flat.master.device
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(flat.master), torch.zeros_like(flat.master)
         # On CPU a part of all four buffers stays in cache through every pass; on CUDA each pass is one launch.
@@ -102,6 +106,7 @@ class Optimizer:
         if config.log_tensors:
             self.trust_ratios = torch.zeros(len(flat.matrix_names()), device=device)
             self.update_ratios = torch.zeros(len(flat.shapes), device=device)
+        self.fused = FusedUpdate(self) if self.ops.fuses_update(flat.grad) else None
 
     def learning_rate(self) -> Tensor:
         """The rate of the coming step, fp32: linear warm-up to the peak, then polynomial decay to 0 at max_steps."""
@@ -117,6 +122,9 @@ class Optimizer:
         if world_size > 1:
             dist.all_reduce(flat.grad)
         share = 1.0 / (micro_batches * world_size)
+        if self.fused is not None and self.ops.fuses_update(flat.grad):
+            self.fused(share)
+            return
         self.gradient_norm.copy_(torch.linalg.vector_norm(flat.grad) * share)
         finite = torch.isfinite(self.gradient_norm)
         scale = torch.full_like(self.gradient_norm, share)

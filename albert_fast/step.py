@@ -110,7 +110,7 @@ class TrainStep:
         if world_size > 1:
             dist.broadcast(self.flat.master, 0)
             self.flat.cast()
-        self.optimizer = Optimizer(self.flat, config)
+        self.optimizer = Optimizer(self.flat, config, model.ops)
         self.inputs = Inputs(example, max_seq_length, device)
         # The dropout key: the seed, and the global micro-batch that this rank takes next.
         self.key = torch.tensor([config.seed, rank], dtype=torch.int64, device=device)

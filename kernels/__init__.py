@@ -22,6 +22,7 @@ KERNELS = (
     "embed_layer_norm",
     "gelu_ffn",
     "gelu_layer_norm",
+    "lamb",
     "linear_cross_entropy",
     "pack_gradients",
     "partial_sums",

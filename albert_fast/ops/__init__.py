@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from albert_fast.attention import varlen_attention
 from albert_fast.ops.attention import plain_attention
@@ -76,6 +77,11 @@ class Ops:
     linear_cross_entropy = staticmethod(linear_cross_entropy)
     varlen_attention = staticmethod(varlen_attention)
 
+    @staticmethod
+    def fuses_update(grad: Tensor) -> bool:
+        """Whether kernels make the update of all weights, from their flat gradient."""
+        return False
+
     def __init__(self, name: str = "torch", **implementations: Callable):
         self.name = name
         for op, implementation in implementations.items():
@@ -121,6 +127,7 @@ def kernel_ops() -> Ops:
         gelu_ffn=gelu_ffn,
         linear_gelu_layer_norm=linear_gelu_layer_norm,
         linear_cross_entropy=linear_cross_entropy,
+        fuses_update=lambda grad: True,
     )
 
 
