@@ -153,7 +153,7 @@ class Optimizer:
         """
         if self.config.optimizer == "lamb":
             return self.epsilon, None
-        count = self.updates.float()
+        count = self.updates.to(self.flat.master.dtype)
         first, second = (torch.where(count > 0, 1 - beta**count, 1.0) for beta in self.betas)
         return self.epsilon * second.sqrt(), second.sqrt() / first
 
@@ -165,8 +165,9 @@ class Optimizer:
         beta1, beta2 = self.betas
         # Where the scale is 0 this leaves 0, NaN and infinity included; a masked fill takes ten times as long on CPU.
         grad.mul_(scale).nan_to_num_(0.0, 0.0, 0.0)
-        exp_avg.lerp_(grad, (1 - beta1) * finite)
-        exp_avg_sq.lerp_(grad.square_(), (1 - beta2) * finite)
+        kept = finite.to(grad.dtype)
+        exp_avg.lerp_(grad, (1 - beta1) * kept)
+        exp_avg_sq.lerp_(grad.square_(), (1 - beta2) * kept)
         torch.div(exp_avg, torch.sqrt(exp_avg_sq, out=grad).add_(epsilon), out=grad)
         if correction is not None:
             grad.mul_(correction)

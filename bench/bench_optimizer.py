@@ -1,4 +1,4 @@
-"""One update of all weights: torch.optim.AdamW (foreach, fused) and ours, flat; with clipping on both sides."""
+"""One update of all weights: torch.optim.AdamW (foreach, fused) and ours, flat, in PyTorch's ops or in our kernels."""
 
 import copy
 from collections.abc import Callable
@@ -9,13 +9,15 @@ import torch
 
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.model import AlbertForPreTraining
+from albert_fast.ops import get_ops
 from albert_fast.optimizer import FlatParameters, Optimizer
 from bench import harness, machine
 from bench.shapes import Shape
 
 MODELS = [("base", "all"), ("base", "None")]
-IMPLEMENTATIONS = ("torch-foreach", "torch-fused", "ours-adamw", "ours-lamb")
-
+# Interpreted, kernels would take minutes.
+KERNELS = ("kernels-adamw", "kernels-lamb") if harness.KIND == "cuda" else ()
+IMPLEMENTATIONS = ("torch-foreach", "torch-fused", "ours-adamw", "ours-lamb", *KERNELS)
 
 TRAIN = TrainConfig(optimizer="adamw", learning_rate=1e-4, warmup_steps=0, max_steps=10_000)
 
@@ -27,8 +29,9 @@ def made(model: AlbertForPreTraining, implementation: str) -> tuple[Callable, Ca
     torch.manual_seed(2)
     grads = [torch.randn_like(p) * 1e-3 for p in parameters]
     whose, kind = implementation.split("-")
-    if whose == "ours":
-        optimizer = Optimizer(FlatParameters(copied), replace(TRAIN, optimizer=kind))  # type: ignore[arg-type]
+    if whose != "torch":
+        config = replace(TRAIN, optimizer=kind)  # type: ignore[arg-type]
+        optimizer = Optimizer(FlatParameters(copied), config, get_ops("triton") if whose == "kernels" else None)
         targets: list[torch.Tensor] = [p.main_grad for p in parameters]  # type: ignore[attr-defined]
         return lambda: torch._foreach_copy_(targets, grads), lambda: optimizer.update(1), parameters
     decayed, others = ([p for p in parameters if (p.dim() > 1) == yes] for yes in (True, False))
@@ -59,7 +62,7 @@ def test_optimizer(benchmark, preset, share_type, implementation):
     prepare, update, weights = made(model, implementation)
     prepare()
     update()
-    if implementation in ("torch-fused", "ours-adamw"):
+    if implementation in ("torch-fused", "ours-adamw", "kernels-adamw"):
         first, reference, expected = made(model, "torch-foreach")
         first()
         reference()

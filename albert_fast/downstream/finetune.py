@@ -54,7 +54,7 @@ def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOpti
     steps_per_epoch = -(-len(train) // options.batch_size)
     max_steps = (options.epochs or 0) * steps_per_epoch
     flat = FlatParameters(model, dtype)
-    optimizer = Optimizer(flat, _train_config(options, max_steps))
+    optimizer = Optimizer(flat, _train_config(options, max_steps), model.ops)
     precision = str(dtype).removeprefix("torch.")
     settings = asdict(options) | asdict(columns) | {"device": device.type, "precision": precision, "ops": where.ops}
     settings["columns"] = asdict(examples.columns)

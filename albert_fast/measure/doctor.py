@@ -22,7 +22,8 @@ from albert_fast.ops import Ops, get_ops
 from albert_fast.options import Options, compute_dtype, device_kind, option
 from albert_fast.step import TrainStep
 from albert_fast.tuning import cache
-from albert_fast.tuning.cases import Case, Maker, cases, work
+from albert_fast.tuning.case import Case
+from albert_fast.tuning.cases import Maker, cases, work
 from albert_fast.tuning.check import deviation
 from albert_fast.tuning.choose import Outcome, tune
 from albert_fast.tuning.clock import Clock, clock_for

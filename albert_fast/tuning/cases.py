@@ -1,12 +1,9 @@
-"""Inputs on which an op is checked and timed: each op of `Ops` at the sizes of a problem."""
+"""The cases on which a problem's candidates are checked and timed: each op of `Ops` at the problem's sizes."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,93 +11,11 @@ from torch import Tensor
 from albert_fast.attention import Queries
 from albert_fast.kernels.candidates import Problem
 from albert_fast.kernels.main_grad import accumulate_product
-from albert_fast.ops import Ops, plain_attention
+from albert_fast.ops import plain_attention
+from albert_fast.tuning.case import Case
+from albert_fast.tuning.update_case import UpdateCase
 
 ATTENTION_ROWS = 16384  # the reference keeps every score of so many: 2.1 GB in fp32 at 64 heads and sequences of 512
-
-
-@dataclass(frozen=True)
-class Case:
-    """One call of an op: its positional arguments, of which the float tensors but `fixed` are differentiated.
-
-    function: what is called, where it is no op of `Ops`; plain: the reference, where it is not that of `Ops`; slack:
-    the relative L2 error allowed beside twice the reference's, where results are rounded less than inputs; scatter: how
-    many times as much as by one rounding of the results they may differ, since what is kept inside is rounded too.
-    """
-
-    op: str
-    arguments: tuple[Any, ...]
-    fixed: tuple[int, ...] = ()
-    keywords: dict[str, Any] = field(default_factory=dict)
-    function: Callable[..., Any] | None = None
-    plain: Callable[..., Any] | None = None
-    slack: float | None = None
-    scatter: float = 1.0
-
-    def implementation(self, ops: Ops) -> Callable[..., Any]:
-        """What is checked and timed: the function, or its namesake of `ops`."""
-        return self.function or getattr(ops, self.op)
-
-    def reference(self) -> Callable[..., Any]:
-        """What an implementation is held against."""
-        return self.plain or getattr(Ops(), self.op)
-
-    def on(self, device: torch.device) -> Case:
-        """The same call on another device."""
-        moved = tuple(x.to(device) if isinstance(x, Tensor) else x for x in self.arguments)
-        return replace(
-            self,
-            arguments=moved,
-            keywords={k: x.to(device) if isinstance(x, Tensor) else x for k, x in self.keywords.items()},
-        )
-
-    def inputs(self, dtype: torch.dtype) -> tuple[list[Any], list[Tensor]]:
-        """The arguments, in `dtype`, and those of them that gradients are asked of."""
-        given = list(self.arguments)
-        for i, value in enumerate(given):
-            if isinstance(value, Tensor) and value.is_floating_point() and i not in self.fixed:
-                given[i] = value.detach().to(dtype).requires_grad_()
-        return given, [x for x in given if isinstance(x, Tensor) and x.requires_grad]
-
-    def results(self, function: Callable[..., Any], dtype: torch.dtype) -> dict[str, Tensor]:
-        """Every output and every gradient of `function` with the inputs in `dtype`, by name."""
-        given, leaves = self.inputs(dtype)
-        outputs = function(*given, **self.keywords)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        smooth = [x for x in outputs if x.requires_grad]
-        generator = torch.Generator().manual_seed(1)
-        seeds = [torch.randn(x.shape, generator=generator).to(x) for x in smooth]
-        gradients = torch.autograd.grad(smooth, leaves, seeds) if smooth else ()
-        found = {f"output {i}": x.detach() for i, x in enumerate(outputs)}
-        return found | {f"gradient {i}": x for i, x in enumerate(gradients)}
-
-    def forward(self, function: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Any]:
-        """A call of the forward pass alone, on inputs that stay where they are."""
-        given, _ = self.inputs(dtype)
-
-        def run() -> Any:
-            with torch.no_grad():
-                return function(*given, **self.keywords)
-
-        return run
-
-    def backward(self, function: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Any]:
-        """A call of the backward pass alone, over one forward pass that is kept."""
-        given, leaves = self.inputs(dtype)
-        outputs = function(*given, **self.keywords)
-        smooth = [x for x in (outputs if isinstance(outputs, tuple) else (outputs,)) if x.requires_grad]
-        seeds = [torch.ones_like(x) for x in smooth]
-        return lambda: torch.autograd.grad(smooth, leaves, seeds, retain_graph=True)
-
-    def both(self, function: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Any]:
-        """A call of forward and backward, on inputs that stay where they are."""
-        given, leaves = self.inputs(dtype)
-
-        def run() -> Any:
-            out = function(*given, **self.keywords)
-            return torch.autograd.grad(out, leaves, torch.ones_like(out))
-
-        return run
 
 
 class Maker:
@@ -160,7 +75,8 @@ def _cross_entropy(make: Maker, rows: int, columns: int, depth: int) -> Case:
 def cases(problem: Problem, rows: int, make: Maker) -> list[Case]:
     """The calls that show whether `problem` is solved rightly with so many rows; none for an op unknown here.
 
-    LayerNorms with and without dropout and in both places; GELU by erf and by tanh. The first is what is timed.
+    LayerNorms with and without dropout and in both places; GELU by erf and by tanh; updates by LAMB and by AdamW. The
+    first is what is timed.
     """
     op, columns, depth = problem.op.removesuffix("_forward").removesuffix("_backward"), problem.columns, problem.depth
     if op == "add_layer_norm":
@@ -180,6 +96,8 @@ def cases(problem: Problem, rows: int, make: Maker) -> list[Case]:
         return [_weight_gradient(make, rows, columns, depth)]
     if op == "pack_gradients":
         return [_pack_gradients(make, rows, columns, padding, count) for padding, count in ((0, 3), (8, 3), (0, 2))]
+    if op == "lamb":
+        return [UpdateCase("fuses_update", (kind, rows, columns, make.device)) for kind in ("lamb", "adamw")]
     return [_cross_entropy(make, rows, columns, depth)] if op == "linear_cross_entropy" else []
 
 
@@ -258,6 +176,8 @@ def work(problem: Problem) -> tuple[int, int]:
         return 0, 14 * min(rows, ATTENTION_ROWS) * problem.length_to * columns // asking
     if problem.op == "pack_gradients":
         return 6 * rows * columns * getattr(torch, problem.dtype).itemsize, 0
+    if problem.op == "lamb":  # 12 accesses of gradient, moments and weights, and one of bf16 weights
+        return 50 * rows * columns, 0
     forward = 2 if problem.op.startswith("embed") else 4  # words in, states out; two in, two out
     passes = 3 if problem.op.endswith("_backward") else forward  # gradient and sum or words in, gradient out
     return passes * rows * columns * getattr(torch, problem.dtype).itemsize, 0

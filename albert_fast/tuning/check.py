@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from albert_fast.tuning.cases import Case
+from albert_fast.tuning.case import Case
 
 WIDE = {torch.float32: torch.float64, torch.bfloat16: torch.float32, torch.float16: torch.float32}
 

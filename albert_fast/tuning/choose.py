@@ -17,7 +17,8 @@ from albert_fast.kernels import candidates
 from albert_fast.kernels.candidates import Candidate, Problem, candidates_of
 from albert_fast.ops import Ops
 from albert_fast.options import note
-from albert_fast.tuning.cases import Case, Maker, cases
+from albert_fast.tuning.case import Case
+from albert_fast.tuning.cases import Maker, cases
 from albert_fast.tuning.check import fault
 from albert_fast.tuning.clock import Clock
 

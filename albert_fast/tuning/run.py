@@ -50,9 +50,10 @@ def tune_step(
 
 
 def problems_of(step: TrainStep) -> list[Problem]:
-    """What a micro-step asks of its kernels; the step stays as it was."""
+    """What a step asks of its kernels; the step stays as it was."""
     with candidates.asking() as problems, step.untouched():
         step.micro_step()
+        step.update()
     return problems
 
 

@@ -13,6 +13,8 @@ import torch
 from support.gates import assert_within, random
 
 from albert_fast import ops
+from albert_fast.config import TrainConfig
+from albert_fast.optimizer import FlatParameters, Optimizer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -121,8 +123,42 @@ def test_a_captured_graph_replays_eager_bits_and_draws_new_masks():
     assert not torch.equal(eager[0][0], eager[1][0])
 
 
+@pytest.mark.parametrize("kind", ["lamb", "adamw"])
+def test_a_captured_update_replays_eager_bits_and_moves_on(kind):
+    shapes = {"query_key_value": (3 * 768, 768), "words": (21128, 128), "bias": (21128,)}
+
+    def make() -> Optimizer:
+        model = torch.nn.Module()
+        for i, (name, shape) in enumerate(shapes.items()):
+            model.register_parameter(name, torch.nn.Parameter(random(*shape, seed=i, device="cuda")))
+        config = TrainConfig(optimizer=kind, max_steps=9, warmup_steps=3, learning_rate=0.01)
+        return Optimizer(FlatParameters(model, torch.bfloat16), config, ops.get_ops("triton"))
+
+    eager, captured = make(), make()
+    warm = make()
+    for _ in range(3):
+        warm.update(2)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured.update(2)
+    for index in range(5):
+        grad = random(len(eager.flat.grad), seed=10 + index, device="cuda")
+        if index == 2:
+            grad[77] = torch.nan
+        eager.flat.grad.copy_(grad)
+        captured.flat.grad.copy_(grad)
+        eager.update(2)
+        graph.replay()
+        assert torch.equal(captured.flat.master, eager.flat.master)
+        assert torch.equal(captured.flat.compute, captured.flat.master.bfloat16())
+    assert (captured.steps, captured.updates) == (5, 4)
+
+
 SANITIZED = """
 import torch
+from albert_fast.config import TrainConfig
+from albert_fast.ops import get_ops
+from albert_fast.optimizer import FlatParameters, Optimizer
 from albert_fast.kernels.add_layer_norm import add_pre_layer_norm
 from albert_fast.kernels.gelu_ffn import gelu_ffn
 for tokens, hidden in ((37, 312), (130, 768)):
@@ -133,6 +169,10 @@ for tokens, hidden in ((37, 312), (130, 768)):
     for way in ("library", "pointer", "tma"):
         f = gelu_ffn(y, make(4 * hidden, hidden), make(4 * hidden), make(hidden, 4 * hidden), implementation=way)
         (f.sum() + s.sum()).backward(retain_graph=True)
+for kind in ("lamb", "adamw"):
+    model = torch.nn.Linear(312, 130).cuda()
+    config = TrainConfig(optimizer=kind, max_steps=9, warmup_steps=3)
+    Optimizer(FlatParameters(model, torch.bfloat16), config, get_ops("triton")).update(1)
 torch.cuda.synchronize()
 """
 

@@ -1,0 +1,96 @@
+"""A call of an op on given inputs, whose results are checked and whose passes are timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from albert_fast.ops import Ops
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an op: its positional arguments, of which the float tensors but `fixed` are differentiated.
+
+    function: what is called, where it is no op of `Ops`; plain: the reference, where it is not that of `Ops`; slack:
+    the relative L2 error allowed beside twice the reference's, where results are rounded less than inputs; scatter: how
+    many times as much as by one rounding of the results they may differ, since what is kept inside is rounded too.
+    """
+
+    op: str
+    arguments: tuple[Any, ...]
+    fixed: tuple[int, ...] = ()
+    keywords: dict[str, Any] = field(default_factory=dict)
+    function: Callable[..., Any] | None = None
+    plain: Callable[..., Any] | None = None
+    slack: float | None = None
+    scatter: float = 1.0
+
+    def implementation(self, ops: Ops) -> Callable[..., Any]:
+        """What is checked and timed: the function, or its namesake of `ops`."""
+        return self.function or getattr(ops, self.op)
+
+    def reference(self) -> Callable[..., Any]:
+        """What an implementation is held against."""
+        return self.plain or getattr(Ops(), self.op)
+
+    def on(self, device: torch.device) -> Case:
+        """The same call on another device."""
+        moved = tuple(x.to(device) if isinstance(x, Tensor) else x for x in self.arguments)
+        return replace(
+            self,
+            arguments=moved,
+            keywords={k: x.to(device) if isinstance(x, Tensor) else x for k, x in self.keywords.items()},
+        )
+
+    def inputs(self, dtype: torch.dtype) -> tuple[list[Any], list[Tensor]]:
+        """The arguments, in `dtype`, and those of them that gradients are asked of."""
+        given = list(self.arguments)
+        for i, value in enumerate(given):
+            if isinstance(value, Tensor) and value.is_floating_point() and i not in self.fixed:
+                given[i] = value.detach().to(dtype).requires_grad_()
+        return given, [x for x in given if isinstance(x, Tensor) and x.requires_grad]
+
+    def results(self, function: Callable[..., Any], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Every output and every gradient of `function` with the inputs in `dtype`, by name."""
+        given, leaves = self.inputs(dtype)
+        outputs = function(*given, **self.keywords)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        smooth = [x for x in outputs if x.requires_grad]
+        generator = torch.Generator().manual_seed(1)
+        seeds = [torch.randn(x.shape, generator=generator).to(x) for x in smooth]
+        gradients = torch.autograd.grad(smooth, leaves, seeds) if smooth else ()
+        found = {f"output {i}": x.detach() for i, x in enumerate(outputs)}
+        return found | {f"gradient {i}": x for i, x in enumerate(gradients)}
+
+    def forward(self, function: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Any]:
+        """A call of the forward pass alone, on inputs that stay where they are."""
+        given, _ = self.inputs(dtype)
+
+        def run() -> Any:
+            with torch.no_grad():
+                return function(*given, **self.keywords)
+
+        return run
+
+    def backward(self, function: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Any]:
+        """A call of the backward pass alone, over one forward pass that is kept."""
+        given, leaves = self.inputs(dtype)
+        outputs = function(*given, **self.keywords)
+        smooth = [x for x in (outputs if isinstance(outputs, tuple) else (outputs,)) if x.requires_grad]
+        seeds = [torch.ones_like(x) for x in smooth]
+        return lambda: torch.autograd.grad(smooth, leaves, seeds, retain_graph=True)
+
+    def both(self, function: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Any]:
+        """A call of forward and backward, on inputs that stay where they are."""
+        given, leaves = self.inputs(dtype)
+
+        def run() -> Any:
+            out = function(*given, **self.keywords)
+            return torch.autograd.grad(out, leaves, torch.ones_like(out))
+
+        return run

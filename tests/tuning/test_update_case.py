@@ -1,0 +1,49 @@
+"""The update of all weights is right as it is, and found wrong where a detail of it is."""
+
+import pytest
+import torch
+from support.interpreter import corrected_interpreter
+
+from albert_fast.kernels import candidates, lamb
+from albert_fast.kernels.candidates import Problem
+from albert_fast.ops import get_ops
+from albert_fast.tuning import choose
+from albert_fast.tuning.clock import HostClock
+
+CPU = torch.device("cpu")
+UPDATE = Problem("lamb", "sm_90", "float32", 16, 64)
+
+
+def break_trust(rule):
+    return rule | {"trusted": rule["trusted"] - 1}
+
+
+def break_decay(rule):
+    return rule | {"decayed": rule["decayed"] + 64}
+
+
+def break_epsilon(rule):
+    return rule | {"epsilon": 2e-3}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here, not interpreted")
+@pytest.mark.parametrize("broken", [None, break_trust, break_decay, break_epsilon])
+def test_an_update_that_is_wrong_in_a_detail_is_seen(broken, monkeypatch):
+    right = lamb.lamb
+
+    def update(*tensors, **rule):
+        right(*tensors, **(broken(rule) if broken else rule))
+
+    monkeypatch.setattr(lamb, "lamb", update)
+    ops = get_ops("triton")
+    with corrected_interpreter(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "RAGGED_ROWS", 13)
+        (outcome,) = choose.tune([UPDATE], ops, HostClock(), 60.0, CPU)
+    default = candidates.candidates_of(UPDATE)[0].name
+    if broken is None:
+        assert outcome.out == {}
+        return
+    assert outcome.chosen == choose.PLAIN
+    assert "off by" in outcome.out[default]
+    choose.apply({choose.key(UPDATE): outcome.chosen}, [UPDATE], ops)
+    assert not ops.fuses_update(torch.zeros(1))
