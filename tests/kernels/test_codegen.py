@@ -11,9 +11,9 @@ import triton
 from albert_fast.kernels import KERNELS
 
 ROOT = Path(__file__).resolve().parents[2]
-PINNED = "3.9.0"
+PINNED = ("3.6.0", "3.9.0")  # what torch 2.11 and 2.13 bring
 
-pytestmark = pytest.mark.skipif(triton.__version__ != PINNED, reason=f"gates hold for the code of Triton {PINNED}")
+pytestmark = pytest.mark.skipif(triton.__version__ not in PINNED, reason=f"gates hold for the code of Triton {PINNED}")
 
 
 def compiled(*options: str) -> list[dict]:

@@ -4,7 +4,6 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from support.gates import slow
 from support.reach import reaching
 
 from albert_fast.kernels import KERNELS
@@ -14,16 +13,9 @@ LIMIT = 2**31
 HIDDEN, VOCABULARY = 4096, 30000
 TOKENS = LIMIT // HIDDEN + 37
 SIZES = Sizes(TOKENS, HIDDEN, 4 * HIDDEN, 64, 128, VOCABULARY, predictions=TOKENS)
-LONG = (
-    "add_layer_norm",
-    "embed_layer_norm",
-    "gelu_layer_norm",
-    "gelu_ffn",
-    "pack_gradients",
-)  # seconds a program in the interpreter
 
 
-@pytest.mark.parametrize("module", [slow(name) if name in LONG else name for name in KERNELS])
+@pytest.mark.parametrize("module", KERNELS)
 def test_offsets_beyond_31_bits_are_exact(module):
     large = set()
     for call in calls(SIZES, torch.bfloat16, empty("meta"), module):
