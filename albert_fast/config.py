@@ -35,7 +35,9 @@ _INERT_KEYS = frozenset(
     net_structure_type gap_size num_memory_blocks down_scale_factor architectures model_type bos_token_id eos_token_id
     pad_token_id transformers_version torch_dtype dtype classifier_dropout_prob position_embedding_type id2label
     label2id classifier_pooling problem_type use_cache output_attentions output_hidden_states return_dict is_decoder
-    add_cross_attention tie_word_embeddings chunk_size_feed_forward finetuning_task _name_or_path""".split()  # noqa: SIM905
+    add_cross_attention tie_word_embeddings chunk_size_feed_forward finetuning_task _name_or_path num_labels _num_labels
+    classifier_dropout tokenizer_class output_past pruned_heads torchscript use_bfloat16 gradient_checkpointing
+    initializer_factor task_specific_params""".split()  # noqa: SIM905
 )
 
 
@@ -118,6 +120,9 @@ class AlbertConfig:
             raise UserError(f"config {file} is not JSON ({error}); it has no comments: remove what follows #") from None
         if not isinstance(raw, dict) or not isinstance(raw.get("extra", {}), dict):
             raise UserError(f"config {file}: it, and `extra` in it, must be objects of keys and values")
+        if "hidden_size" not in raw and (inner := _inner_config(raw)):
+            note(f"config {file}: took the model's own under {inner[0]}")
+            raw = inner[1]
         if raw.get("model_type") == "albert" and "layout" not in raw:
             raw["layout"] = "google"
         known = {f.name for f in fields(cls)}
@@ -172,6 +177,14 @@ class AlbertConfig:
         groups = num_sets // self.inner_group_num
         group = layer if groups == self.num_hidden_layers else int(layer / self.num_hidden_layers * groups)
         return group * self.inner_group_num + inner
+
+
+def _inner_config(held: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """The one model's config that a training framework's holds, and its place; None where there is none, or several."""
+    objects = [(name, value) for name, value in held.items() if isinstance(value, dict)]
+    found = [(name, value) for name, value in objects if {"hidden_size", "num_hidden_layers"} <= value.keys()]
+    found += [(f"{name}.{inner[0]}", inner[1]) for name, value in objects if (inner := _inner_config(value))]
+    return found[0] if len(found) == 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,16 @@ from albert_fast.config import AlbertConfig
 from albert_fast.options import UserError
 
 
+def test_the_models_config_in_a_training_frameworks(tmp_path, capsys):
+    own = tiny_config().to_dict()
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 1, "model": {"name": "x", "albert": own}}))
+    assert AlbertConfig.from_pretrained(tmp_path) == tiny_config()
+    assert "took the model's own under model.albert" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text(json.dumps({"teacher": own, "student": own}))
+    with pytest.raises(UserError, match="lacks hidden_size"):
+        AlbertConfig.from_pretrained(tmp_path)
+
+
 def test_an_unknown_activation_is_refused_by_name():
     with pytest.raises(UserError, match="hidden_act='swish'"):
         tiny_config(hidden_act="swish")

@@ -13,7 +13,7 @@ from typing import Literal
 from albert_fast.config import AlbertConfig
 from albert_fast.convert.compare import check_recorded
 from albert_fast.convert.files import beside, find_checkpoint, find_config
-from albert_fast.convert.fill import fill, settle_head, take_backbone
+from albert_fast.convert.fill import fill, settle_head, settle_vocabulary, take_backbone
 from albert_fast.convert.huggingface import export_huggingface
 from albert_fast.convert.pytorch import read_pytorch
 from albert_fast.convert.source import Source
@@ -94,6 +94,11 @@ def read_checkpoint(path: Path, config: str | None, use_averages: bool = False) 
     read = read_tensorflow if file.suffix == ".index" else read_pytorch
     source = read(file, asked, use_averages)
     refuse_non_finite(source.weights, file)
+    if whole := [name for name, tensor in source.weights.items() if not tensor.is_floating_point()]:
+        raise UserError(
+            f"{file}: {whole[0]} is {source.weights[whole[0]].dtype}, as of quantized weights; give those before"
+        )
+    settle_vocabulary(source)
     return source
 
 

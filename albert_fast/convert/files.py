@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from albert_fast.convert.inert import load_inert
 from albert_fast.convert.unwrap import unwrap
 from albert_fast.options import UserError
 
@@ -23,6 +25,8 @@ _WEIGHT_FILES = (
 _TORCH = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # What HuggingFace's Trainer leaves beside a model.
 _NO_MODELS = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state.pth")
+_POINTER = b"version https://git-lfs"
+_NO_MODEL = "_optim_states.pt"  # how DeepSpeed's files of optimizers end
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -34,6 +38,7 @@ def find_checkpoint(path: Path) -> Path:
         if (path / "variables" / "variables.index").is_file():  # a module of TF-Hub, unpacked
             return path / "variables" / "variables.index"
         torch_files = [file for file in sorted(path.iterdir()) if file.suffix in _TORCH and file.name not in _NO_MODELS]
+        torch_files = [file for file in torch_files if not file.name.endswith(_NO_MODEL)]
         indexes = sorted(path.glob("*.index"))
         if len(torch_files) == 1 and not indexes:
             return torch_files[0]
@@ -89,9 +94,16 @@ def read_torch(file: Path, use_averages: bool = False) -> tuple[dict[str, Tensor
         raise
     except Exception as error:  # each reader has its own kinds for files that are missing, cut or foreign
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if file.is_file() and file.open("rb").read(len(_POINTER)) == _POINTER:
+            raise UserError(f"{file} is Git LFS's pointer to a file; fetch that with git lfs pull") from None
         raise UserError(f"{file} is damaged or holds more than tensors: {reason}") from None
     return unwrap(held, file, use_averages)
 
 
 def _load(file: Path) -> Any:
-    return load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:  # it holds objects of other kinds than tensors
+        return load_inert(file)

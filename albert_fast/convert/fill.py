@@ -47,6 +47,15 @@ def settle_head(source: Source) -> None:
         source.remarks.append(f"the config names no classes; they are called {', '.join(names)}")
 
 
+def settle_vocabulary(source: Source) -> None:
+    """Take vocab_size from the weights where they pad the config's to a multiple of 8, as NVIDIA's scripts do."""
+    name = source.names.get("albert.embeddings.word_embeddings.weight", ("albert.embeddings.word_embeddings.weight",))
+    word, stated = source.weights.get(name[0]), source.config.vocab_size
+    if word is not None and word.shape[0] % 8 == 0 and 0 < word.shape[0] - stated < 128:
+        source.config = source.config.replace(vocab_size=word.shape[0], real_vocab_size=stated)
+        source.remarks.append(f"the weights pad the config's vocab_size={stated} to {word.shape[0]}")
+
+
 def fill(source: Source, new_heads: bool = False) -> dict[str, Tensor]:
     """Our state dict (fp32) for the source's own config, with every mismatch of names and shapes in one error."""
     with torch.device("meta"):

@@ -29,7 +29,8 @@ def read_tensorflow(index: Path, asked: AlbertConfig, use_averages: bool = False
         raise UserError(f"{index} is a TensorFlow 2 object checkpoint; albert_zh's and Google's hold plain variables")
     slots = find_slots(bundle.entries)
     kept, remarks = _without(bundle, slots)
-    bare, more = unwrapped({name: name for name in kept}, index)
+    # Where averages are all there is, they stand for the variables.
+    bare, more = unwrapped({name.removesuffix(f"/{_AVERAGE}"): name for name in kept}, index)
     google = any(name.startswith("bert/encoder/transformer/group_") for name in bare)
     if not google and not any(name.startswith("bert/encoder/layer_") for name in bare):
         first = ", ".join(list(bundle.entries)[:4])
@@ -41,7 +42,7 @@ def read_tensorflow(index: Path, asked: AlbertConfig, use_averages: bool = False
     weights = {}
     for plain, name in bare.items():
         tensor = torch.from_numpy(bundle.read(f"{name}/{_AVERAGE}" if name in averaged else name))
-        transposed = name.endswith(("/kernel", "/word_embeddings_2")) and tensor.dim() == 2
+        transposed = plain.endswith(("/kernel", "/word_embeddings_2")) and tensor.dim() == 2
         weights[renamed.get(plain, plain)] = tensor.t() if transposed else tensor
     if averaged:
         remarks.append(f"took the {_AVERAGE} of {len(averaged)} of {len(kept)} variables")
@@ -51,23 +52,22 @@ def read_tensorflow(index: Path, asked: AlbertConfig, use_averages: bool = False
 def find_slots(entries: Mapping[str, TensorEntry]) -> dict[str, list[str]]:
     """The suffixes under which an optimizer's slots and averages of each variable are saved: X has X/adam_m, say.
 
-    Whatever its name, a variable below another one of the same shape is no part of the model: ALBERT's variables are
-    the leaves of their scopes.
+    Whatever its name, a variable of the same shape whose name begins with another's is no part of the model: ALBERT's
+    variables are the leaves of their scopes. Mesh TensorFlow's X_slot_vr is one too.
     """
     slots: dict[str, list[str]] = {}
     for name, entry in entries.items():
-        base, _, suffix = name.rpartition("/")
-        while base and base not in entries:
-            base, _, above = base.rpartition("/")
-            suffix = f"{above}/{suffix}"
-        if base and (entry.shape == entries[base].shape or suffix in _FACTORED):
+        edges = [place for place, mark in enumerate(name) if mark in "/_"]
+        base = next((name[:edge] for edge in reversed(edges) if name[:edge] in entries), "")
+        suffix = name[len(base) + 1 :]
+        if base and (entry.shape == entries[base].shape or suffix.removeprefix("slot_") in _FACTORED):
             slots.setdefault(base, []).append(suffix)
     return slots
 
 
 def _without(bundle: TensorBundle, slots: dict[str, list[str]]) -> tuple[list[str], list[str]]:
     """The variables that are neither slots nor scalars, and a remark on what was skipped."""
-    below = {f"{base}/{suffix}" for base, suffixes in slots.items() for suffix in suffixes}
+    below = {f"{base}{mark}{suffix}" for base, suffixes in slots.items() for suffix in suffixes for mark in "/_"}
     scalars = [name for name, entry in bundle.entries.items() if entry.shape == ()]  # global_step, beta1_power, ...
     kept = [name for name in bundle.entries if name not in below and name not in scalars]
     remarks = [f"skipped {', '.join(scalars)} (no weight)"] if scalars else []

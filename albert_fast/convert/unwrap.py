@@ -31,10 +31,11 @@ def unwrap(held: Any, file: Path, use_averages: bool = False) -> tuple[dict[str,
         UserError: naming what the file holds, where there is no such dictionary or more than one.
     """
     found = {".".join(path): weights for path, weights in _state_dicts(held, ())}
-    if not found and isinstance(held, dict) and all(isinstance(value, Tensor) for value in held.values()):
+    if not found and held and isinstance(held, dict) and all(isinstance(value, Tensor) for value in held.values()):
         found = {"": held}  # whose error names what it holds
     if not found:
         there = ", ".join(map(str, held)) if isinstance(held, dict) else type(held).__name__
+        there = there or "one object, perhaps a whole model"
         raise UserError(f"{file} is no state dict of an ALBERT (it holds {there[:200]}); save model.state_dict() alone")
     averages = any(_AVERAGE.search(name) for name in found)
     name = _wanted(found, file, use_averages and averages)

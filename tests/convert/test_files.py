@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.bundles import write_bundle
+from support.checkpoints import huggingface_weights, write_huggingface
 from support.conversions import (
     fixture,
     google,
@@ -62,8 +63,19 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no state dict"):
         run(tmp_path / "hf", tmp_path / "ours")
     torch.save(theirs, binary)
-    with pytest.raises(UserError, match="holds more than tensors"):
+    with pytest.raises(UserError, match=r"perhaps a whole model\); save model.state_dict\(\) alone"):
         run(tmp_path / "hf", tmp_path / "ours")
+    binary.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 47\n")
+    with pytest.raises(UserError, match="is Git LFS's pointer to a file; fetch that with git lfs pull"):
+        run(tmp_path / "hf", tmp_path / "ours")
+
+
+def test_deepspeeds_optimizers_are_no_models(tmp_path: Path) -> None:
+    weights = huggingface_weights()
+    held = {"module": {f"module.{name}": tensor for name, tensor in weights.items()}, "ds_version": "0.14"}
+    theirs = write_huggingface(tmp_path / "hf", held, "mp_rank_00_model_states.pt")
+    torch.save({}, theirs / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    assert run(theirs, tmp_path / "ours").config.hidden_size == 16
 
 
 def test_strange_safetensors_are_refused(tmp_path: Path) -> None:

@@ -88,6 +88,26 @@ def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "ours").exists()
 
 
+def test_quantized_weights_are_named(tmp_path: Path) -> None:
+    quantized = WEIGHTS | {"albert.pooler.weight": torch.ones(16, 16, dtype=torch.int8)}
+    theirs = write_huggingface(tmp_path / "theirs", quantized)
+    with pytest.raises(UserError, match=r"albert\.pooler\.weight is torch\.int8, as of quantized weights"):
+        convert(ConvertOptions(checkpoint=str(theirs), output=str(tmp_path / "ours")))
+
+
+def test_weights_that_pad_the_vocabulary_of_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """NVIDIA's scripts train on a vocabulary padded to a multiple of 8, and leave the config as it was."""
+    padded = huggingface_weights(vocab_size=56)
+    theirs = write_huggingface(tmp_path / "theirs", padded)
+    convert(ConvertOptions(checkpoint=str(theirs), output=str(tmp_path / "ours")))
+    assert "the weights pad the config's vocab_size=50 to 56" in capsys.readouterr().out
+    stated = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert (stated["vocab_size"], stated["real_vocab_size"]) == (56, 50)
+    other = write_huggingface(tmp_path / "other", huggingface_weights(vocab_size=57))
+    with pytest.raises(UserError, match=r"has shapes .*\[57, 8\], by the config \[50, 8\]"):
+        convert(ConvertOptions(checkpoint=str(other), output=str(tmp_path / "refused")))
+
+
 def test_a_vocabulary_smaller_than_the_config_pads_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     theirs = write_huggingface(tmp_path / "theirs", WEIGHTS)
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(43))]

@@ -31,7 +31,7 @@ def weights(checkpoint: Path, output: Path, **options: bool) -> dict[str, torch.
     return read_weights(output)
 
 
-@pytest.mark.parametrize("suffix", ["BERTAdam", "Momentum", "adam/m", "lamb_v"])
+@pytest.mark.parametrize("suffix", ["BERTAdam", "Momentum", "adam/m", "lamb_v", "adam_m_1"])
 def test_slots_of_any_optimizer(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     variables = google_variables()
     slots = {f"{name}/{suffix}": np.zeros_like(value) for name, value in variables.items()}
@@ -48,6 +48,8 @@ def test_adafactors_slots_have_shapes_of_their_own(tmp_path: Path) -> None:
     variables = google_variables()
     slots = {f"{name}/{slot}": np.zeros(3, np.float32) for name in variables for slot in ("vr", "vc")}
     weights(write_google(tmp_path / "theirs", variables | slots), tmp_path / "ours")
+    mesh = {f"{name}_slot_{slot}": np.zeros(3, np.float32) for name in variables for slot in ("vr", "vc")}
+    weights(write_google(tmp_path / "mesh", variables | mesh), tmp_path / "mesh-ours")
     other = {"bert/embeddings/word_embeddings/more": np.zeros(3, np.float32)}
     with pytest.raises(UserError, match="unused, bert/embeddings/word_embeddings/more"):
         weights(write_google(tmp_path / "theirs", variables | other), tmp_path / "other")
@@ -61,6 +63,8 @@ def test_moving_averages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert f"took the ExponentialMovingAverage of {len(variables)} of {len(variables)}" in capsys.readouterr().out
     for name in plain:
         torch.testing.assert_close(averaged[name], plain[name] + 1)
+    alone = weights(write_google(tmp_path / "alone", averages), tmp_path / "alone-ours")
+    assert all(torch.equal(alone[name], averaged[name]) for name in plain)
     with pytest.raises(UserError, match="holds no ExponentialMovingAverage"):
         weights(write_google(tmp_path / "none", variables), tmp_path / "refused", use_averages=True)
 
