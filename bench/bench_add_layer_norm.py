@@ -41,6 +41,7 @@ def case(shape) -> harness.Case:
     )
 
 
+@harness.timed_by_stopwatch
 @pytest.mark.parametrize("direction", harness.DIRECTIONS)
 @pytest.mark.parametrize("implementation", harness.available("torch", "compile", "liger", "ours"))
 @pytest.mark.parametrize("shape", harness.shapes(), ids=harness.shape_id)

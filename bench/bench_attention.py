@@ -56,6 +56,7 @@ def case(shape, length: int, mixed: bool) -> harness.Case:
     )
 
 
+@harness.timed_by_stopwatch
 @pytest.mark.parametrize("direction", harness.DIRECTIONS)
 @pytest.mark.parametrize("implementation", harness.available("torch", "compile", "ours"))
 @pytest.mark.parametrize(("length", "mixed"), [(128, False), (512, False), (512, True)], ids=["S128", "S512", "mixed"])

@@ -43,6 +43,7 @@ def case(shape) -> harness.Case:
 
 
 # The embedding's width is the same in every preset, so one row a token count says it all.
+@harness.timed_by_stopwatch
 @pytest.mark.parametrize("direction", harness.DIRECTIONS)
 @pytest.mark.parametrize("implementation", harness.available("torch", "compile", "ours"))
 @pytest.mark.parametrize("shape", [s for s in harness.shapes() if s.name == "base"], ids=harness.shape_id)

@@ -41,14 +41,16 @@ class Timer:
         self.stats: Timer | None = None  # then itself: the plugin has the median in stats.stats
 
     def pedantic(self, function, setup=None, rounds: int = 1, warmup_rounds: int = 0) -> None:
+        from bench.harness import stopwatch
+
         seconds = []
         for turn in range(warmup_rounds + min(rounds, self.most or rounds)):
             if setup:
                 setup()
-            begun = time.perf_counter()
+            begun = stopwatch()
             function()
             if turn >= warmup_rounds:
-                seconds.append(time.perf_counter() - begun)
+                seconds.append(stopwatch() - begun)
         self.seconds = sorted(seconds)
         self.stats = self
         self.median = statistics.median(seconds)

@@ -1,11 +1,15 @@
 """One way to time an op: eager torch, torch.compile and ours in one group, checked against each other first.
 
 A bench file gives a Case; `measure` compares output and gradients of every implementation with eager torch, then times
-forward, or forward and backward, and notes GB/s, FLOP/s and their shares of what this machine reaches.
+forward, or forward and backward, and notes GB/s, FLOP/s and their shares of what this machine reaches. On a device it
+times replays of a CUDA graph with the cache flushed, as a captured step runs the op; what Python and the launches take
+stands beside it as the host's time, which is what eager mode waits for where it is longer.
 """
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,15 +20,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from albert_fast.measure import doctor
 from albert_fast.ops import Ops, get_ops
+from albert_fast.tuning.clock import Clock, clock_for
 from bench import machine
 from bench.shapes import SHAPES, Shape
 
 KIND = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.bfloat16 if KIND == "cuda" else torch.float32
 CPU_TOKENS = 1024  # CPU runs are small, and their rows say so: they show that a bench works, not what a kernel is worth
-FLUSHED_BYTES = 128 << 20  # more than any GPU's L2
 DIRECTIONS = ("forward", "forward+backward")
+ROUNDS = 30 if KIND == "cuda" else 7
 
 
 def shapes() -> list[Shape]:
@@ -126,7 +132,50 @@ def available(*names: str) -> list[str]:
 @cache
 def rates() -> dict[str, float]:
     """Copy bandwidth in bytes/s and matrix rate in FLOP/s of this machine, measured once a run."""
+    if KIND == "cuda":
+        return dict(zip(("copy", "matrix"), doctor.rates(torch.device(KIND), DTYPE), strict=True))
     return {"copy": machine.copy_bandwidth(KIND), "matrix": machine.matrix_rate(KIND, DTYPE)}
+
+
+class Stopwatch:
+    """A timer for benches: the host's seconds, or from `replay` on those that replays took on the device."""
+
+    def __init__(self) -> None:
+        self.spent: float | None = None
+
+    def __call__(self) -> float:
+        return time.perf_counter() if self.spent is None else self.spent
+
+    def replay(self, once: Callable[[], float]) -> Callable[[], None]:
+        """`once`, which returns its seconds, as what is to be timed."""
+        self.spent = 0.0
+
+        def timed() -> None:
+            assert self.spent is not None
+            self.spent += once()
+
+        return timed
+
+
+stopwatch = Stopwatch()
+timed_by_stopwatch = pytest.mark.benchmark(timer=stopwatch)  # of every bench that calls `measure`
+
+
+@cache
+def device_clock() -> Clock | None:
+    """What times replays on this machine's device; None on CPU, where calls are timed."""
+    return clock_for(torch.device(KIND)) if KIND == "cuda" else None
+
+
+def host_seconds(run: Callable[[], Any]) -> float:
+    """Median seconds until a call returns, its kernels still under way."""
+    taken = []
+    for _ in range(ROUNDS):
+        machine.synchronize()
+        begun = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - begun)
+    return statistics.median(taken)
 
 
 def measure(benchmark: Any, case: Case, implementation: str, direction: str) -> None:
@@ -137,20 +186,13 @@ def measure(benchmark: Any, case: Case, implementation: str, direction: str) -> 
         if implementation != "compile":
             raise
         pytest.skip(f"torch.compile does not work here: {str(problem).splitlines()[0]}")
-    run = case.run(implementation, direction)
-    flushed = torch.empty(FLUSHED_BYTES, dtype=torch.uint8, device=KIND) if KIND == "cuda" else None
-
-    def setup() -> None:
-        if flushed is not None:
-            flushed.zero_()
-            machine.synchronize()
-
-    def timed() -> None:
-        run()
-        machine.synchronize()
-
+    run, clock = case.run(implementation, direction), device_clock()
     benchmark.group = f"{case.op} {direction} {shape_id(case.shape)}"
-    benchmark.pedantic(timed, setup=setup, rounds=30 if KIND == "cuda" else 7, warmup_rounds=3)
+    try:
+        timed = run if clock is None else stopwatch.replay(clock.prepare(run))
+        benchmark.pedantic(timed, rounds=ROUNDS, warmup_rounds=3)
+    finally:
+        stopwatch.spent = None
     with_backward = direction != "forward"
     moved = case.bytes + case.backward_bytes * with_backward
     done = case.flops + case.backward_flops * with_backward
@@ -161,6 +203,8 @@ def measure(benchmark: Any, case: Case, implementation: str, direction: str) -> 
     )  # fmt: skip
     if benchmark.stats is None:
         return
+    if clock is not None:
+        benchmark.extra_info["host_seconds"] = host_seconds(run)
     taken = benchmark.stats.stats.median
     benchmark.extra_info["gb_per_second"] = moved / taken / 1e9
     benchmark.extra_info["copy_bandwidth_share"] = moved / taken / rates()["copy"]

@@ -62,14 +62,15 @@ def report(options: ReportOptions) -> None:
 def op_table(file: Path, document: dict[str, Any]) -> str:
     rows = timed_rows(document)
     lines = [heading(file, document), "", rates_line(document), ""]
-    lines += [_line(("op", "direction", "model", "tokens", "by", "median ms", "quartiles", "against eager", "GB/s",
-                     "of copy", "GFLOP/s", "of matrix", "MFU")), _line(["---"] * 5 + ["---:"] * 8)]  # fmt: skip
+    lines += [_line(("op", "direction", "model", "tokens", "by", "median ms", "quartiles", "against eager", "host ms",
+                     "GB/s", "of copy", "GFLOP/s", "of matrix", "MFU")),
+              _line(["---"] * 5 + ["---:"] * 9)]  # fmt: skip
     for key, row in rows.items():
         base = peer(rows, key)
         ratio = "" if base is None or base is row else f"{base['median_seconds'] / row['median_seconds']:.2f}x"
         quartiles = f"{1000 * row['q1_seconds']:.3f} to {1000 * row['q3_seconds']:.3f}"
         cells = [row["op"], row["direction"], row["preset"], f"{row['tokens']:,}" if row["tokens"] else "",
-                 row["implementation"], f"{1000 * row['median_seconds']:.3f}", quartiles, ratio,
+                 row["implementation"], f"{1000 * row['median_seconds']:.3f}", quartiles, ratio, _host(row),
                  _number(row.get("gb_per_second")), _percent(row.get("copy_bandwidth_share")),
                  _number(row.get("flops_per_second"), 1e9), _percent(row.get("matrix_rate_share")),
                  _percent(row.get("mfu"))]  # fmt: skip
@@ -137,6 +138,11 @@ def rates_line(document: dict[str, Any]) -> str:
 
 def _number(value: float | None, unit: float = 1.0) -> str:
     return "" if not value else f"{value / unit:,.1f}"
+
+
+def _host(row: dict[str, Any]) -> str:
+    """Milliseconds of Python and launches, where replays without them were timed."""
+    return f"{1000 * row['host_seconds']:.3f}" if "host_seconds" in row else ""
 
 
 def _percent(value: float | None) -> str:

@@ -18,7 +18,7 @@ from albert_fast.flops import step_flops
 from albert_fast.measure.batch import full_batch
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.step import TrainStep
-from bench import bench_pretrain, bench_quality, gpu_report, huggingface, machine
+from bench import bench_pretrain, bench_quality, gpu_report, harness, huggingface, machine
 from bench import report as tables
 from bench.corpus import synthetic_folder
 from bench.shapes import Shape
@@ -149,7 +149,7 @@ def ops_document(scale: float = 1.0) -> dict:
         times = dict(median_seconds=seconds, q1_seconds=0.9 * seconds, q3_seconds=1.1 * seconds)
         shown = dict(gb_per_second=4.0, copy_bandwidth_share=0.5, flops_per_second=1e9, matrix_rate_share=0.25)
         what = dict(op="gelu_ffn", direction="forward", implementation=implementation, preset="base", tokens=64)
-        rows.append({**what, **times, **shown, "bytes": 10, "flops": 100})
+        rows.append({**what, **times, **shown, "bytes": 10, "flops": 100, "host_seconds": 3e-4})
     rows.append({**rows[0], "op": "step S=128", "implementation": "huggingface", "tokens_per_second": 32_000.0})
     rates = {"copy": 8e9, "matrix": 4e9}
     return {"bench": "ops", "machine": machine.describe("cpu"), "rates": rates, "rows": rows}
@@ -165,7 +165,8 @@ def test_report_is_a_table_and_plots(tmp_path, capsys):
     make_report([file])
     out = capsys.readouterr().out
     assert (
-        "| gelu_ffn | forward | base | 64 | ours | 1.000 | 0.900 to 1.100 | 2.00x | 4.0 | 50% | 1.0 | 25% |  |" in out
+        "| gelu_ffn | forward | base | 64 | ours | 1.000 | 0.900 to 1.100 | 2.00x | 0.300 | 4.0 | 50% | 1.0 | 25% |  |"
+        in out
     )
     make_report([file, "--output", str(tmp_path / "report")])
     names = {path.name for path in (tmp_path / "report").iterdir()}
@@ -210,6 +211,46 @@ def test_op_benches_check_their_peers(name):
         case.implementations["ours"] = lambda inner=case.implementations["ours"], **inputs: 1.01 * inner(**inputs)
         with pytest.raises(AssertionError, match="is off by"):
             case.check("ours")
+
+
+class DeviceClock:
+    """Replays that take 2 ms each on the device, whatever the host does."""
+
+    def __init__(self) -> None:
+        self.prepared = 0
+
+    def now(self) -> float:
+        return 0.0
+
+    def prepare(self, run):
+        self.prepared += 1
+        run()
+        return lambda: 2e-3
+
+
+@pytest.mark.parametrize("direction", harness.DIRECTIONS)
+def test_on_a_device_replays_are_timed_and_the_host_beside_them(direction, monkeypatch):
+    clock = DeviceClock()
+    monkeypatch.setattr(harness, "device_clock", lambda: clock)
+    monkeypatch.setattr(harness, "rates", lambda: {"copy": 1e9, "matrix": 1e9})
+    case = importlib.import_module("bench.bench_add_layer_norm").case(Shape("small", 96, 24, 40, 3))
+    timer = gpu_report.Timer()
+    harness.measure(timer, case, "ours", direction)
+    row = timer.row()
+    assert clock.prepared == 1
+    assert row["median_seconds"] == pytest.approx(2e-3)
+    assert row["gb_per_second"] == pytest.approx(row["bytes"] / 2e-3 / 1e9)
+    assert 0 < row["host_seconds"] < 2
+    assert harness.stopwatch() > 1.0  # it reads the host's clock again
+
+
+def test_without_a_device_calls_are_timed(monkeypatch):
+    monkeypatch.setattr(harness, "rates", lambda: {"copy": 1e9, "matrix": 1e9})
+    timer = gpu_report.Timer(2)
+    case = importlib.import_module("bench.bench_add_layer_norm").case(Shape("small", 96, 24, 40, 3))
+    harness.measure(timer, case, "ours", "forward")
+    assert "host_seconds" not in timer.row()
+    assert timer.row()["median_seconds"] > 0
 
 
 @pytest.mark.slow

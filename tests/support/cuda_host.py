@@ -54,6 +54,11 @@ class Event:
         self.host.waits.append("event")
         self.host.clock.join(self.clock)
 
+    def elapsed_time(self, end: Event) -> float:
+        """A millisecond for each op or replay that the current stream ran in between."""
+        name = self.host.current.name
+        return float(end.clock.get(name, 0) - self.clock.get(name, 0))
+
 
 class Memory:
     """One allocation: which stream made it, and who has read and written it since the last ordered write."""
@@ -329,7 +334,7 @@ def cuda_host(monkeypatch: Any, fail_at: int | None = None) -> Iterator[CudaHost
     host = CudaHost(fail_at)
     replacements: dict[str, Any] = {
         "Stream": host.fork,
-        "Event": lambda: Event(host),
+        "Event": lambda **_: Event(host),
         "CUDAGraph": lambda: Graph(host),
         "stream": host.use,
         "current_stream": lambda *_: host.current,

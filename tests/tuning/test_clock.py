@@ -1,10 +1,11 @@
-"""The clock of devices without graphs: a call is warmed once, then each asking takes it once and says how long."""
+"""Clocks: a call is made ready once, then each asking takes it once and says how long."""
 
 import time
 
 import torch
+from support.cuda_host import DEVICE, cuda_host
 
-from albert_fast.tuning.clock import HostClock, clock_for
+from albert_fast.tuning.clock import CudaClock, HostClock, clock_for
 
 
 def test_a_prepared_call_is_timed_once_each_time() -> None:
@@ -18,3 +19,19 @@ def test_a_prepared_call_is_timed_once_each_time() -> None:
     assert len(calls) == 3
     assert all(taken >= 0.002 for taken in seconds)
     assert clock.now() - begun >= sum(seconds)
+
+
+def test_on_a_device_a_replay_is_timed_without_the_flush_before_it(monkeypatch) -> None:
+    with cuda_host(monkeypatch) as host:
+        total = torch.zeros(4)
+        clock = clock_for(DEVICE)
+        assert isinstance(clock, CudaClock)
+        clock.flushed = torch.ones(64)
+        once = clock.prepare(lambda: total.add_(1).mul_(1))
+        before = total.clone()
+        host.written.clear()
+        assert [once(), once()] == [1e-3, 1e-3]  # the replay; the flush comes before the first event
+        assert host.written >= {host.memory(clock.flushed).name, host.memory(total).name}
+        assert host.waits[-2:] == ["event", "event"]
+    assert host.faults == []
+    assert torch.equal(total, before + 2)
