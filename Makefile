@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CSRC := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inc csrc/CMakeLists.txt)
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inc tests/csrc/*.cpp tests/csrc/*.h)
-CXX_BUILD = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DALBERT_FAST_TESTS=ON -S csrc
+CMAKE = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S csrc
+CXX_BUILD = $(CMAKE) -DALBERT_FAST_TESTS=ON
 CLANGXX ?= clang++
 FUZZ_SECONDS ?= 600
 
-.PHONY: wheel install demo test test-full bench lint format sanitize fuzz clean
+.PHONY: wheel install demo test test-full bench lint tidy format sanitize fuzz clean
 
 install: $(INSTALLED)
 
@@ -34,12 +35,18 @@ test-full: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m bench.run
 
-lint: $(INSTALLED)
+lint: $(INSTALLED) tidy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+# clang-tidy over what the extension is compiled from; .clang-tidy says which rules.
+tidy: $(INSTALLED)
+	@$(CMAKE) -B build/tidy -DCMAKE_EXPORT_COMPILE_COMMANDS=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) >/dev/null
+	$(BIN)/python $(BIN)/run-clang-tidy.py -clang-tidy-binary $(BIN)/clang-tidy -p build/tidy -quiet
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -43,7 +43,7 @@ BatchPool::BatchPool(const LoaderConfig& config, size_t most_idle)
 std::shared_ptr<Batch> BatchPool::take() {
   std::unique_ptr<Batch> batch;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     if (!idle_.empty()) {
       batch = std::move(idle_.back());
       idle_.pop_back();
@@ -61,7 +61,7 @@ void BatchPool::give_back(std::unique_ptr<Batch> batch) {
     static_cast<void>(batch.release());
     return;
   }
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   if (idle_.size() < most_idle_) idle_.push_back(std::move(batch));
 }
 

@@ -20,9 +20,7 @@ ExampleRules::ExampleRules(const Corpus& corpus, const LoaderConfig& loader_conf
       mask_id(static_cast<int32_t>(corpus.header().mask_id)),
       pad_id(static_cast<int32_t>(corpus.header().pad_id)),
       token_bytes(corpus.header().token_bytes),
-      ordinary(corpus.ordinary()),
-      ordinary_is_range(false),
-      ngram_end{} {
+      ordinary(corpus.ordinary()) {
   if (ordinary.empty()) throw std::invalid_argument("the vocabulary has special ids only; prepare with a larger one");
   ordinary_is_range = ordinary.back() - ordinary.front() + 1 == ordinary.size();
   for (uint32_t length = 0; length <= config.max_chunk(); ++length) {

@@ -18,10 +18,10 @@ struct ExampleRules {
   LoaderConfig config;
   int32_t cls_id, sep_id, mask_id, pad_id;
   uint32_t token_bytes;
-  std::vector<uint32_t> ordinary;      // ids drawn as random replacement, ascending
-  bool ordinary_is_range;              // every id from the first to the last
-  std::vector<uint32_t> budget;        // by chunk length
-  std::array<uint32_t, 10> ngram_end;  // n is the first with draw < ngram_end[n - 1]: p(n) ~ 1 / n, in integers
+  std::vector<uint32_t> ordinary;           // ids drawn as random replacement, ascending
+  bool ordinary_is_range = false;           // every id from the first to the last
+  std::vector<uint32_t> budget;             // by chunk length
+  std::array<uint32_t, 10> ngram_end = {};  // n is the first with draw < ngram_end[n - 1]: p(n) ~ 1 / n, in integers
 };
 
 // Memory of one thread for one chunk: bits, one a token, and the positions of set bits.

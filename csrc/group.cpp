@@ -19,7 +19,7 @@ constexpr size_t kWordsPerPage = kMaxPageTokens / 64;
 // compiler's vectors, 64 a round, since nearly every round holds none.
 template <typename Token>
 void mark_unmaskable(const uint8_t* bytes, uint32_t count, const ShardHeader& header, Group::TokenBits* bits) {
-  typedef Token Tokens __attribute__((vector_size(16), may_alias));
+  using Tokens __attribute__((vector_size(16), may_alias)) = Token;
   constexpr uint32_t kLanes = 16 / sizeof(Token);
   const auto* tokens = reinterpret_cast<const Token*>(bytes);
   const Token specials[] = {static_cast<Token>(header.unk_id), static_cast<Token>(header.cls_id),

@@ -1,11 +1,11 @@
 #include "loader.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -71,7 +71,7 @@ Loader::Loader(std::shared_ptr<const Corpus> corpus, const LoaderConfig& config,
   }
 }
 
-Loader::~Loader() { close(); }
+Loader::~Loader() { stop(); }
 
 bool Loader::in_opening_process() const { return ::getpid() == process_; }
 
@@ -83,15 +83,19 @@ void Loader::check_process() const {
 
 void Loader::close() {
   check_process();
+  stop();
+}
+
+void Loader::stop() {
   stopping_ = true;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     work_changed_.notify_all();
     batch_ready_.notify_all();
   }
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   for (Slot& slot : ring_) slot = {};
   current_.reset();
   following_.reset();
@@ -133,7 +137,7 @@ void Loader::forget_passed_groups() {
 
 Cursor Loader::cursor() const {
   check_process();
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   const uint64_t next = start_index_ + delivered_ * world_size_;
   for (const Origin& origin : origins_) {
     if (next >= origin.first_index && next < origin.first_index + origin.num_batches) {
@@ -145,7 +149,7 @@ Cursor Loader::cursor() const {
 
 Statistics Loader::statistics() const {
   check_process();
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   return statistics_;
 }
 
@@ -230,7 +234,7 @@ void Loader::plan_next(Group& group) {
     group.first_index = plan_cursor_.index;
     const uint64_t count = group.plan.num_batches();
     {
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const std::scoped_lock lock(mutex_);
       origins_.push_back(
           {plan_cursor_.index, count, plan_cursor_.epoch, plan_cursor_.group, group.plan.dropped_tokens});
       forget_passed_groups();

@@ -82,6 +82,7 @@ class Loader {
   };
 
   void check_process() const;
+  void stop();
   void work();
   std::shared_ptr<Group> idle_group() const;
   void prepare(std::unique_lock<std::mutex>& lock, std::shared_ptr<Group> group);

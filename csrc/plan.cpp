@@ -19,7 +19,7 @@ std::string share(uint32_t millionths) { return std::to_string(millionths / 1e6)
 // The first longest of the kPackingWindow chunk lengths at `window`, if at most `limit`, or kPackingWindow. Eight at a
 // time: with short documents a long sequence is filled up by dozens of such searches.
 uint32_t longest_that_fits(const uint16_t* window, uint32_t limit) {
-  typedef uint16_t Lengths __attribute__((vector_size(16), aligned(2), may_alias));
+  using Lengths __attribute__((vector_size(16), aligned(2), may_alias)) = uint16_t;
   const Lengths limits = Lengths{} + static_cast<uint16_t>(limit);
   Lengths longest = {};
   for (uint32_t i = 0; i < kPackingWindow; i += 8) {

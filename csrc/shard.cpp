@@ -33,7 +33,7 @@ uint64_t ordinary_section_bytes(uint64_t vocab_size) { return padded((vocab_size
 template <typename Token>
 bool within_vocabulary(const uint8_t* bytes, size_t count, uint32_t vocab_size) {
   if (sizeof(Token) == 2 && vocab_size == 65536) return true;
-  typedef Token Tokens __attribute__((vector_size(16), may_alias));
+  using Tokens __attribute__((vector_size(16), may_alias)) = Token;
   constexpr size_t kLanes = 16 / sizeof(Token);
   const auto* tokens = reinterpret_cast<const Token*>(bytes);
   const auto bound = static_cast<Token>(vocab_size);
@@ -257,9 +257,9 @@ void Shard::read_page(const File& file, size_t page, uint8_t* destination) const
 void Shard::read_lengths(const File& file, size_t page, uint16_t* destination) const {
   const PageEntry& entry = pages_[page];
   const uint64_t offset = header_.lengths_offset + entry.first_sentence * 2;
-  file.read(destination, entry.num_sentences * 2, offset);
+  file.read(destination, size_t{entry.num_sentences} * 2, offset);
   const auto where = [&] { return " (page " + number(page) + ", from byte " + number(offset) + ")"; };
-  if (crc32c(destination, entry.num_sentences * 2) != entry.lengths_crc) {
+  if (crc32c(destination, size_t{entry.num_sentences} * 2) != entry.lengths_crc) {
     fail("sentence lengths are damaged: their CRC32C does not match" + where());
   }
   uint64_t tokens = 0;
