@@ -261,7 +261,7 @@ def test_memory_does_not_grow(shard):
         before = anonymous_bytes()
         for _ in range(100_000):
             next(loader)
-        assert anonymous_bytes() - before < 2**20
+        assert anonymous_bytes() - before < 4 * 2**20  # an object of 48 bytes left a batch would be 4.6 MiB
 
 
 def test_memory_is_independent_of_the_corpus(tmp_path):
