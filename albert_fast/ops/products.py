@@ -39,6 +39,9 @@ class _UpcastParameter(torch.autograd.Function):
 
 def upcast_parameter(parameter: Tensor) -> Tensor:
     """`parameter` in fp32 (fp64 stays), differentiable under the main_grad rule: for vectors, whose sums are cheap."""
+    is_upcast = parameter.dtype == accumulation_dtype(parameter)
+    if is_upcast and getattr(parameter, "main_grad", None) is None:
+        return parameter  # autograd does as much, and an op of small rows is not worth a function of ours
     return _UpcastParameter.apply(parameter)
 
 
