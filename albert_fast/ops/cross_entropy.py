@@ -71,11 +71,12 @@ def logit_rows(device_type: str) -> int:
 def linear_cross_entropy(
     x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, row_weights: Tensor, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy of softmax(x [P, E] @ weight [V, E].T + bias [V]) at targets [P], averaged by row_weights [P].
+    """Cross entropy of softmax(x [..., E] @ weight [V, E].T + bias [V]) at targets [...], a mean by row_weights [...].
 
     Returns (loss, accuracy), scalars in fp32; both are 0 where all weights are. Static shapes, no synchronisation;
     at most `chunk` rows of logits exist at a time (default: `logit_rows`).
     """
+    x, targets, row_weights = x.flatten(0, -2), targets.flatten(), row_weights.flatten()
     chunk = chunk or logit_rows(x.device.type)
     # needs_input_grad says what could be differentiated, under no_grad too: evaluation must not pay for gradients.
     return _LinearCrossEntropy.apply(x, weight, bias, targets, row_weights, chunk, torch.is_grad_enabled())

@@ -22,11 +22,11 @@ def embed_layer_norm(
     key: Tensor | None = None,
     site: int = 0,
 ) -> Tensor:
-    """dropout(LN(word + position_weight[position_ids] + token_type_weight[token_type_ids])) -> [T, H].
+    """dropout(LN(word + position_weight[position_ids] + token_type_weight[token_type_ids])) -> [..., H].
 
     Args:
-        word: the words' embeddings [T, H], looked up and, where the layout says so, projected.
-        position_ids, token_type_ids: int32 or int64 [T], into the tables position_weight [S, H] and token_type_weight
+        word: the words' embeddings [..., H], looked up and, where the layout says so, projected.
+        position_ids, token_type_ids: int32 or int64 [...], into the tables position_weight [S, H] and token_type_weight
             [types, H].
         weight, layer_norm_bias: LayerNorm's [H].
         key, site: as in `dropout`.

@@ -20,7 +20,7 @@ def activate(x: Tensor, activation: str = "gelu") -> Tensor:
 
 
 def gelu_ffn(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, activation: str = "gelu") -> Tensor:
-    """activation(x [T, H] @ weight1 [F, H].T + bias1 [F]) @ weight2 [H, F].T -> [T, H]; its bias is the next op's."""
+    """activation(x [..., H] @ weight1 [F, H].T + bias1 [F]) @ weight2 [H, F].T -> [..., H]; the next op adds its bias."""
     return linear(activate(linear(x, weight1, bias1), activation), weight2)
 
 
@@ -33,5 +33,5 @@ def linear_gelu_layer_norm(
     activation: str = "gelu",
     epsilon: float = 1e-12,
 ) -> Tensor:
-    """LN(activation(x [P, H] @ weight [M, H].T + bias [M])) -> [P, M]: the transform of the masked-word head."""
+    """LN(activation(x [..., H] @ weight [M, H].T + bias [M])) -> [..., M]: the transform of the masked-word head."""
     return layer_norm(activate(linear(x, weight, bias), activation), layer_norm_weight, layer_norm_bias, epsilon)

@@ -10,7 +10,7 @@ from albert_fast.ops.products import upcast, upcast_parameter
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-12) -> Tensor:
-    """LayerNorm (Ba et al. 2016) over the last axis of x [T, H], statistics in fp32."""
+    """LayerNorm (Ba et al. 2016) over the last axis of x [..., H], statistics in fp32."""
     return F.layer_norm(upcast(x), weight.shape, upcast_parameter(weight), upcast_parameter(bias), epsilon).to(x.dtype)
 
 
@@ -25,7 +25,7 @@ def add_pre_layer_norm(
     key: Tensor | None = None,
     site: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Pre-LN residual add + LayerNorm: s = residual + dropout(x + bias), y = LN(s); returns (y, s), both [T, H].
+    """Pre-LN residual add + LayerNorm: s = residual + dropout(x + bias), y = LN(s); returns (y, s), both [..., H].
 
     The statistics are those of s as stored. `bias` [H] is the bias of the product that made x.
     """
@@ -44,7 +44,7 @@ def add_post_layer_norm(
     key: Tensor | None = None,
     site: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Post-LN residual add + LayerNorm: y = LN(residual + dropout(x + bias)); returns (y, y), both [T, H].
+    """Post-LN residual add + LayerNorm: y = LN(residual + dropout(x + bias)); returns (y, y), both [..., H].
 
     Twice, for the branch and for the residual, so that a kernel's backward can take the two gradients apart.
     """
@@ -63,13 +63,13 @@ def add_layer_norm(
     key: Tensor | None = None,
     site: int = 0,
 ) -> Tensor:
-    """LN(residual + dropout(x + bias)) -> [T, H]; see `add_pre_layer_norm`."""
+    """LN(residual + dropout(x + bias)) -> [..., H]; see `add_pre_layer_norm`."""
     return add_pre_layer_norm(x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)[0]
 
 
 def add_residual(
     x: Tensor, bias: Tensor, residual: Tensor, probability: float = 0.0, key: Tensor | None = None, site: int = 0
 ) -> Tensor:
-    """residual + dropout(x + bias) -> [T, H], rounded once."""
+    """residual + dropout(x + bias) -> [..., H], rounded once."""
     total = apply_dropout(upcast(x) + upcast_parameter(bias), probability, key, site)
     return total.add_(upcast(residual)).to(x.dtype)

@@ -69,11 +69,14 @@ def dropout_threshold(probability: float) -> int:
 
 
 def dropout(x: Tensor, probability: float, key: Tensor | None, site: int) -> Tensor:
-    """x [T, H] with elements zeroed by `dropout_keep` and the others scaled by 1 / (1 - probability)."""
+    """x [..., H] with elements zeroed by `dropout_keep` and the others scaled by 1 / (1 - probability).
+
+    The leading dimensions, flattened to T, number the rows of the mask.
+    """
     if probability == 0.0:
         return x
     if key is None:
         raise UserError(f"dropout={probability} needs a key: an int64 tensor [seed, micro-batch] on the device")
-    keep = dropout_keep(key, site, x.shape[0], x.shape[1], probability)
+    keep = dropout_keep(key, site, math.prod(x.shape[:-1]), x.shape[-1], probability).view(x.shape)
     # A product, as in PyTorch, and not a choice: 0 * inf is NaN, so the mask cannot hide a broken activation.
     return x * (keep.to(x.dtype) / (1.0 - probability))

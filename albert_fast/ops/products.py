@@ -58,12 +58,12 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [T, K] @ weight [M, K].T + bias [M] -> [T, M], by oneDNN for fp32 on CPU.
+    """x [..., K] @ weight [M, K].T + bias [M] -> [..., M], by oneDNN for fp32 on CPU.
 
     oneDNN's AVX-512 code runs about 1.1 times as fast as the BLAS behind F.linear on AMD's processors.
     """
     compiling = torch.compiler.is_compiling()  # inductor brings its own oneDNN, and cannot lower this call
-    if x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[0] > 0 and _HAS_ONEDNN and not compiling:
+    if x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0 and _HAS_ONEDNN and not compiling:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
@@ -82,13 +82,14 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         grad_weight = grad_bias = None
-        left, right = (x, grad) if ctx.transposed else (grad, x)
+        rows = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        left, right = rows if ctx.transposed else rows[::-1]
         if ctx.main_grad is not None:
             accumulate_product(ctx.main_grad, left, right)
         elif ctx.needs_input_grad[1]:
             grad_weight = left.t() @ right
         if ctx.bias_dtype is not None:
-            total = grad.sum(0, dtype=accumulation_dtype(grad))
+            total = rows[1].sum(0, dtype=accumulation_dtype(grad))
             if ctx.bias_main_grad is not None:
                 ctx.bias_main_grad.add_(total)
             else:
@@ -98,7 +99,7 @@ class _Linear(torch.autograd.Function):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, transposed: bool = False) -> Tensor:
-    """x [T, K] @ weight [M, K].T + bias [M] -> [T, M], under the main_grad rule; transposed: weight is [K, M]."""
+    """x [..., K] @ weight [M, K].T + bias [M] -> [..., M], under the main_grad rule; transposed: weight is [K, M]."""
     return _Linear.apply(x, weight, bias, transposed)
 
 
@@ -129,7 +130,7 @@ class _Embedding(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None]:
         (ids,) = ctx.saved_tensors
-        total = ctx.main_grad
+        ids, grad, total = ids.reshape(-1), grad.reshape(-1, grad.shape[-1]), ctx.main_grad
         if grad.is_cuda:
             sums = row_sums(ids, grad, ctx.count)
             total = sums if total is None else total.add_(sums)
@@ -141,5 +142,5 @@ class _Embedding(torch.autograd.Function):
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
-    """weight [V, E] at ids [T] (int32 or int64) -> [T, E], under the main_grad rule; its backward is deterministic."""
+    """weight [V, E] at ids [...] (int32 or int64) -> [..., E], under the main_grad rule; backward is deterministic."""
     return _Embedding.apply(ids, weight)

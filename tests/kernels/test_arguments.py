@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.gates import random
 
+from albert_fast import ops
 from albert_fast.kernels.add_layer_norm import add_layer_norm, add_post_layer_norm, add_pre_layer_norm
 from albert_fast.kernels.arguments import from_rows, to_rows
 from albert_fast.kernels.embed_layer_norm import embed_layer_norm
@@ -48,8 +49,10 @@ def results(op, tensors, call):
 
 @pytest.mark.parametrize("op", CASES, ids=lambda op: op.__name__)
 @pytest.mark.parametrize("leading", [(2, 3), (3, 1, 2), "strided"], ids=str)
-def test_leading_dimensions_are_rows(op, leading):
+@pytest.mark.parametrize("by", ["kernel", "plain"])
+def test_leading_dimensions_are_rows(op, leading, by):
     tensors, call = CASES[op]
+    op = op if by == "kernel" else getattr(ops, op.__name__)
     flat, flat_grads = results(op, tensors, call)
     if leading == "strided":  # [2, 3] whose rows lie in memory in another order
         shaped = [t.view(2, 3, *t.shape[1:]).transpose(0, 1).contiguous().transpose(0, 1) for t in tensors]
