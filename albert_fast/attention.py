@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from albert_fast.attention_cuda import cuda_attention, cuda_attention_backward, log_sum_exp_shape, parts
+from albert_fast.kernels.eager import differentiable, direct
 
 
 @dataclass
@@ -60,7 +61,7 @@ def varlen_attention(
             over the tokens, which backward makes in the pass that writes that: so the product need not.
     """
     own = cu_seqlens if cu_queries is None else cu_queries
-    return torch.ops.albert_fast.varlen_attention(qkv, q, own, cu_seqlens, max_seqlen, bias)[0]
+    return _attention(qkv, q, own, cu_seqlens, max_seqlen, bias)[0]
 
 
 @torch.library.custom_op("albert_fast::varlen_attention", mutates_args=())
@@ -116,6 +117,9 @@ def _input_gradients(
     return [*grads, qkv.new_empty(chunks, 1, qkv[0].numel() if len(qkv) else 0, dtype=dtype)]
 
 
+_backward = direct(_varlen_attention_backward)
+
+
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     qkv, q, *edges, ctx.max_seqlen, bias = inputs
     ctx.save_for_backward(qkv, q, *output, *edges)
@@ -127,8 +131,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _attention_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 6
-    backward = torch.ops.albert_fast.varlen_attention_backward
-    *grads, sums = backward(grad.contiguous(), *ctx.saved_tensors, ctx.max_seqlen)
+    *grads, sums = _backward(grad.contiguous(), *ctx.saved_tensors, ctx.max_seqlen)
     grad_qkv, grad_q = grads if len(grads) == 2 else (*grads, None)
     return grad_qkv, grad_q, None, None, None, _bias_gradient(ctx, sums)
 
@@ -147,7 +150,7 @@ def _bias_gradient(ctx: Any, sums: Tensor) -> Tensor | None:
     return None
 
 
-_varlen_attention.register_autograd(_attention_backward, setup_context=_save_for_backward)
+_attention = differentiable(_varlen_attention, _save_for_backward, _attention_backward)
 
 # ----------------------------------------------------------------------------------------------------------------- CPU
 

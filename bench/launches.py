@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 os.environ.pop("TRITON_INTERPRET", None)  # kernels are compiled here; before any of them is imported
 
@@ -18,6 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
+from albert_fast.kernels import arguments
 from albert_fast.kernels.calls import Call, Sizes, calls, empty
 from albert_fast.kernels.candidates import asking, candidates_of, running, targeting
 
@@ -90,6 +92,13 @@ def recording(target: str) -> Iterator[list[Launch]]:
             yield launches
     finally:
         JITFunction.run = original
+
+
+@contextmanager
+def unlaunched() -> Iterator[None]:
+    """Within it kernels take tensors on CPU and do nothing: what is left of an op is its host code."""
+    with patch.object(arguments, "_INTERPRETED", True), patch.object(JITFunction, "run", lambda *_, **__: None):
+        yield
 
 
 def _with_candidates(call: Call) -> None:

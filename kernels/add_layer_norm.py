@@ -14,9 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .arguments import check_device, from_rows, to_rows
+from .arguments import cdiv, check_device, from_rows, to_rows
 from .calls import Call
 from .cost import Cost, costs, size_of
+from .eager import differentiable, direct
 from .partial_sums import vector_gradients
 from .philox import drop_threshold, dropout_multiplier
 from .rows import launch_options, register_candidates, rows_per_chunk
@@ -128,7 +129,7 @@ def _forward(
     rows = options["BLOCK_ROWS"] * max(1, min(4, n_rows // 1024))
     if n_rows:
         with torch.cuda.device_of(x):
-            _add_layer_norm_forward_kernel[(triton.cdiv(n_rows, rows),)](
+            _add_layer_norm_forward_kernel[(cdiv(n_rows, rows),)](
                 x, bias, residual, weight, layer_norm_bias, key, y, total, mean, rstd,
                 n_rows, rows, epsilon, site, *_dropout_arguments(dropout),
                 N_COLS=n_cols, HAS_DROPOUT=dropout > 0, **options,
@@ -180,7 +181,7 @@ def _backward(
 def _backward_fake(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site, more_of="sum"):
     n_rows, n_cols = total.shape
     block_rows = launch_options("add_layer_norm_backward", total)["BLOCK_ROWS"]
-    chunks = triton.cdiv(n_rows, rows_per_chunk(n_rows, n_cols, block_rows))
+    chunks = cdiv(n_rows, rows_per_chunk(n_rows, n_cols, block_rows))
     grad_x = torch.empty_like(total) if dropout > 0 else total.new_empty(0)
     return torch.empty_like(total), grad_x, mean.new_empty(chunks, 3, n_cols)
 
@@ -205,11 +206,10 @@ def _differentiate(ctx, grad_y, more_grad, more_of):
         return (None,) * 9
     total, mean, rstd, weight, key = ctx.saved_tensors
     grad_y = torch.zeros_like(total) if grad_y is None else grad_y
-    grad_residual, grad_x, partials = torch.ops.albert_fast.add_layer_norm_backward(
+    grad_residual, grad_x, partials = backward(
         grad_y, more_grad, total, mean, rstd, weight, key, ctx.dropout, ctx.site, more_of
     )
-    if ctx.dropout == 0:
-        grad_x = grad_residual
+    grad_x = grad_x if ctx.dropout else grad_residual
     bias, *layer_norm = vector_gradients(partials, ctx.main_grads, ctx.dtypes)
     return grad_x, bias, grad_residual, *layer_norm, None, None, None, None
 
@@ -219,9 +219,10 @@ def _set_up(ctx, inputs, output):
     ctx.mark_non_differentiable(*output[2:])
 
 
-_forward.register_autograd(
-    lambda ctx, grad_y, grad_sum, _mean, _rstd: _differentiate(ctx, grad_y, grad_sum, "sum"), setup_context=_set_up
+forward = differentiable(
+    _forward, _set_up, lambda ctx, grad_y, grad_sum, _mean, _rstd: _differentiate(ctx, grad_y, grad_sum, "sum")
 )
+forward_alone, backward = direct(_forward), direct(_backward)
 
 
 class _AddPostLayerNorm(torch.autograd.Function):
@@ -229,7 +230,7 @@ class _AddPostLayerNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs):
-        output = _forward(*inputs)
+        output = forward_alone(*inputs)
         _keep(ctx, inputs, output)
         return output[0], output[0].detach()
 
@@ -282,7 +283,7 @@ def add_pre_layer_norm(
         ValueError: x is on the CPU, shapes or dtypes disagree, dropout is not in [0, 1), or it has no key.
     """
     inputs = _checked("add_pre_layer_norm", x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)
-    y, total, *_ = _forward(*inputs)
+    y, total, *_ = forward(*inputs)
     return from_rows(y, x), from_rows(total, x)
 
 
@@ -296,7 +297,7 @@ def add_post_layer_norm(
     errors as in `add_pre_layer_norm`.
     """
     inputs = _checked("add_post_layer_norm", x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)
-    y, same = _AddPostLayerNorm.apply(*inputs)
+    y, same = _AddPostLayerNorm.apply(*inputs) if torch.is_grad_enabled() else forward_alone(*inputs)[:1] * 2
     return from_rows(y, x), from_rows(same, x)
 
 
@@ -306,4 +307,4 @@ def add_layer_norm(
 ) -> Tensor:  # fmt: skip
     """LN(residual + dropout(x + bias)) -> [..., H]; arguments and errors as in `add_pre_layer_norm`."""
     inputs = _checked("add_layer_norm", x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)
-    return from_rows(_forward(*inputs)[0], x)
+    return from_rows(forward(*inputs)[0], x)

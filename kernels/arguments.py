@@ -16,6 +16,11 @@ def check_device(op: str, x: Tensor) -> None:
         )
 
 
+def cdiv(a: int, b: int) -> int:
+    """a / b rounded up; triton.cdiv takes microseconds on the host."""
+    return -(-a // b)
+
+
 def to_rows(x: Tensor) -> Tensor:
     """x [..., H] -> [T, H], T the product of the leading dimensions; a view where x is contiguous."""
     return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])

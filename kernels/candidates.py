@@ -8,7 +8,7 @@ partial sums are added. It depends on the problem alone, so that runs repeat bit
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -43,7 +43,6 @@ _CANDIDATES: dict[str, Callable[[Problem], list[Candidate]]] = {}
 _choices: dict[Problem, Candidate] = {}
 _asked: dict[Problem, None] = {}
 _target: str | None = None
-_DTYPE_NAMES = {getattr(torch, name): name for name in ("float16", "bfloat16", "float32", "float64")}
 
 
 def candidates(op: str) -> Callable[[Callable[[Problem], list[Candidate]]], Callable[[Problem], list[Candidate]]]:
@@ -64,14 +63,23 @@ def problem_of(
     op: str, like: torch.Tensor, n_rows: int, columns: int, depth: int = 0, length: int | None = None
 ) -> Problem:
     """The problem of an op on tensors like `like`: its device and dtype. Under tracing a size may be symbolic."""
+    sizes = int(n_rows), int(columns), int(depth), None if length is None else int(length)
+    return _problem_of(op, like.device, like.dtype, *sizes, _target)
+
+
+@lru_cache(4096)  # an op asks at every call
+def _problem_of(
+    op: str, device: torch.device, dtype: torch.dtype, n_rows: int, columns: int, depth: int, length: int | None,
+    _: str | None,
+) -> Problem:  # fmt: skip
     length_to = 0 if length is None else _power_of_two(length)
-    where = architecture(like.device), _DTYPE_NAMES[like.dtype]
-    return Problem(op, *where, _power_of_two(n_rows), int(columns), int(depth), length_to)
+    where = architecture(device), str(dtype).removeprefix("torch.")
+    return Problem(op, *where, _power_of_two(n_rows), columns, depth, length_to)
 
 
 def _power_of_two(size: int) -> int:
     """`size` rounded up to one."""
-    return 1 << max(0, int(size) - 1).bit_length()
+    return 1 << max(0, size - 1).bit_length()
 
 
 def chosen(problem: Problem) -> Candidate:

@@ -9,9 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .arguments import check_device, from_rows, to_rows
+from .arguments import cdiv, check_device, from_rows, to_rows
 from .calls import Call
 from .cost import Cost, costs, size_of
+from .eager import differentiable, direct
 from .main_grad import weight_gradient
 from .partial_sums import vector_gradients
 from .philox import drop_threshold, dropout_multiplier
@@ -112,7 +113,7 @@ def _forward(
     options = launch_options("embed_layer_norm_forward", word)
     if n_rows:
         with torch.cuda.device_of(word):
-            _embed_layer_norm_forward_kernel[(triton.cdiv(n_rows, options["BLOCK_ROWS"]),)](
+            _embed_layer_norm_forward_kernel[(cdiv(n_rows, options["BLOCK_ROWS"]),)](
                 word, position_ids, type_ids, positions, types, weight, layer_norm_bias, key, y, mean, rstd,
                 n_rows, epsilon, site, drop_threshold(dropout), 1.0 / (1.0 - dropout),
                 N_COLS=n_cols, HAS_DROPOUT=dropout > 0, **options,
@@ -162,7 +163,7 @@ def _backward_fake(grad, word, position_ids, type_ids, positions, types, weight,
     n_rows, n_cols = word.shape
     rows = rows_per_chunk(n_rows, n_cols, launch_options("embed_layer_norm_backward", word)["BLOCK_ROWS"])
     grad_sum = torch.empty_like(word, memory_format=torch.contiguous_format)
-    return grad_sum, mean.new_empty(triton.cdiv(n_rows, rows), 2, n_cols)
+    return grad_sum, mean.new_empty(cdiv(n_rows, rows), 2, n_cols)
 
 
 @costs("albert_fast::embed_layer_norm_backward")
@@ -184,6 +185,9 @@ def calls(sizes, dtype, make):
     for dropout, key in ((0.0, None), (0.1, make(2, dtype=torch.int64))):
         yield Call(_forward, (*inputs, bias, key, 1e-12, dropout, 0))
         yield Call(_backward, (grad, *inputs, mean, rstd, key, dropout, 0))
+
+
+backward = direct(_backward)
 
 
 def _table_gradient(main_grad, ids, grad, table):
@@ -212,14 +216,14 @@ def _differentiate(ctx, grad, *_):
     if grad is None:
         return (None,) * 11
     _, position_ids, type_ids, positions, types, *_ = saved = ctx.saved_tensors
-    grad_sum, partials = torch.ops.albert_fast.embed_layer_norm_backward(grad, *saved, ctx.dropout, ctx.site)
+    grad_sum, partials = backward(grad, *saved, ctx.dropout, ctx.site)
     grad_positions = _table_gradient(ctx.main_grads[0], position_ids, grad_sum, positions)
     grad_types = _table_gradient(ctx.main_grads[1], type_ids, grad_sum, types)
     vectors = vector_gradients(partials, ctx.main_grads[2:], ctx.dtypes)
     return grad_sum, None, None, grad_positions, grad_types, *vectors, None, None, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
+forward = differentiable(_forward, _save_for_backward, _differentiate)
 
 
 def embed_layer_norm(
@@ -247,4 +251,4 @@ def embed_layer_norm(
         raise ValueError(f"dropout={dropout} must be in [0, 1), and above 0 needs a key: an int64 [seed, micro-batch]")
     ids = (each.reshape(-1).contiguous() for each in (position_ids, token_type_ids))
     key = key if dropout > 0 else None
-    return from_rows(_forward(to_rows(word), *ids, *parameters, key, epsilon, dropout, site)[0], word)
+    return from_rows(forward(to_rows(word), *ids, *parameters, key, epsilon, dropout, site)[0], word)

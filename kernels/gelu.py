@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .arguments import cdiv
+
 ACTIVATIONS = ("gelu", "gelu_new", "relu")
 
 
@@ -72,9 +74,9 @@ BACKWARD_OPTIONS = {"BLOCK_ROWS": 8, "BLOCK_COLS": 256, "num_warps": 4}  # 16 el
 def rows_per_chunk(n_rows: int, n_cols: int) -> int:
     """Rows that backward sums into one partial, a function of the shape alone: at most 128 chunks and 8 MiB of them."""
     most = max(1, min(128, (8 << 20) // (4 * n_cols)))
-    rows = max(32, triton.cdiv(n_rows, most))
+    rows = max(32, cdiv(n_rows, most))
     block_rows = BACKWARD_OPTIONS["BLOCK_ROWS"]
-    return triton.cdiv(rows, block_rows) * block_rows
+    return cdiv(rows, block_rows) * block_rows
 
 
 def gelu(z: Tensor, activation: str) -> Tensor:
@@ -82,7 +84,7 @@ def gelu(z: Tensor, activation: str) -> Tensor:
     h = torch.empty_like(z)
     if z.numel():
         with torch.cuda.device_of(z):
-            _gelu_forward_kernel[(triton.cdiv(z.numel(), FORWARD_OPTIONS["BLOCK"]),)](
+            _gelu_forward_kernel[(cdiv(z.numel(), FORWARD_OPTIONS["BLOCK"]),)](
                 z, h, z.numel() // z.shape[-1], N_COLS=z.shape[-1], ACTIVATION=activation, **FORWARD_OPTIONS
             )
     return h
@@ -94,10 +96,10 @@ def gelu_backward(grad_h: Tensor, z: Tensor, activation: str) -> tuple[Tensor, T
     rows = rows_per_chunk(n_rows, n_cols)
     grad_z, h = torch.empty_like(z), torch.empty_like(z)
     wide = torch.promote_types(z.dtype, torch.float32)
-    partials = torch.empty(triton.cdiv(n_rows, rows), 1, n_cols, dtype=wide, device=z.device)
+    partials = torch.empty(cdiv(n_rows, rows), 1, n_cols, dtype=wide, device=z.device)
     if n_rows:
         with torch.cuda.device_of(z):
-            _gelu_backward_kernel[(triton.cdiv(n_cols, BACKWARD_OPTIONS["BLOCK_COLS"]), partials.shape[0])](
+            _gelu_backward_kernel[(cdiv(n_cols, BACKWARD_OPTIONS["BLOCK_COLS"]), partials.shape[0])](
                 grad_h, z, grad_z, h, partials, n_rows, rows, N_COLS=n_cols, ACTIVATION=activation, **BACKWARD_OPTIONS
             )
     return grad_z, h, partials

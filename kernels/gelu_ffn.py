@@ -15,9 +15,10 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import gelu
-from .arguments import check_device, from_rows, to_rows
+from .arguments import cdiv, check_device, from_rows, to_rows
 from .calls import Call
 from .cost import Cost, costs, size_of
+from .eager import differentiable, direct
 from .gelu import ACTIVATIONS, activate_with_slope
 from .main_grad import weight_gradient
 from .partial_sums import vector_gradients
@@ -119,7 +120,7 @@ def _linear_gelu(
     z, h = (torch.empty(n_rows, n_cols, dtype=x.dtype, device=x.device) for _ in range(2))
     part = tile.cols // 4
     with torch.cuda.device_of(x):
-        _linear_gelu_kernel[(triton.cdiv(n_rows, tile.rows) * triton.cdiv(n_cols, tile.cols),)](
+        _linear_gelu_kernel[(cdiv(n_rows, tile.rows) * cdiv(n_cols, tile.cols),)](
             _operand(x, tile, tile.rows, tile.depth), _operand(weight, tile, tile.cols, tile.depth), bias,
             _operand(z, tile, tile.rows, part), _operand(h, tile, tile.rows, part), n_rows,
             N_COLS=n_cols, DEPTH=depth, ACTIVATION=activation, **_launch_options(tile),
@@ -164,7 +165,7 @@ def _gelu_linear_backward(
     grad_z, h, partials = _backward_fake(grad, weight, z, activation, implementation)
     part = tile.cols // 4
     with torch.cuda.device_of(grad):
-        _gelu_linear_backward_kernel[(partials.shape[0] * triton.cdiv(n_cols, tile.cols),)](
+        _gelu_linear_backward_kernel[(partials.shape[0] * cdiv(n_cols, tile.cols),)](
             _operand(grad, tile, tile.rows, tile.depth), _operand(weight, tile, tile.depth, tile.cols),
             _operand(z, tile, tile.rows, part), _operand(grad_z, tile, tile.rows, part),
             _operand(h, tile, tile.rows, part), partials, n_rows,
@@ -186,7 +187,7 @@ def _backward_fake(grad, weight2, z, activation, implementation):
     tile = choose("backward", implementation, n_rows, n_cols, grad.shape[1], grad)
     rows = tile.rows if tile else gelu.rows_per_chunk(n_rows, n_cols)
     wide = torch.promote_types(z.dtype, torch.float32)
-    return torch.empty_like(z), torch.empty_like(z), z.new_empty(triton.cdiv(n_rows, rows), 1, n_cols, dtype=wide)
+    return torch.empty_like(z), torch.empty_like(z), z.new_empty(cdiv(n_rows, rows), 1, n_cols, dtype=wide)
 
 
 @costs("albert_fast::gelu_ffn_backward")
@@ -200,6 +201,9 @@ def _backward_costs(grad, weight2, z, activation, implementation):
         return [Cost("_gelu_linear_backward_kernel", moved, flops, kind="product", least_bytes=operands + least)]
     elementwise = Cost("_gelu_backward_kernel", least + size_of(z, partials), least_bytes=least)
     return [Cost("library", operands + size_of(z), flops, kind="product", least_bytes=operands), elementwise]
+
+
+backward = direct(_backward)
 
 
 def _save_for_backward(ctx, inputs, output):
@@ -216,7 +220,6 @@ def _differentiate(ctx, grad, _):
         return (None,) * 6
     x, z, weight1, weight2 = ctx.saved_tensors
     main_grad1, bias_main_grad, main_grad2 = ctx.main_grads
-    backward = torch.ops.albert_fast.gelu_ffn_backward
     grad_z, h, partials = backward(grad, weight2, z, ctx.activation, ctx.implementation)
     needs_x, needs1, needs_bias, needs2 = ctx.needs_input_grad[:4]
     grad_weight2 = weight_gradient(main_grad2, grad, h) if needs2 else None
@@ -225,7 +228,7 @@ def _differentiate(ctx, grad, _):
     return grad_z @ weight1 if needs_x else None, grad_weight1, grad_bias, grad_weight2, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
+forward = differentiable(_forward, _save_for_backward, _differentiate)
 
 
 def calls(sizes, dtype, make):
@@ -263,4 +266,4 @@ def gelu_ffn(
         raise ValueError(f"x {x.dtype}, weight1 {weight1.dtype} and weight2 {weight2.dtype} must be of one dtype")
     if activation not in ACTIVATIONS or implementation not in ("auto", "library", "pointer", "tma"):
         raise ValueError(f"activation={activation!r}, implementation={implementation!r}: one is unknown")
-    return from_rows(_forward(to_rows(x), weight1, bias1, weight2, activation, implementation)[0], x)
+    return from_rows(forward(to_rows(x), weight1, bias1, weight2, activation, implementation)[0], x)

@@ -9,9 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .arguments import check_device, from_rows, to_rows
+from .arguments import cdiv, check_device, from_rows, to_rows
 from .calls import Call
 from .cost import Cost, costs, size_of
+from .eager import differentiable, direct
 from .gelu import ACTIVATIONS, activate_with_slope
 from .main_grad import weight_gradient
 from .partial_sums import vector_gradients
@@ -98,7 +99,7 @@ def _forward(
     options = launch_options("gelu_layer_norm_forward", z)
     if n_rows:
         with torch.cuda.device_of(z):
-            _gelu_layer_norm_forward_kernel[(triton.cdiv(n_rows, options["BLOCK_ROWS"]),)](
+            _gelu_layer_norm_forward_kernel[(cdiv(n_rows, options["BLOCK_ROWS"]),)](
                 z, bias, layer_norm_weight, layer_norm_bias, y, mean, rstd, n_rows, epsilon,
                 N_COLS=n_cols, ACTIVATION=activation, **options,
             )  # fmt: skip
@@ -147,7 +148,7 @@ def _backward(
 def _backward_fake(grad, z, bias, weight, mean, rstd, activation):
     n_rows, n_cols = z.shape
     rows = rows_per_chunk(n_rows, n_cols, launch_options("gelu_layer_norm_backward", z)["BLOCK_ROWS"])
-    return torch.empty_like(z), mean.new_empty(triton.cdiv(n_rows, rows), 3, n_cols)
+    return torch.empty_like(z), mean.new_empty(cdiv(n_rows, rows), 3, n_cols)
 
 
 @costs("albert_fast::gelu_layer_norm_backward")
@@ -168,6 +169,9 @@ def calls(sizes, dtype, make):
         yield Call(_backward, (x, z, *vectors[:2], mean, rstd, activation))
 
 
+backward = direct(_backward)
+
+
 def _save_for_backward(ctx, inputs, output):
     x, weight, bias, layer_norm_weight, layer_norm_bias, ctx.activation, _ = inputs
     ctx.save_for_backward(x, weight, bias, layer_norm_weight, *output[1:])
@@ -182,7 +186,6 @@ def _differentiate(ctx, grad, *_):
     if grad is None:
         return (None,) * 7
     x, weight, bias, layer_norm_weight, z, mean, rstd = ctx.saved_tensors
-    backward = torch.ops.albert_fast.gelu_layer_norm_backward
     grad_z, partials = backward(grad, z, bias, layer_norm_weight, mean, rstd, ctx.activation)
     needs_x, needs_weight = ctx.needs_input_grad[:2]
     grad_weight = weight_gradient(ctx.main_grads[0], grad_z, x) if needs_weight else None
@@ -190,7 +193,7 @@ def _differentiate(ctx, grad, *_):
     return grad_z @ weight if needs_x else None, grad_weight, *vectors, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
+forward = differentiable(_forward, _save_for_backward, _differentiate)
 
 
 def linear_gelu_layer_norm(
@@ -211,4 +214,4 @@ def linear_gelu_layer_norm(
         )
     if x.dtype != weight.dtype or activation not in ACTIVATIONS:
         raise ValueError(f"x {x.dtype} and weight {weight.dtype} must be of one dtype; {activation!r} in {ACTIVATIONS}")
-    return from_rows(_forward(to_rows(x), weight, *vectors, activation, epsilon)[0], x)
+    return from_rows(forward(to_rows(x), weight, *vectors, activation, epsilon)[0], x)

@@ -11,10 +11,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .arguments import check_device, to_rows
+from .arguments import cdiv, check_device, to_rows
 from .calls import Call
 from .candidates import Candidate, Problem, candidates, chosen, problem_of
 from .cost import Cost, costs, size_of
+from .eager import direct
 from .main_grad import accumulate_product
 from .partial_sums import vector_gradients
 
@@ -94,7 +95,7 @@ def _cross_entropy(
                 logits, targets, log_sum_exp, losses, correct, N_COLS=n_cols, **ROW_OPTIONS
             )
             if with_gradient:
-                grid = triton.cdiv(n_cols, GRADIENT_OPTIONS["BLOCK_COLS"]), partials.shape[0]
+                grid = cdiv(n_cols, GRADIENT_OPTIONS["BLOCK_COLS"]), partials.shape[0]
                 _cross_entropy_gradient_kernel[grid](
                     logits, targets, log_sum_exp, scale, partials, n_rows, N_COLS=n_cols, **GRADIENT_OPTIONS
                 )
@@ -105,7 +106,7 @@ def _cross_entropy(
 def _cross_entropy_fake(logits, targets, scale, with_gradient):
     n_rows, n_cols = logits.shape
     losses = logits.new_empty(n_rows, dtype=torch.promote_types(logits.dtype, torch.float32))
-    chunks = triton.cdiv(n_rows, ROWS_PER_PARTIAL) if with_gradient else 0
+    chunks = cdiv(n_rows, ROWS_PER_PARTIAL) if with_gradient else 0
     return losses, torch.empty_like(losses), torch.empty_like(losses), losses.new_empty(chunks, 1, n_cols)
 
 
@@ -125,6 +126,9 @@ def calls(sizes, dtype, make):
     for with_gradient in (False, True):
         logits, scale = make(predictions, sizes.vocabulary, dtype=dtype), make(predictions, dtype=wide)
         yield Call(_cross_entropy, (logits, make(predictions, dtype=torch.int32), scale, with_gradient))
+
+
+cross_entropy = direct(_cross_entropy)
 
 
 @candidates("linear_cross_entropy")
@@ -154,7 +158,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, x.shape[0], chunk):
             rows = slice(start, start + chunk)
             logits = torch.nn.functional.linear(x[rows], weight, bias.to(x.dtype))
-            made = torch.ops.albert_fast.cross_entropy_(logits, targets[rows], scale[rows], needs_grad)
+            made = cross_entropy(logits, targets[rows], scale[rows], needs_grad)
             parts.append(made[:2])
             if needs_grad:
                 torch.mm(logits, weight, out=grad_x[rows])

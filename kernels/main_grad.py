@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .candidates import Candidate, Problem, candidates, chosen, problem_of
 from .cost import Cost, costs, size_of
+from .eager import direct
 
 
 @cache
@@ -48,11 +49,6 @@ def _candidates(problem: Problem) -> list[Candidate]:
     return found[1:] if torch.cuda.is_available() and not _addmm_takes_out_dtype() else found
 
 
-def accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total [M, K] += a [T, M].T @ b [T, K], products and sums in total's dtype, in place."""
-    torch.ops.albert_fast.accumulate_product(total, a, b)
-
-
 @torch.library.custom_op("albert_fast::accumulate_product", mutates_args=("total",))
 def _accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """Opaque, because what runs inside depends on the device: traces and predictions see one product."""
@@ -73,6 +69,14 @@ def _(total, a, b):
 def _accumulate_product_costs(total, a, b):
     flops = 2 * a.shape[0] * a.shape[1] * b.shape[1]
     return [Cost("library", size_of(a, b, total, total), flops, kind="product")]
+
+
+_accumulate = direct(_accumulate_product)
+
+
+def accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total [M, K] += a [T, M].T @ b [T, K], products and sums in total's dtype, in place."""
+    _accumulate(total, a, b)
 
 
 def weight_gradient(main_grad: Tensor | None, a: Tensor, b: Tensor) -> Tensor | None:

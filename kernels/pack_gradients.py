@@ -10,9 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .arguments import cdiv
 from .calls import Call
 from .candidates import Candidate, Problem, candidates, chosen, problem_of
 from .cost import Cost, costs, size_of
+from .eager import direct
 from .rows import rows_per_chunk
 
 
@@ -74,7 +76,7 @@ def _rows_per_chunk(like: Tensor, n_rows: int, n_parts: int, n_cols: int) -> int
 def chunk_count(packed: Tensor) -> int:
     """How many partial sums there are for packed [T, K, N, D], a function of its shape and the tile."""
     n_rows, n_parts, heads, size = packed.shape
-    return triton.cdiv(n_rows, _rows_per_chunk(packed, n_rows, n_parts, heads * size))
+    return cdiv(n_rows, _rows_per_chunk(packed, n_rows, n_parts, heads * size))
 
 
 @torch.library.custom_op("albert_fast::pack_gradients", mutates_args=())
@@ -88,7 +90,7 @@ def _pack_gradients(parts: list[Tensor], head_size: int) -> tuple[Tensor, Tensor
         return packed, packed.flatten(1).sum(0, dtype=partials.dtype).expand_as(partials).contiguous()
     parts = [part.contiguous() for part in parts]
     if n_rows:
-        grid = triton.cdiv(n_cols, options["BLOCK_COLS"]), partials.shape[0], len(parts)
+        grid = cdiv(n_cols, options["BLOCK_COLS"]), partials.shape[0], len(parts)
         with torch.cuda.device_of(packed):
             _pack_gradients_kernel[grid](
                 *parts, *[parts[0]] * (3 - len(parts)), packed, partials, n_rows,
@@ -114,6 +116,9 @@ def _pack_gradients_costs(parts, head_size):
     return [Cost("_pack_gradients_kernel", least + size_of(partials), least_bytes=least)]
 
 
+packing = direct(_pack_gradients)
+
+
 def calls(sizes, dtype, make):
     size = sizes.hidden // sizes.heads
     for n_parts in (3, 2, 1):
@@ -132,4 +137,4 @@ def pack_gradients(parts: list[Tensor], head_size: int) -> tuple[Tensor, Tensor]
     shapes = {part.shape for part in parts}
     if not 1 <= len(parts) <= 3 or len(shapes) > 1 or parts[0].dim() != 3 or parts[0].shape[2] < head_size:
         raise ValueError(f"{[list(p.shape) for p in parts]} must be one to three [T, N, D'], D' >= {head_size}, alike")
-    return _pack_gradients(parts, head_size)
+    return packing(parts, head_size)

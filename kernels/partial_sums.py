@@ -11,8 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .arguments import cdiv
 from .calls import Call
 from .cost import Cost, costs, size_of
+from .eager import direct
 
 
 @triton.jit(do_not_specialize=["n_partials"])
@@ -50,7 +52,7 @@ def _launch(partials: Tensor, totals: Sequence[Tensor], accumulate: bool) -> Non
     first, *others = totals
     options = sum_options(n_cols)
     with torch.cuda.device_of(partials):
-        _sum_partials_kernel[(triton.cdiv(n_cols, options["BLOCK_COLS"]), n_vectors)](
+        _sum_partials_kernel[(cdiv(n_cols, options["BLOCK_COLS"]), n_vectors)](
             partials, first, *others, *[first] * (2 - len(others)), n_partials,
             N_VECTORS=n_vectors, N_COLS=n_cols, ACCUMULATE=accumulate, **options,
         )  # fmt: skip
@@ -91,6 +93,9 @@ def _accumulate_costs(partials, totals):
     return [Cost("_sum_partials_kernel", size_of(partials) + least, least_bytes=least)]
 
 
+sum_partials, accumulate_partials = direct(_sum_partials), direct(_accumulate_partials)
+
+
 def calls(sizes, dtype, make):
     for vectors, columns in ((3, sizes.hidden), (1, sizes.intermediate)):
         partials = make(200, vectors, columns, dtype=torch.float32)
@@ -103,12 +108,10 @@ def vector_gradients(
 ) -> list[Tensor | None]:
     """The main_grad rule for the K vectors of partials [P, K, N]: None where added to main_grad, else a gradient."""
     if all(g is not None and g.dtype == partials.dtype and g.is_contiguous() for g in main_grads):
-        torch.ops.albert_fast.accumulate_partials(partials, main_grads)
+        accumulate_partials(partials, main_grads)
         return [None] * len(main_grads)
     gradients: list[Tensor | None] = []
-    for total, main_grad, dtype in zip(
-        torch.ops.albert_fast.sum_partials(partials).unbind(0), main_grads, dtypes, strict=True
-    ):
+    for total, main_grad, dtype in zip(sum_partials(partials).unbind(0), main_grads, dtypes, strict=True):
         if main_grad is None:
             gradients.append(total.to(dtype))
         else:

@@ -3,6 +3,7 @@
 import triton
 from torch import Tensor
 
+from .arguments import cdiv
 from .candidates import Candidate, Problem, candidates, chosen, problem_of
 
 
@@ -58,4 +59,4 @@ def rows_per_chunk(n_rows: int, n_cols: int, block_rows: int, n_vectors: int = 3
     and no chunk below 8 rows, where partials would outweigh what they sum.
     """
     most = max(1, min(528, 132 * 4096 // n_cols, (8 << 20) // (4 * n_vectors * n_cols)))
-    return triton.cdiv(max(8, triton.cdiv(n_rows, most)), block_rows) * block_rows
+    return cdiv(max(8, cdiv(n_rows, most)), block_rows) * block_rows

@@ -253,6 +253,14 @@ def test_without_a_device_calls_are_timed(monkeypatch):
     assert timer.row()["median_seconds"] > 0
 
 
+def test_host_time_needs_no_launch():
+    command = [sys.executable, "-m", "bench.host_time", "--json", "--rounds", "1"]
+    done = subprocess.run(command, check=True, cwd=machine.ROOT, capture_output=True, text=True)
+    rows = {row.pop("op"): row for row in json.loads(done.stdout)}
+    assert {"add_post_layer_norm", "gelu_ffn", "linear_cross_entropy"} <= rows.keys()
+    assert all(row["forward+backward"] > row["forward"] > 0 for row in rows.values())
+
+
 @pytest.mark.slow
 def test_run_writes_rows(tmp_path):
     file = tmp_path / "out.json"

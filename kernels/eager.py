@@ -1,0 +1,57 @@
+"""Our ops past PyTorch's dispatcher, where nobody watches it: its layers for ops in Python take longer than a kernel.
+
+Tracing, predictions, counting and profiling see each op; eager training runs the same bodies at once, with the same
+autograd formula.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+
+def watched(x: Tensor) -> bool:
+    """Whether ops on x must reach the dispatcher: someone traces, counts or profiles, or x is not plain memory."""
+    if torch.compiler.is_compiling():  # first: the questions below cannot be traced
+        return True
+    return (
+        type(x) not in (Tensor, Parameter)
+        or x.is_meta
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+def direct(op: Any) -> Callable[..., Any]:
+    """A custom op without autograd, whose first argument is a tensor or a list of them, as a function."""
+    body = op._init_fn
+
+    def call(first: Any, *others: Any) -> Any:
+        return (op if watched(first if isinstance(first, Tensor) else first[0]) else body)(first, *others)
+
+    return call
+
+
+def differentiable(op: Any, set_up: Callable[..., None], differentiate: Callable[..., Any]) -> Callable[..., Any]:
+    """A custom op, whose first argument is a tensor, as a function, with a formula as `register_autograd` takes it."""
+    op.register_autograd(differentiate, setup_context=set_up)
+    body = op._init_fn
+
+    class Formula(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = body(*inputs)
+            set_up(ctx, inputs, output)
+            return output
+
+        backward = staticmethod(differentiate)
+
+    def call(first: Tensor, *others: Any) -> Any:
+        if watched(first):
+            return op(first, *others)
+        return (Formula.apply if torch.is_grad_enabled() else body)(first, *others)
+
+    return call
