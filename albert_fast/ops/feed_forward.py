@@ -20,7 +20,7 @@ def activate(x: Tensor, activation: str = "gelu") -> Tensor:
 
 
 def gelu_ffn(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, activation: str = "gelu") -> Tensor:
-    """activation(x [..., H] @ weight1 [F, H].T + bias1 [F]) @ weight2 [H, F].T -> [..., H]; the next op adds its bias."""
+    """activation(x [..., H] @ weight1 [F, H].T + bias1 [F]) @ weight2 [H, F].T -> [..., H]; the next op has bias2."""
     return linear(activate(linear(x, weight1, bias1), activation), weight2)
 
 
