@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from albert_fast.config import AlbertConfig
     from albert_fast.data.batches import PretrainingLoader
-    from albert_fast.data.tokenizer import load_tokenizer
+    from albert_fast.data.load_tokenizer import load_tokenizer
     from albert_fast.downstream.classifier import AlbertForSequenceClassification
     from albert_fast.model import AlbertForPreTraining
 
@@ -37,7 +37,7 @@ _MODULES = {
     "AlbertForPreTraining": "model",
     "AlbertForSequenceClassification": "downstream.classifier",
     "PretrainingLoader": "data.batches",
-    "load_tokenizer": "data.tokenizer",
+    "load_tokenizer": "data.load_tokenizer",
 }
 
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from albert_fast.config import AlbertConfig, DataConfig, ModelOptions, TrainConfig
+from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.prepare import PrepareOptions, prepare
-from albert_fast.data.tokenizer import load_tokenizer
 from albert_fast.downstream.predict import fill_masks
 from albert_fast.measure.eager import time_ops
 from albert_fast.measure.memory import MemoryOptions, memory

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from albert_fast import checkpoint
 from albert_fast.config import PRESETS, AlbertConfig, DataConfig, ModelOptions, TrainConfig
 from albert_fast.data.batches import PretrainingLoader
-from albert_fast.data.tokenizer import load_tokenizer
+from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.files import file_crc, holds_files, locked, remove_partials, write_json, writing
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import Options, UserError, another_run, check_unchanged, note, option

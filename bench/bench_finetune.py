@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from albert_fast.config import AlbertConfig, DataConfig, ModelOptions, TrainConfig
+from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.prepare import PrepareOptions, prepare
-from albert_fast.data.tokenizer import load_tokenizer
 from albert_fast.downstream.classifier import AlbertForSequenceClassification
 from albert_fast.downstream.columns import ColumnOptions
 from albert_fast.downstream.evaluate import class_indices, labelled_scores

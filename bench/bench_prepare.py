@@ -27,8 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from albert_fast.data.inputs import input_files
+from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.prepare import PrepareOptions, prepare
-from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
+from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.data.vocabulary import train_vocabulary
 from albert_fast.data.wordpiece import IDEOGRAPH, WordPieceCache
 

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from albert_fast.config import AlbertConfig, DataConfig, ModelOptions, TrainConfig
+from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.prepare import PrepareOptions, prepare
-from albert_fast.data.tokenizer import load_tokenizer
 from albert_fast.downstream.examples import ColumnOptions
 from albert_fast.downstream.finetune import finetune
 from albert_fast.downstream.finetune_options import FinetuneOptions

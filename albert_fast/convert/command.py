@@ -18,7 +18,8 @@ from albert_fast.convert.huggingface import export_huggingface
 from albert_fast.convert.pytorch import read_pytorch
 from albert_fast.convert.source import Source
 from albert_fast.convert.tensorflow import read_tensorflow
-from albert_fast.data.tokenizer import Tokenizer, find_vocabulary, load_tokenizer
+from albert_fast.data.load_tokenizer import find_vocabulary, load_tokenizer
+from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.files import whole_folder, writing
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import Options, UserError, check_choice, note, option

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from albert_fast.config import DataConfig
 from albert_fast.data.batches import Batch, PretrainingLoader
+from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.manifest import open_folder
-from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
+from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.options import Options, UserError, option
 
 _STYLES = {"[MASK]": "bold red", "kept": "bold yellow", "random": "bold magenta"}

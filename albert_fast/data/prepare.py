@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 from albert_fast._loader import crc32c
 from albert_fast.data.inputs import InputFile, expand, file_bytes, input_files, spooled
+from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.manifest import FORMAT, MANIFEST, VERSION, Manifest, open_folder, write_manifest
 from albert_fast.data.progress import Counts, Progress, check_settings, check_text, read_progress, sweep
 from albert_fast.data.sentences import icu_version
 from albert_fast.data.text import Span, part_spans
-from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
+from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.data.vocabulary import train_vocabulary
 from albert_fast.data.workers import Recipe, load_segmenter
 from albert_fast.data.write_part import encode_part

@@ -1,7 +1,4 @@
-"""Text to token ids and back, through HuggingFace's tokenizers library.
-
-The vocabulary is a vocab.txt, a tokenizer.json, a SentencePiece model or a new one.
-"""
+"""Text to token ids and back, through HuggingFace's tokenizers library; load_tokenizer.py makes it from files."""
 
 from __future__ import annotations
 
@@ -11,24 +8,16 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import models, normalizers, processors
 
 from albert_fast.data.encode import EncodedLines, Segmenter, encode_cached, encode_pieces, encode_wordpiece
-from albert_fast.data.sentencepiece import (
-    MARKER,
-    is_sentencepiece,
-    sentencepiece_tokenizer,
-    take_penalties,
-    without_comma,
-)
-from albert_fast.data.vocab_txt import read_vocab_txt
+from albert_fast.data.sentencepiece import MARKER, take_penalties, without_comma
 from albert_fast.data.wordpiece import IDEOGRAPH, WordPieceCache
 from albert_fast.files import write_file
-from albert_fast.options import UserError, note
+from albert_fast.options import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # The names that published tokenizer.json files give them, in the order of SPECIAL_TOKENS.
@@ -214,115 +203,3 @@ class Tokenizer:
         Path(directory).mkdir(parents=True, exist_ok=True)
         for name, content in self.files().items():
             write_file(Path(directory) / name, content)
-
-
-def find_vocabulary(folder: Path) -> Path | None:
-    """The file of a folder that holds its vocabulary: tokenizer.json, vocab.txt, or the one SentencePiece model."""
-    for pattern in ("tokenizer.json", "vocab.txt", "spiece.model", "*.model", "vocab*.txt"):
-        found = sorted(path for path in folder.glob(pattern) if path.is_file())
-        if len(found) > 1:
-            raise UserError(f"vocabulary {folder}: which is meant, {' or '.join(path.name for path in found[:5])}?")
-        if found:
-            return found[0]
-    return None
-
-
-def load_tokenizer(path: str | Path, lowercase: bool | None = None, strip_accents: bool | None = None) -> Tokenizer:
-    """Load a vocab.txt, a tokenizer.json, a SentencePiece model, or a folder that holds one.
-
-    Args:
-        lowercase, strip_accents: for vocab.txt and SentencePiece, what is done to the text first. None: what a
-            tokenizer_config.json beside the file says, else lower it, and strip where it is lowered (SentencePiece:
-            always). A tokenizer.json says for itself.
-    """
-    path = Path(path)
-    if path.is_dir():
-        file = find_vocabulary(path)
-        if file is None:
-            raise UserError(f"vocabulary {path}: the folder holds neither tokenizer.json nor vocab.txt nor a .model")
-        path = file
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"vocabulary {path}: {error.strerror}; give a vocab.txt or a tokenizer.json") from None
-    try:
-        if path.suffix == ".json":
-            if lowercase is not None or strip_accents is not None:
-                raise UserError("a tokenizer.json says itself how it treats the text; leave --lowercase out")
-            return Tokenizer(_from_json(_decoded(content)))
-        rules = _text_rules(path.parent, lowercase, strip_accents)
-        if path.suffix == ".model" or is_sentencepiece(content):
-            return Tokenizer(sentencepiece_tokenizer(content, rules.lowercase, rules.strip_accents is not False))
-        tokens, remarks = read_vocab_txt(_decoded(content))
-        tokenizer = wordpiece_tokenizer(tokens, *rules)
-    except UserError as error:
-        raise UserError(f"vocabulary {path}: {error}") from None
-    if remarks:
-        note(f"vocabulary {path}: {'; '.join(remarks)}; ids are kept as published")
-    return tokenizer
-
-
-def wordpiece_tokenizer(
-    tokens: Sequence[str], lowercase: bool = True, strip_accents: bool | None = None, split_ideographs: bool = True
-) -> Tokenizer:
-    """BERT's WordPiece over `tokens` in id order, "" where an id has none (Devlin et al., tokenization.py).
-
-    Args:
-        strip_accents: None: where the text is lowered.
-        split_ideographs: make a word of every CJK ideograph.
-    """
-    vocabulary = {token: index for index, token in enumerate(tokens) if token}
-    missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
-    if missing:
-        raise UserError(f"it lacks {' '.join(missing)}; pretraining needs {' '.join(SPECIAL_TOKENS)}")
-    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-    backend.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=split_ideographs,
-        strip_accents=lowercase if strip_accents is None else strip_accents,
-        lowercase=lowercase,
-    )
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece()
-    return Tokenizer(backend)
-
-
-class _TextRules(NamedTuple):
-    """What is done to text before it is cut into words; the fields of HuggingFace's tokenizer_config.json."""
-
-    lowercase: bool = True
-    strip_accents: bool | None = None
-    split_ideographs: bool = True
-
-
-def _text_rules(folder: Path, lowercase: bool | None, strip_accents: bool | None) -> _TextRules:
-    file = folder / "tokenizer_config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("it holds no object")
-    except (FileNotFoundError, NotADirectoryError):
-        config = {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file.name} beside it cannot be read ({error}); mend it or take it away") from None
-    if strip_accents is None:
-        strip_accents = config.get("strip_accents")
-        if strip_accents is None and config.get("keep_accents"):
-            strip_accents = False
-    if lowercase is None:
-        lowercase = bool(config.get("do_lower_case", True))
-    return _TextRules(lowercase, strip_accents, bool(config.get("tokenize_chinese_chars", True)))
-
-
-def _decoded(content: bytes) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"offset {error.start} is not UTF-8; save the file as UTF-8") from None
-
-
-def _from_json(text: str) -> tokenizers.Tokenizer:
-    try:
-        return tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"not a tokenizer of HuggingFace tokenizers ({error})") from None

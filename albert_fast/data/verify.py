@@ -15,9 +15,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from albert_fast._loader import check_shard, crc32c
+from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.manifest import MANIFEST, Manifest, open_folder
 from albert_fast.data.shards import HEADER
-from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
+from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.files import file_crc
 from albert_fast.options import Options, UserError, option
 

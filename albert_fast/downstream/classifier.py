@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from albert_fast.config import AlbertConfig
-from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
+from albert_fast.data.load_tokenizer import load_tokenizer
+from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.downstream.columns import Columns
 from albert_fast.downstream.texts import EncodedTexts, encode_texts, mean_vectors
 from albert_fast.model import Albert, Linear, initialize

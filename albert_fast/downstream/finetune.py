@@ -13,7 +13,7 @@ from torch import Tensor
 
 from albert_fast._loader import crc32c
 from albert_fast.config import TrainConfig
-from albert_fast.data.tokenizer import load_tokenizer
+from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.downstream.baseline import word_count_accuracy
 from albert_fast.downstream.columns import ColumnOptions, Expected
 from albert_fast.downstream.evaluate import class_indices, labelled_scores, write_predictions

@@ -16,7 +16,8 @@ from rich.table import Table
 from torch import Tensor
 
 from albert_fast.config import AlbertConfig
-from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
+from albert_fast.data.load_tokenizer import load_tokenizer
+from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.downstream.texts import encode_texts, mean_vectors
 from albert_fast.files import strict_json
 from albert_fast.model import AlbertForPreTraining, AlbertModel

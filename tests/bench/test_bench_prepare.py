@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from albert_fast.data.tokenizer import load_tokenizer
+from albert_fast.data.load_tokenizer import load_tokenizer
 from bench.bench_prepare import basic_tokens, chunks, mask, measure, sample_text, wordpieces
 
 

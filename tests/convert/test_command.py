@@ -23,7 +23,7 @@ from support.conversions import (
 from albert_fast.cli import main
 from albert_fast.config import AlbertConfig
 from albert_fast.convert.command import ConvertOptions, convert
-from albert_fast.data.tokenizer import wordpiece_tokenizer
+from albert_fast.data.load_tokenizer import wordpiece_tokenizer
 from albert_fast.downstream.classifier import AlbertForSequenceClassification
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import UserError

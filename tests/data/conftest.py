@@ -4,7 +4,7 @@ import pytest
 from support.preparing import VOCABULARY
 
 from albert_fast.data import text as text_module
-from albert_fast.data.tokenizer import wordpiece_tokenizer
+from albert_fast.data.load_tokenizer import wordpiece_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import tokenizers
 from support.preparing import run, write
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.shards import read_documents
-from albert_fast.data.tokenizer import Tokenizer, load_tokenizer
+from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.data.verify import VerifyOptions, verify
 from albert_fast.options import UserError
 

@@ -10,8 +10,8 @@ from albert_fast.cli import main
 from albert_fast.config import DataConfig
 from albert_fast.data.batches import Batch, PretrainingLoader
 from albert_fast.data.inspection import InspectOptions, batch_statistics, inspect, original_ids
+from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.prepare import PrepareOptions, prepare
-from albert_fast.data.tokenizer import load_tokenizer
 from albert_fast.options import UserError
 
 

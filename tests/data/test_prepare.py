@@ -11,8 +11,9 @@ import pytest
 from support.preparing import corpus, run, write
 
 from albert_fast.data.batches import PretrainingLoader
+from albert_fast.data.load_tokenizer import wordpiece_tokenizer
 from albert_fast.data.shards import read_documents
-from albert_fast.data.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from albert_fast.data.tokenizer import SPECIAL_TOKENS
 from albert_fast.data.verify import VerifyOptions, verify
 from albert_fast.options import UserError
 

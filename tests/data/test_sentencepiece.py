@@ -8,8 +8,8 @@ import pytest
 import transformers
 
 from albert_fast.cli import main
+from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.shards import read_documents
-from albert_fast.data.tokenizer import load_tokenizer
 from albert_fast.options import UserError
 
 spm = pytest.importorskip("sentencepiece")

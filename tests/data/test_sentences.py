@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.data.sentences import sentences
 from albert_fast.data.shards import read_documents
-from albert_fast.data.tokenizer import load_tokenizer
 from albert_fast.options import UserError
 
 pytest.importorskip("icu4py")

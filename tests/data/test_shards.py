@@ -8,10 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from albert_fast.data import text as text_module
+from albert_fast.data.load_tokenizer import wordpiece_tokenizer
 from albert_fast.data.manifest import open_folder
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.data.shards import MAX_PAGE_TOKENS, MAX_SENTENCE_TOKENS, read_documents, read_sentences
-from albert_fast.data.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from albert_fast.data.tokenizer import SPECIAL_TOKENS
 from albert_fast.options import UserError
 
 LETTERS = "abcdefgh"

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from albert_fast import _loader
+from albert_fast.data.load_tokenizer import wordpiece_tokenizer
 from albert_fast.data.manifest import open_folder, write_manifest
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.data.shards import HEADER, PAGE
-from albert_fast.data.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from albert_fast.data.tokenizer import SPECIAL_TOKENS
 from albert_fast.data.verify import VerifyOptions, verify
 from albert_fast.options import UserError
 

@@ -5,7 +5,8 @@ import re
 import pytest
 import transformers
 
-from albert_fast.data.tokenizer import SPECIAL_TOKENS, load_tokenizer
+from albert_fast.data.load_tokenizer import load_tokenizer
+from albert_fast.data.tokenizer import SPECIAL_TOKENS
 from albert_fast.data.vocab_txt import read_vocab_txt
 from albert_fast.options import UserError
 

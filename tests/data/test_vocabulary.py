@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from albert_fast.data.inputs import input_files
-from albert_fast.data.tokenizer import SPECIAL_TOKENS, load_tokenizer
+from albert_fast.data.load_tokenizer import load_tokenizer
+from albert_fast.data.tokenizer import SPECIAL_TOKENS
 from albert_fast.data.vocabulary import train_vocabulary
 from albert_fast.options import UserError
 

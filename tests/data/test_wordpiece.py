@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from albert_fast.data import wordpiece
-from albert_fast.data.tokenizer import SPECIAL_TOKENS, Tokenizer, wordpiece_tokenizer
+from albert_fast.data.load_tokenizer import wordpiece_tokenizer
+from albert_fast.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from albert_fast.data.wordpiece import WordPieceCache
 
 

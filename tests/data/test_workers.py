@@ -14,9 +14,9 @@ from support.preparing import CHARACTERS, corpus, documents, files, run, write
 
 from albert_fast.data import workers as workers_module
 from albert_fast.data.inputs import input_files
+from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.shards import read_documents
 from albert_fast.data.text import Position, part_spans, read_chunks
-from albert_fast.data.tokenizer import load_tokenizer
 from albert_fast.data.verify import VerifyOptions, verify
 from albert_fast.data.workers import Recipe, encode_chunks
 from albert_fast.options import UserError

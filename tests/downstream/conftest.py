@@ -9,7 +9,7 @@ import torch
 from support.finetuning import LAYERS, SIZES, TOKENS
 
 from albert_fast.config import AlbertConfig
-from albert_fast.data.tokenizer import wordpiece_tokenizer
+from albert_fast.data.load_tokenizer import wordpiece_tokenizer
 from albert_fast.model import AlbertForPreTraining
 
 

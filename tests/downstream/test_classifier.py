@@ -12,7 +12,7 @@ from support.finetuning import LAYERS, SIZES, TOKENS, options, run
 
 from albert_fast.config import AlbertConfig
 from albert_fast.convert.command import ConvertOptions, convert
-from albert_fast.data.tokenizer import wordpiece_tokenizer
+from albert_fast.data.load_tokenizer import wordpiece_tokenizer
 from albert_fast.downstream.classifier import AlbertForSequenceClassification
 from albert_fast.downstream.texts import encode_texts
 from albert_fast.metrics import read_metrics

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from albert_fast.config import AlbertConfig
-from albert_fast.data.tokenizer import wordpiece_tokenizer
+from albert_fast.data.load_tokenizer import wordpiece_tokenizer
 from albert_fast.downstream.classifier import AlbertForSequenceClassification
 from albert_fast.downstream.columns import ColumnOptions
 from albert_fast.downstream.evaluate import EvaluateOptions, evaluate

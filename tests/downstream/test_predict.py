@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from albert_fast.cli import main
 from albert_fast.config import AlbertConfig
-from albert_fast.data.tokenizer import load_tokenizer, wordpiece_tokenizer
+from albert_fast.data.load_tokenizer import load_tokenizer, wordpiece_tokenizer
 from albert_fast.downstream.predict import fill_masks
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import UserError

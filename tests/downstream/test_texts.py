@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from albert_fast.config import AlbertConfig
-from albert_fast.data.tokenizer import wordpiece_tokenizer
+from albert_fast.data.load_tokenizer import wordpiece_tokenizer
 from albert_fast.downstream.texts import encode_texts, mean_vectors
 from albert_fast.options import UserError
 
