@@ -1,7 +1,8 @@
 """ALBERT (Lan et al. 2019, https://arxiv.org/abs/1909.11942) on packed tokens, in plain PyTorch.
 
 Post-LN and pre-LN as in Xiong et al. 2020 (https://arxiv.org/abs/2002.04745). `share_type` says which weights the L
-layers share, `layout` how embeddings are built (see AlbertConfig).
+layers share, `layout` how embeddings are built (see AlbertConfig). The two losses are in heads.py; modules.py has what
+holds the weights.
 
 Dimension letters: T tokens (packed), R queries of the last layer, B sequences, S sequence length, P masked positions,
 L layers, H hidden, E embedding, F feed-forward, N heads, D head size, V vocabulary.
@@ -19,8 +20,10 @@ from torch.utils.checkpoint import checkpoint
 
 from albert_fast.attention import Queries
 from albert_fast.config import AlbertConfig
-from albert_fast.ops import Ops, dropout_site, take_rows, upcast, upcast_parameter
-from albert_fast.packed import Dropout, Packed, PretrainingBatch, pack
+from albert_fast.heads import MaskedLmHead, SentenceOrderHead
+from albert_fast.modules import Embedding, LayerNorm, Linear, initialize
+from albert_fast.ops import Ops, dropout_site, take_rows
+from albert_fast.packed import Packed, PretrainingBatch, pack
 from albert_fast.pretrained import PretrainedModel
 
 if TYPE_CHECKING:
@@ -292,109 +295,3 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         w1, w2 = self.intermediate, self.output
         return self.ops.gelu_ffn(x, w1.weight, w1.bias, w2.weight, self.activation)  # [T, H]
-
-
-class MaskedLmHead(nn.Module):
-    """transform, activation, LayerNorm, then back through the embeddings' own matrices, with a bias per word."""
-
-    def __init__(self, config: AlbertConfig, ops: Ops):
-        super().__init__()
-        width = config.embedding_size if config.layout == "google" else config.hidden_size
-        self.activation, self.ops = config.hidden_act, ops
-        self.transform = Linear(config.hidden_size, width, ops)
-        self.layer_norm = LayerNorm(width, config, ops)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.real_vocab_size = config.real_vocab_size
-
-    def decoder_bias(self) -> Tensor:
-        """[V]: the bias, and -inf for ids that only pad the vocabulary: no probability, no share in the loss."""
-        if self.real_vocab_size is None:
-            return self.bias
-        padding = torch.arange(len(self.bias), device=self.bias.device) >= self.real_vocab_size
-        return upcast_parameter(self.bias).masked_fill(padding, -torch.inf).to(self.bias.dtype)
-
-    def features(self, hidden: Tensor, embeddings: Embeddings) -> Tensor:
-        """What is multiplied with the word embeddings: [P, H] -> [P, E]."""
-        transform, norm = self.transform, self.layer_norm
-        x = self.ops.linear_gelu_layer_norm(
-            hidden, transform.weight, transform.bias, norm.weight, norm.bias, self.activation, norm.epsilon
-        )  # [P, H or E]
-        if not embeddings.google and embeddings.projection is not None:
-            x = self.ops.linear(x, embeddings.projection.weight, transposed=True)  # [P, E]
-        return x
-
-    def logits(self, hidden: Tensor, embeddings: Embeddings) -> Tensor:
-        """[P, H] -> [P, V]."""
-        return self.ops.linear(
-            self.features(hidden, embeddings), embeddings.word_embeddings.weight, self.decoder_bias()
-        )
-
-    def loss(self, hidden: Tensor, ids: Tensor, weights: Tensor, embeddings: Embeddings) -> tuple[Tensor, Tensor]:
-        """Cross entropy and accuracy over the vocabulary, averaged by weights [P], without keeping [P, V]."""
-        word = embeddings.word_embeddings.weight
-        return self.ops.linear_cross_entropy(self.features(hidden, embeddings), word, self.decoder_bias(), ids, weights)
-
-
-class Linear(nn.Module):
-    """x @ weight.T + bias, weight [out, in]; `outputs`, where given, is the part of the output features to make."""
-
-    def __init__(self, in_features: int, out_features: int, ops: Ops, bias: bool = True):
-        super().__init__()
-        self.ops = ops
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.bias: Any = nn.Parameter(torch.zeros(out_features)) if bias else None
-
-    def forward(self, x: Tensor, outputs: slice | None = None) -> Tensor:
-        if outputs is None:
-            return self.ops.linear(x, self.weight, self.bias)
-        return self.ops.linear(x, take_rows(self.weight, outputs), take_rows(self.bias, outputs))
-
-
-class SentenceOrderHead(Linear):
-    """Whether the two segments are swapped, from the pooled vector."""
-
-    def loss(self, pooled: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross entropy and accuracy of pooled [B, H] at labels [B], averaged by weights [B]."""
-        logits = self(pooled)  # [B, 2]
-        weights = weights / torch.where(weights.sum() > 0, weights.sum(), 1.0)
-        log_probabilities = upcast(logits).log_softmax(-1).gather(1, labels.long()[:, None])[:, 0]
-        accuracy = ((logits.detach().argmax(1) == labels) * weights).sum()
-        return -(log_probabilities * weights).sum(), accuracy
-
-
-class Embedding(nn.Module):
-    """weight [count, width] at ids."""
-
-    def __init__(self, count: int, width: int, ops: Ops):
-        super().__init__()
-        self.ops = ops
-        self.weight = nn.Parameter(torch.empty(count, width))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.ops.embedding(ids, self.weight)
-
-
-class LayerNorm(nn.Module):
-    """LayerNorm, alone or fused with the residual add, bias and dropout before it."""
-
-    def __init__(self, width: int, config: AlbertConfig, ops: Ops):
-        super().__init__()
-        self.ops, self.post_ln = ops, config.ln_type == "postln"
-        self.epsilon, self.dropout = config.layer_norm_eps, config.hidden_dropout_prob
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.ops.layer_norm(x, self.weight, self.bias, self.epsilon)
-
-    def add(self, x: Tensor, bias: Tensor, residual: Tensor, dropout: Dropout) -> tuple[Tensor, Tensor]:
-        """LN(s) of s = residual + dropout(x + bias), and the residual from here on: LN(s) in post-LN, s in pre-LN."""
-        op = self.ops.add_post_layer_norm if self.post_ln else self.ops.add_pre_layer_norm
-        return op(x, bias, residual, self.weight, self.bias, self.epsilon, *dropout)
-
-
-def initialize(model: nn.Module, std: float) -> None:
-    """Matrices from a normal truncated at 2 std, as google-research/albert does; biases 0, LayerNorm weights 1."""
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)

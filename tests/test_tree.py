@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Most lines of a file, by the first pattern that it matches; a file over its budget probably holds two things.
 BUDGETS = (
-    ("albert_fast/model.py", 400),
+    ("albert_fast/model.py", 300),
     ("albert_fast/**/*.py", 330),
     ("kernels/*.py", 310),
     ("bench/*.py", 320),

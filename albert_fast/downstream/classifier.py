@@ -16,7 +16,8 @@ from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.downstream.columns import Columns
 from albert_fast.downstream.texts import EncodedTexts, encode_texts, mean_vectors
-from albert_fast.model import Albert, Linear, initialize
+from albert_fast.model import Albert
+from albert_fast.modules import Linear, initialize
 from albert_fast.ops import Ops, dropout_site
 from albert_fast.options import UserError, check_choice
 from albert_fast.packed import Packed

@@ -10,7 +10,9 @@ from types import FrameType
 import torch
 from torch import nn
 
-from albert_fast import model
+from albert_fast import heads, model, modules
+
+_MODEL_FILES = (model.__file__, heads.__file__, modules.__file__)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Places:
     def _in_code(self, frame: FrameType | None) -> Place:
         name, layer, in_model = "", None, False
         while frame is not None:
-            if frame.f_code.co_filename == model.__file__:
+            if frame.f_code.co_filename in _MODEL_FILES:
                 # Reading f_locals keeps what they hold until they are read again, before the next op: here.
                 variables = frame.f_locals
                 in_model = True
