@@ -18,7 +18,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -192,20 +192,29 @@ def measured_products(products: list[Product], device: str, bf16: bool, times: i
     return rows
 
 
-def run(presets: list[str], kinds: list[str], rounds: int, vocab_size: int, scale: float = 1.0) -> dict[str, Any]:
+def run(
+    presets: list[str], kinds: list[str], rounds: int, vocab_size: int, scale: float = 1.0,
+    earlier: Sequence[dict[str, Any]] = (), keep: Callable[[dict[str, Any]], None] = lambda document: None,
+) -> dict[str, Any]:  # fmt: skip
+    """The result document: the rows `earlier` and those that are not among them; `keep` gets it after each."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = []
+    document: dict[str, Any] = {"bench": "pretrain", "machine": machine.describe(device), "rows": list(earlier)}
+    done = {(row["text"], row["preset"]) for row in earlier}
     with tempfile.TemporaryDirectory() as root:
         prepared = folders(Path(root), vocab_size)
         for kind in kinds:
             for preset in presets:
+                if (kind, preset) in done:
+                    continue
                 config = AlbertConfig.from_preset(preset, layout="google", vocab_size=vocab_size)
                 tokens = int((16384 if device == "cuda" else TOKENS[preset]) * scale)
                 tokens = max(tokens, 4 * LENGTH[kind])  # fewer sequences make no batch
                 row = compare(config, prepared[kind], tokens, LENGTH[kind], rounds, device)
-                rows.append({"text": kind, "preset": preset, "target": TARGETS.get((kind, preset)), **row})
-                show(rows[-1])
-    return {"bench": "pretrain", "machine": machine.describe(device), "rows": rows}
+                row = {"text": kind, "preset": preset, "target": TARGETS.get((kind, preset)), **row}
+                document["rows"].append(row)
+                show(row)
+                keep(document)
+    return document
 
 
 def show(row: dict[str, Any]) -> None:

@@ -23,11 +23,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bench.timed_ops import TIMED_KERNELS
+
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_SECONDS = 500
-# In order of worth.
-PARTS = ("doctor", "rates", "step", "add_layer_norm", "gelu_ffn", "memory", "attention", "linear_cross_entropy",
-         "optimizer", "pretrain", "tests")  # fmt: skip
+PARTS = ("doctor", "rates", "step", *TIMED_KERNELS, "memory", "attention", "optimizer", "pretrain", "tests")  # by worth
 DRY_PARTS_LEFT_OUT = "no GPU to run `pytest -m gpu` on"
 WORTH = ("captured", "ours", "torch", "huggingface", "liger", "huggingface-compile", "compile")  # in order of worth
 
@@ -182,8 +182,8 @@ def part_memory(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any
 def part_pretrain(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
     from bench import bench_pretrain
 
-    return bench_pretrain.run(["tiny"] if dry else ["base"], ["full"] if dry else ["full", "short"], 1 if dry else 10,
-                              500 if dry else 21128, 0.05 if dry else 1.0)  # fmt: skip
+    how = (["tiny"], ["full"], 1, 500, 0.05) if dry else (["base"], ["full", "short"], 10, 21128, 1.0)
+    return bench_pretrain.run(*how, earlier.get("rows", []), keep)
 
 
 def do(part: str, dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from albert_fast.kernels import arguments
-from albert_fast.kernels.calls import Call, Sizes, calls, empty
-from albert_fast.kernels.candidates import asking, candidates_of, running, targeting
+from albert_fast.kernels.calls import Sizes, calls, empty, with_every_candidate
+from albert_fast.kernels.candidates import targeting
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -101,19 +101,9 @@ def unlaunched() -> Iterator[None]:
         yield
 
 
-def _with_candidates(call: Call) -> None:
-    """The call with every candidate of every problem that it asks about."""
-    with asking() as problems:
-        call.launch()
-    for problem in problems:
-        for candidate in candidates_of(problem)[1:]:
-            with running({problem: candidate}):
-                call.launch()
-
-
 def launches(target: str, sizes: Sizes, dtype: torch.dtype, every_candidate: bool) -> list[Launch]:
     """What runs at these sizes launch by default, or may launch, each specialisation once."""
     with recording(target) as recorded:
         for call in calls(sizes, dtype, empty("meta")):
-            (_with_candidates if every_candidate else Call.launch)(call)
+            with_every_candidate(call.launch) if every_candidate else call.launch()
     return list({launch.key: launch for launch in recorded}.values())

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import harness, machine
+from bench.timed_ops import OPS
 
-OPS = ("add_layer_norm", "gelu_ffn", "linear_cross_entropy", "attention", "optimizer", "step")
 FOLDER = Path(__file__).parent
 
 

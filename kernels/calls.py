@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import KERNELS
+from .candidates import asking, candidates_of, running
 from .cost import Cost, cost_of
 
 
@@ -61,6 +62,16 @@ def calls(sizes: Sizes, dtype: torch.dtype, make: Make, *modules: str) -> Iterat
     """Every call of the kernels of `modules` (default: all) at these sizes."""
     for module in modules or KERNELS:
         yield from import_module(f"{__package__}.{module}").calls(sizes, dtype, make)
+
+
+def with_every_candidate(run: Callable[[], Any]) -> None:
+    """`run` as it is, and once more with each other candidate of each problem that it asks about."""
+    with asking() as problems:
+        run()
+    for problem in problems:
+        for candidate in candidates_of(problem)[1:]:
+            with running({problem: candidate}):
+                run()
 
 
 def empty(device: str) -> Make:

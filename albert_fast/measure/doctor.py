@@ -176,7 +176,8 @@ def _row(outcome: Outcome, reached: tuple[float, float]) -> dict[str, Any]:
 
 def text(report: dict[str, Any]) -> str:
     """The report for people, a block to copy into a bug report."""
-    lines = ["albert-fast doctor", *(f"  {name}: {value}" for name, value in report["machine"].items()), ""]
+    known = (f"  {name}: {value or 'none'}" for name, value in report["machine"].items())
+    lines = ["albert-fast doctor", *known, ""]
     words = {True: "ok", False: "WRONG", None: "not checked"}
     lines += [f"  {words[c['ok']]:<12} {c['name']}{': ' if c['detail'] else ''}{c['detail']}" for c in report["checks"]]
     for row in report["implementations"]:

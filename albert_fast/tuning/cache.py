@@ -1,19 +1,21 @@
 """What was chosen on this card before: a readable JSON document under the user's cache folder.
 
 One file for each card, driver, torch, Triton and state of our kernels' sources; in it a name for each problem, which
-holds dtype and shape class. A file is written whole; of two processes at once the later stays, and both are right.
+holds dtype and shape class. A file is written whole, by one process at a time.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -71,12 +73,22 @@ def load(known: dict[str, str]) -> dict[str, str]:
         return {}
 
 
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Between reading and writing no other process does so, where the file system has locks."""
+    with open(file.with_suffix(".lock"), "wb") as lock:
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def store(known: dict[str, str], choice: dict[str, str], seconds: dict[str, dict[str, float]]) -> None:
     """Remember `choice`, with the median seconds of what was timed for who reads the file."""
     file = path(known)
-    document: dict[str, Any] = {"for": known, "choice": {**load(known), **choice}, "median_seconds": seconds}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, seal(document))
+        with _alone(file):
+            kept = {"for": known, "choice": {**load(known), **choice}, "median_seconds": seconds}
+            write_json(file, seal(kept))
     except (OSError, UserError) as error:  # the run does not need it
         note(f"{file} could not be written ({error}); the next run chooses again")

@@ -22,6 +22,7 @@ from bench import bench_pretrain, bench_quality, gpu_report, harness, huggingfac
 from bench import report as tables
 from bench.corpus import synthetic_folder
 from bench.shapes import Shape
+from bench.timed_ops import TIMED_KERNELS
 
 VOCABULARY = 300
 
@@ -200,7 +201,7 @@ def test_report_refuses_other_files(tmp_path, capsys, content):
     assert "x.json" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["add_layer_norm", "gelu_ffn", "linear_cross_entropy", "attention"])
+@pytest.mark.parametrize("name", [*TIMED_KERNELS, "attention"])
 def test_op_benches_check_their_peers(name):
     """Every implementation but torch.compile (slow to start, and checked whenever it is timed) against eager torch."""
     module = importlib.import_module(f"bench.bench_{name}")
@@ -323,6 +324,23 @@ def test_gpu_report_keeps_every_row_at_once():
     again = gpu_report.part_op("add_layer_norm", True, lambda found: kept.append(len(found["rows"])), earlier)
     assert kept == [len(rows)]  # one row is made, the others are those of before
     assert again["rows"][:-1] == rows[:-1]
+
+
+def test_gpu_report_goes_on_with_pretraining_where_it_was_cut_off(monkeypatch):
+    compared, kept = [], []
+
+    def compare(config, folder, *_):
+        compared.append(folder.name)
+        return {}
+
+    monkeypatch.setattr(bench_pretrain, "compare", compare)
+    monkeypatch.setattr(bench_pretrain, "show", lambda row: None)
+    monkeypatch.setattr(bench_pretrain, "folders", lambda root, _: {kind: root / kind for kind in ("full", "short")})
+    first = {"text": "full", "preset": "base", "target": 1.2}
+    document = gpu_report.part_pretrain(False, lambda found: kept.append(len(found["rows"])), {"rows": [first]})
+    assert (compared, kept) == (["short"], [2])
+    assert document["rows"][0] == first
+    assert document["rows"][1]["text"] == "short"
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,35 +155,12 @@ def test_a_captured_update_replays_eager_bits_and_moves_on(kind):
     assert (captured.steps, captured.updates) == (5, 4)
 
 
-SANITIZED = """
-import torch
-from albert_fast.config import TrainConfig
-from albert_fast.ops import get_ops
-from albert_fast.optimizer import FlatParameters, Optimizer
-from albert_fast.kernels.add_layer_norm import add_pre_layer_norm
-from albert_fast.kernels.gelu_ffn import gelu_ffn
-for tokens, hidden in ((37, 312), (130, 768)):
-    make = lambda *s: torch.randn(*s, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-    key = torch.tensor([1, 2], device="cuda")
-    y, s = add_pre_layer_norm(make(tokens, hidden), make(hidden), make(tokens, hidden), make(hidden), make(hidden),
-                              dropout=0.1, key=key)
-    for way in ("library", "pointer", "tma"):
-        f = gelu_ffn(y, make(4 * hidden, hidden), make(4 * hidden), make(hidden, 4 * hidden), implementation=way)
-        (f.sum() + s.sum()).backward(retain_graph=True)
-for kind in ("lamb", "adamw"):
-    model = torch.nn.Linear(312, 130).cuda()
-    config = TrainConfig(optimizer=kind, max_steps=9, warmup_steps=3)
-    Optimizer(FlatParameters(model, torch.bfloat16), config, get_ops("triton")).update(1)
-torch.cuda.synchronize()
-"""
-
-
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck"])
 def test_compute_sanitizer_finds_nothing(tool):
     sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if not os.path.exists(sanitizer):
         pytest.skip("compute-sanitizer is not installed")
-    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", SANITIZED]
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", "support.every_call", "cuda"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout[-4000:]

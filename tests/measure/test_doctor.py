@@ -48,8 +48,9 @@ def test_a_row_of_timings_has_rates_and_shares():
         "TFLOP/s": pytest.approx(4 * 16384 * 3072 * 768 / 1e9),
         "share": pytest.approx(4 * 16384 * 3072 * 768 / 1e-3 / 600e12),
     }
-    report = {"machine": {}, "checks": [], "implementations": [row], "wrong": []}
+    report = {"machine": {"driver": ""}, "checks": [], "implementations": [row], "wrong": []}
     assert "library" in doctor.text(report)
+    assert "  driver: none\n" in doctor.text(report)
 
 
 def test_an_extension_for_another_processor_is_named(monkeypatch):
