@@ -1,93 +1,35 @@
-"""The main job from the command line: it learns, resumes to the bit, runs on several ranks, and refuses bad input."""
+"""The main job from the command line: it learns, resumes bitwise the same, and refuses bad input."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from support.pretraining import (
+    ENVIRONMENT,
+    arguments,
+    assert_equal,
+    assert_same_run,
+    command,
+    metrics,
+    prepared_folder,
+    refuse,
+    succeed,
+    tensors,
+    wait_for_step,
+)
 
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.demo import python_topics
 from albert_fast.files import locked
 from albert_fast.model import AlbertForPreTraining
 
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A prepared folder of English, and a small config beside it."""
-    root = tmp_path_factory.mktemp("text")
-    text = python_topics().split("\n\n")
-    for name, documents in (("train", text[:60]), ("held_out", text[60:])):
-        (root / f"{name}.txt").write_text("\n\n".join(documents))
-    prepare(PrepareOptions(input=(str(root / "train.txt"),), output=str(root / "data"), train_vocab=600, workers=1))
-    vocab = str(root / "data" / "vocab.txt")
-    prepare(PrepareOptions(input=(str(root / "held_out.txt"),), output=str(root / "eval"), vocab=vocab, workers=1))
-    (root / "config.json").write_text(
-        json.dumps({**SHAPE, "embedding_size": 16, "vocab_size": 600, "hidden_dropout_prob": 0.1})
-    )
-    return root
-
-
-def arguments(folder: Path, output: Path, **flags) -> list[str]:
-    flags = {
-        "data": folder / "data", "output": output, "config": folder / "config.json", "tokens_per_batch": 512,
-        "max_seq_length": 64, "max_steps": 40, "warmup_steps": 4, "learning_rate": 0.02, "logging_steps": 1,
-        "save_steps": 5, "seed": 3, **flags,
-    }  # fmt: skip
-    return ["pretrain", *(f"--{name}={value}" for name, value in flags.items())]
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "albert_fast", *words]
-
-
-def run(*words: str, **kwargs) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*words), capture_output=True, text=True, env=ENVIRONMENT, timeout=300, **kwargs)
-
-
-def succeed(*words: str) -> subprocess.CompletedProcess:
-    result = run(*words)
-    assert result.returncode == 0, result.stderr
-    return result
-
-
-def refuse(*words: str) -> str:
-    """The one line that a bad command prints."""
-    result = run(*words)
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("note: ")]
-    assert result.returncode == 2, result.stderr
-    assert len(lines) == 1, result.stderr
-    return lines[0]
-
-
-def metrics(output: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.endswith("per_second")} for line in lines]
-
-
-def tensors(output: Path, name: str = "model.safetensors") -> dict[str, torch.Tensor]:
-    file = output / (output / "last").read_text().strip() / name
-    return {key: tensor.clone() for key, tensor in load_file(file).items()}  # load_file maps the file: copy
-
-
-def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    assert metrics(a) == metrics(b)
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        assert_equal(tensors(a, name), tensors(b, name))
+    return prepared_folder(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
@@ -130,16 +72,6 @@ def test_seventeen_steps_kill_and_the_rest_equal_forty(folder, forty_steps):
     assert_same_run(output, forty_steps)
 
 
-def wait_for_step(output: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        file = output / "metrics.jsonl"
-        if file.exists() and file.read_text().count("\n") >= step:
-            return
-        time.sleep(0.01)
-    raise TimeoutError(f"{output} never reached step {step}")
-
-
 def test_a_signal_ends_the_step_and_saves_it(folder, forty_steps):
     output = folder / "stopped"
     words = arguments(folder, output, eval_data=folder / "eval", eval_steps=20, eval_batches=4, save_steps=1000)
@@ -170,30 +102,6 @@ def test_a_damaged_checkpoint_is_passed_over(folder):
     assert "checkpoint-10" in resumed.stderr
     assert not list(output.glob(".*.partial"))
     assert_equal(tensors(output), before)
-
-
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_share_one_stream(folder, world_size):
-    """W ranks with 4 / W micro-batches each make the steps that one rank makes with 4."""
-    outputs = {}
-    for ranks in (1, world_size):
-        outputs[ranks] = folder / f"ranks-{ranks}-of-{world_size}"
-        words = arguments(
-            folder, outputs[ranks], max_steps=4, gradient_accumulation_steps=4 // ranks, optimizer="adamw",
-            eval_data=folder / "eval", eval_batches=3,
-        )  # fmt: skip
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        result = subprocess.run(
-            [*launcher, "-m", "albert_fast", *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=200
-        )
-        assert result.returncode == 0, result.stderr[-3000:]
-    one, many = (tensors(outputs[ranks]) for ranks in (1, world_size))
-    for name, tensor in one.items():
-        # The key bias has no true gradient, only rounding noise, which Adam normalises.
-        atol = 0.1 if name.endswith("query_key_value.bias") else 2e-5
-        torch.testing.assert_close(many[name], tensor, atol=atol, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
-    for ours, theirs in zip(*(metrics(output) for output in outputs.values()), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 
 def test_sharing_can_be_loosened_when_resuming(folder):
@@ -249,88 +157,6 @@ def test_a_run_is_not_overwritten(folder, forty_steps):
 def test_both_spellings_of_a_flag(folder, tmp_path):
     words = arguments(folder, tmp_path / "run", max_steps=1, warmup_steps=0)
     succeed(*(word.replace("_", "-") if word.startswith("--max") else word for word in words))
-
-
-def test_a_failed_rank_stops_all_with_a_message(folder, tmp_path):
-    words = arguments(folder, tmp_path / "run", max_steps=5000)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    process = subprocess.Popen(
-        [*launcher, "-m", "albert_fast", *words],
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_for_step(tmp_path / "run", 2)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    begun = time.monotonic()
-    _, stderr = process.communicate(timeout=90)
-    assert process.returncode != 0
-    assert time.monotonic() - begun < 60
-    assert "SIGKILL" in stderr
-
-
-FAILING_RANK = """
-import sys, time
-import torch.distributed as dist
-from albert_fast.cli import main
-from albert_fast.step import TrainStep
-
-update = TrainStep.update
-
-def fail_at_step_three(self):
-    if self.rank == 1 and int(self.optimizer.steps) == 2:
-        raise FloatingPointError("planted in rank 1")
-    update(self)
-
-TrainStep.update = fail_at_step_three
-# As NCCL's does while the traceback keeps a graph with a collective alive.
-dist.destroy_process_group = lambda: time.sleep(1000)
-main(sys.argv[1:])
-"""
-
-
-def test_an_exception_in_one_rank_ends_all_within_a_minute(folder, tmp_path):
-    (tmp_path / "failing.py").write_text(FAILING_RANK)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    words = arguments(folder, tmp_path / "run", max_steps=5000)
-    result = subprocess.run(
-        [*launcher, str(tmp_path / "failing.py"), *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
-    )
-    assert result.returncode != 0
-    assert "planted in rank 1" in result.stderr
-
-
-def test_another_number_of_ranks_goes_on_with_the_same_stream(folder):
-    """One rank for four steps equals two ranks for two of them, then one again."""
-    whole, parts = folder / "whole", folder / "parts"
-    options = dict(max_steps=4, optimizer="adamw", hidden_dropout_prob=0.1, gradient_accumulation_steps=2, save_steps=2)
-    succeed(*arguments(folder, whole, **options))
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "albert_fast",
-    ]
-    words = arguments(folder, parts, **options, **{"gradient-accumulation-steps": 1})
-    process = subprocess.Popen(
-        [*launcher, *words], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    wait_for_step(parts, 2)
-    process.wait(timeout=120)
-    for late in ("checkpoint-4",):
-        for file in (parts / late).iterdir():
-            file.unlink()
-    resumed = succeed(*arguments(folder, parts, **options), "--resume")
-    assert "2 x 512 = 1,024 tokens" in resumed.stderr
-    assert "at micro-batch 4" in resumed.stderr
-    for name, tensor in tensors(whole).items():
-        atol = 0.1 if name.endswith("query_key_value.bias") else 2e-5
-        torch.testing.assert_close(tensors(parts)[name], tensor, atol=atol, rtol=1e-3)
 
 
 SHORT = dict(max_steps=4, warmup_steps=0, save_steps=2)

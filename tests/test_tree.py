@@ -8,12 +8,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Most lines of a file, by the first pattern that it matches; a file over its budget probably holds two things.
 BUDGETS = (
-    ("albert_fast/model.py", 300),
-    ("albert_fast/**/*.py", 330),
+    ("albert_fast/**/*.py", 300),
     ("kernels/*.py", 310),
     ("bench/*.py", 320),
     ("csrc/*", 320),
-    ("tests/**/*.py", 420),
+    ("tests/**/*.py", 360),
 )
 
 
