@@ -70,7 +70,7 @@ def op_table(file: Path, document: dict[str, Any]) -> str:
         ratio = "" if base is None or base is row else f"{base['median_seconds'] / row['median_seconds']:.2f}x"
         quartiles = f"{1000 * row['q1_seconds']:.3f} to {1000 * row['q3_seconds']:.3f}"
         cells = [row["op"], row["direction"], row["preset"], f"{row['tokens']:,}" if row["tokens"] else "",
-                 row["implementation"], f"{1000 * row['median_seconds']:.3f}", quartiles, ratio, _host(row),
+                 _by(row), f"{1000 * row['median_seconds']:.3f}", quartiles, ratio, _host(row),
                  _number(row.get("gb_per_second")), _percent(row.get("copy_bandwidth_share")),
                  _number(row.get("flops_per_second"), 1e9), _percent(row.get("matrix_rate_share")),
                  _percent(row.get("mfu"))]  # fmt: skip
@@ -138,6 +138,11 @@ def rates_line(document: dict[str, Any]) -> str:
 
 def _number(value: float | None, unit: float = 1.0) -> str:
     return "" if not value else f"{value / unit:,.1f}"
+
+
+def _by(row: dict[str, Any]) -> str:
+    """The implementation and, for ours, what it runs on this device."""
+    return f"{row['implementation']} ({row['runs']})" if row.get("runs") else row["implementation"]
 
 
 def _host(row: dict[str, Any]) -> str:

@@ -262,26 +262,6 @@ def test_host_time_needs_no_launch():
     assert all(row["forward+backward"] > row["forward"] > 0 for row in rows.values())
 
 
-@pytest.mark.slow
-def test_run_writes_rows(tmp_path):
-    file = tmp_path / "out.json"
-    command = [
-        sys.executable,
-        "-m",
-        "bench.run",
-        "--only",
-        "add_layer_norm",
-        "--keyword",
-        "tiny",
-        "--output",
-        str(file),
-    ]
-    subprocess.run(command, check=True, cwd=machine.ROOT)
-    rows = json.loads(file.read_text())["rows"]
-    assert {row["implementation"] for row in rows} >= {"torch", "ours"}
-    assert all(row["median_seconds"] > 0 and row["small_cpu_shape"] for row in rows)
-
-
 def test_quality_curves_of_both_are_one(tmp_path):
     size = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, embedding_size=16)
     document = bench_quality.run(6, 128, 300, **size)

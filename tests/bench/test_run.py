@@ -1,0 +1,54 @@
+"""`make bench` says how long it takes and what ours runs, and keeps what is measured when it is stopped."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from bench import harness, machine
+from bench.run import CPU_SECONDS, expected, runs
+
+COMMAND = [sys.executable, "-m", "bench.run", "--only", "add_layer_norm"]
+
+
+def test_how_long_it_takes_is_known_from_the_last_run(tmp_path):
+    file = tmp_path / "card.json"
+    assert expected(["attention", "step"], "cpu", file) == f"about {round(2 * CPU_SECONDS / 60)} min"
+    assert "after a first run" in expected(["attention"], "cuda", file)
+    file.write_text(json.dumps({"seconds": {"attention": 200, "step": 100}}))
+    assert expected(["attention", "step"], "cuda", file) == "about 5 min"
+
+
+def test_what_ours_runs_depends_on_the_device(monkeypatch):
+    rows = [("gelu_ffn", "torch"), ("gelu_ffn", "ours"), ("optimizer", "ours-lamb"), ("optimizer", "kernels-lamb")]
+    monkeypatch.setattr(harness, "KIND", "cpu")
+    assert [runs(*row) for row in rows] == ["", "plain ops", "plain ops", "Triton kernels"]
+    monkeypatch.setattr(harness, "KIND", "cuda")
+    assert [runs(*row) for row in rows] == ["", "Triton kernels", "plain ops", "Triton kernels"]
+
+
+@pytest.mark.slow
+def test_rows_are_written(tmp_path):
+    file = tmp_path / "out.json"
+    subprocess.run([*COMMAND, "--keyword", "tiny", "--output", str(file)], check=True, cwd=machine.ROOT)
+    rows = json.loads(file.read_text())["rows"]
+    assert {row["implementation"] for row in rows} >= {"torch", "ours"}
+    assert all(row["median_seconds"] > 0 and row["small_cpu_shape"] for row in rows)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_keeps_its_rows(tmp_path):
+    file = tmp_path / "out.json"
+    process = subprocess.Popen([*COMMAND, "--output", str(file)], stdout=subprocess.PIPE, cwd=machine.ROOT)
+    assert b"about 1 min" in process.stdout.readline()
+    assert b"[1 of 1] add_layer_norm" in process.stdout.readline()
+    assert process.stdout.read(1) == b"."  # the first row
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=300)[0]
+    assert process.returncode == 130
+    assert not file.exists()
+    rows = json.loads((tmp_path / "out-unfinished.json").read_text())["rows"]
+    assert rows[0]["median_seconds"] > 0
+    assert b"| add_layer_norm | forward | tiny |" in told
