@@ -84,7 +84,7 @@ def save(run: Path, step: int, train_step: TrainStep, data: dict[str, Any], toke
             "from the one before, with a lower --learning_rate or a longer --warmup_steps"
         )
     final = run / f"checkpoint-{step}"
-    with whole_folder(final) as partial:
+    with whole_folder(final, replace=True) as partial:  # of this step there may be one that was found damaged
         save_tensors(flat.views(flat.master), partial / WEIGHTS)
         save_tensors(train_step.state(), partial / OPTIMIZER)
         save_config(train_step.model.config, partial)
@@ -93,7 +93,6 @@ def save(run: Path, step: int, train_step: TrainStep, data: dict[str, Any], toke
                 shutil.copyfile(tokenizer_from / name, partial / name)
         index = {"step": step, "data": data, "files": {f.name: file_crc(f) for f in sorted(partial.iterdir())}}
         write_json(partial / INDEX, seal(index))
-        shutil.rmtree(final, ignore_errors=True)  # one of the same step that was found damaged
     write_file(run / "last", f"{final.name}\n")
     for old in sorted(_checkpoints(run))[:-keep] if torch.isfinite(train_step.optimizer.gradient_norm) else []:
         shutil.rmtree(run / f"checkpoint-{old}")

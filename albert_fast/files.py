@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import glob
@@ -34,9 +35,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """`whole_file` for a folder, which is there when the block begins; `path` is then missing or an empty folder."""
-    with _whole(path, is_folder=True) as partial:
+def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+    """`whole_file` for a folder, which is there when the block begins.
+
+    `path` is then missing or an empty folder or, with `replace`, any folder, whose place is taken at once.
+    """
+    with _whole(path, is_folder=True, replace=replace) as partial:
         yield partial
 
 
@@ -62,7 +66,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 @contextmanager
-def _whole(path: Path, is_folder: bool) -> Iterator[Path]:
+def _whole(path: Path, is_folder: bool, replace: bool = False) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with writing(path):
         remove_partials(path.parent, f".{glob.escape(path.name)}.*.partial")
@@ -74,11 +78,32 @@ def _whole(path: Path, is_folder: bool) -> Iterator[Path]:
                 yield partial
                 for part in [*partial.rglob("*"), partial]:
                     _sync(part)
-                os.replace(partial, path)
+                _replace_folder(partial, path) if replace and path.exists() else os.replace(partial, path)
             _sync(path.parent)
+            if replace:
+                _remove(partial)  # what stood there before
         except BaseException:
             _remove(partial)
             raise
+
+
+def _replace_folder(new: Path, old: Path) -> None:
+    """Give each the other's name; where the system cannot do that at once, `old` is missing for a moment."""
+    if not _exchanged(new, old):
+        aside = new.with_name(f"{new.name}.partial")
+        os.replace(old, aside)
+        os.replace(new, old)
+        os.replace(aside, new)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Swap two names at once, so that both are always there; False where system or file system cannot."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except AttributeError:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of Linux
+    return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def holds_files(directory: Path) -> bool:

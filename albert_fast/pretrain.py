@@ -94,6 +94,20 @@ def _pretrain(
             skipped = int(train_step.optimizer.steps - train_step.optimizer.updates)
             health = Health(train, run.max_skipped_updates, step, skipped, log.say)
             batches, saved = health.counting(chain([first], loader)), step if folder.found else None
+            logged = step
+
+            def tell(step: int, cursor: dict[str, Any], evaluating: bool = False) -> None:
+                metrics = {"epoch": cursor["epoch"], **log.timed(train_step.read_metrics(bool(stop.received)))}
+                metrics |= _utilization(metrics["tokens_per_second"] / world_size, config, loader, device)
+                stop.agree(metrics.pop("stops"))
+                if train.log_tensors:
+                    metrics |= train_step.optimizer.read_ratios()
+                if evaluating:
+                    with log.paused():
+                        scores = train_step.evaluate(_held_out(run, data, loader, rank, world_size))
+                    metrics |= {f"eval_{name}": value for name, value in scores.items()}
+                log.write(step, metrics)
+                health.look(step, metrics)
 
             def save(step: int, cursor: dict[str, Any]) -> None:
                 position = {"cursor": cursor, "tokens": cursor["index"] * data.tokens_per_batch}
@@ -106,25 +120,19 @@ def _pretrain(
                 step, cursor = step + 1, loader.cursor()
                 log.advance(step)
                 last = step == train.max_steps or stop.agreed
-                evaluating = run.eval_data and (last or step % run.eval_steps == 0)
-                if last or evaluating or step % run.logging_steps == 0:
-                    metrics = {"epoch": cursor["epoch"], **log.timed(train_step.read_metrics(bool(stop.received)))}
-                    metrics |= _utilization(metrics["tokens_per_second"] / world_size, config, loader, device)
-                    stop.agree(metrics.pop("stops"))
-                    last = last or stop.agreed
-                    if train.log_tensors:
-                        metrics |= train_step.optimizer.read_ratios()
-                    if evaluating:
-                        with log.paused():
-                            scores = train_step.evaluate(_held_out(run, data, loader, rank, world_size))
-                        metrics |= {f"eval_{name}": value for name, value in scores.items()}
-                    log.write(step, metrics)
-                    health.look(step, metrics)
-                if rank == 0 and (last or step % run.save_steps == 0):
+                saving = last or step % run.save_steps == 0
+                evaluating = bool(run.eval_data) and (last or step % run.eval_steps == 0)
+                # With every checkpoint too, so that a run that goes on from it misses no token.
+                if saving or evaluating or step % run.logging_steps == 0:
+                    tell(step, cursor, evaluating)
+                    logged, saving = step, saving or stop.agreed
+                if rank == 0 and saving:
                     with log.paused():
                         save(step, cursor)
                     saved = step
             if rank == 0 and stop.agreed and saved != step:
+                if logged != step:
+                    tell(step, cursor)
                 save(step, cursor)
     if rank == 0:
         ending = "done" if step >= train.max_steps else f"stopped by {stop.received or 'a signal'}; go on with --resume"

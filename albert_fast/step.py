@@ -127,17 +127,16 @@ class TrainStep:
     def __call__(self, batches: Iterable[Batch]) -> bool:
         """One step over this rank's gradient_accumulation_steps micro-batches; False where `batches` ended before.
 
-        A step that was cut short leaves weights, optimizer state and dropout key as before it; the metrics since they
-        were last read are lost.
+        A step that was cut short leaves weights, optimizer state, dropout key and metrics as before it.
         """
-        taken = 0
+        taken, before = 0, self.sums if self.config.gradient_accumulation_steps == 1 else self.sums.clone()
         for batch in batches:
             self.inputs.load(batch)
             self.run_micro_step()
             taken += 1
         if taken < self.config.gradient_accumulation_steps:
             self.flat.grad.zero_()
-            self.sums.zero_()
+            self.sums.copy_(before)
             self.key[1] -= taken * self.world_size
             return False
         self.run_update()

@@ -2,16 +2,18 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
-from albert_fast.files import append_line, is_sealed, seal, whole_file, whole_folder, write_file, write_json
+from albert_fast.files import _exchanged, append_line, is_sealed, seal, whole_file, whole_folder, write_file, write_json
 from albert_fast.options import UserError, check_unchanged
 from albert_fast.pretrained import save_tensors
 
@@ -53,6 +55,32 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
     with pytest.raises(UserError, match="Directory not empty"), whole_folder(tmp_path / "a"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_that_is_replaced_is_there_at_every_moment(tmp_path):
+    folder, missed, ended = tmp_path / "a", [], threading.Event()
+    with whole_folder(folder, replace=True) as partial:
+        (partial / "file").write_text("0")
+
+    def look():
+        while not ended.is_set():
+            if not (folder / "file").exists():
+                missed.append(1)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    for number in range(50):
+        with whole_folder(folder, replace=True) as partial:
+            (partial / "file").write_text(str(number))
+    with suppress(KeyError), whole_folder(folder, replace=True):
+        raise KeyError
+    ended.set()
+    looking.join()
+    assert (folder / "file").read_text() == "49"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    if not _exchanged(folder, folder):
+        pytest.skip("this file system cannot swap two names at once")
+    assert not missed
 
 
 @pytest.mark.parametrize("write", [
@@ -128,3 +156,16 @@ def test_nothing_of_a_file_is_left_open(tmp_path):
         (tmp_path / "b" / "c").unlink()
         (tmp_path / "b").rmdir()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_every_document_that_is_shown_or_written_is_strict_json():
+    """NaN and infinity as bare words, which json.dumps writes, are read by few programs; strict_json has null."""
+    root = Path(__file__).resolve().parents[1]
+    found = [
+        f"{file.name}: {line.strip()}"
+        for folder in ("albert_fast", "kernels")
+        for file in sorted((root / folder).rglob("*.py"))
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if re.search(r"(?:print|write|write_text)\(json\.dumps\(", line)
+    ]
+    assert not found

@@ -132,6 +132,22 @@ def test_a_run_of_nan_ends_with_3_and_keeps_its_good_checkpoints(root, capsys, m
     assert torch.stack([t.isfinite().all() for t in weights(root).values()]).all()
 
 
+def test_no_token_is_missed_where_a_run_goes_on(root):
+    """Checkpoints lie between log lines; a run that was killed goes on from one."""
+    flags = dict(max_steps=8, save_steps=3, logging_steps=4)
+    main(words(root, output=root / "whole", **flags))
+    main(words(root, **flags))
+    for step in (6, 8):
+        shutil.rmtree(root / "run" / f"checkpoint-{step}")
+    main([*words(root, **flags), "--resume"])
+    whole, resumed = (
+        [(line["step"], line["tokens_seen"], line["loss"]) for line in read_metrics(root / name)]
+        for name in ("whole", "run")
+    )
+    assert whole == resumed
+    assert [step for step, *_ in whole] == [3, 4, 6, 8]
+
+
 def test_weights_that_overflow_are_not_saved(root, capsys):
     told = refused(capsys, *words(root, optimizer="adamw", learning_rate="1e39", warmup_steps=0), code=3)
     assert "weights are not finite" in told

@@ -120,6 +120,15 @@ def test_capture_without_cuda_is_refused_or_warned_about():
         make_step(train=dict(capture="on"))
 
 
+def test_a_step_that_is_cut_short_leaves_every_bit():
+    step = make_step(train=dict(gradient_accumulation_steps=2))
+    assert step(make_batch(index) for index in range(2))
+    before = bits(step)
+    assert not step([make_batch(7)])
+    assert same(bits(step), before)
+    assert step.read_metrics()["tokens"] > 0
+
+
 def test_accumulation_is_the_mean_of_the_micro_batches():
     """Two micro-batches in a step give the mean of their gradients, whatever the order of accumulation."""
     config = dict(hidden_dropout_prob=0.0, train=dict(max_grad_norm=0.0, optimizer="adamw", warmup_steps=0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -17,6 +16,7 @@ from albert_fast.data.batches import Batch, PretrainingLoader
 from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.manifest import open_folder
 from albert_fast.data.tokenizer import Tokenizer
+from albert_fast.files import strict_json
 from albert_fast.options import Options, UserError, option
 
 _STYLES = {"[MASK]": "bold red", "kept": "bold yellow", "random": "bold magenta"}
@@ -45,7 +45,7 @@ def inspect(options: InspectOptions, data: DataConfig) -> None:
         batches = list(islice(loader, options.batches))
         statistics = batch_statistics(batches, tokenizer) | {"closed_by": loader.statistics()["closed_by"]}
     if options.json:
-        print(json.dumps(statistics, indent=2))
+        print(strict_json(statistics, indent=2))
         return
     console = Console()
     sequences = ((batch, index) for batch in batches for index in range(batch.num_sequences))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.files import strict_json
 from albert_fast.kernels.candidates import Problem
 from albert_fast.measure.batch import full_batch
 from albert_fast.model import AlbertForPreTraining
@@ -54,7 +54,7 @@ def doctor(options: DoctorOptions) -> None:
     """
     device = torch.device(device_kind(options.device))
     report = examine(options, device)
-    print(json.dumps(report, indent=2) if options.json else text(report))
+    print(strict_json(report, indent=2) if options.json else text(report))
     if report["wrong"]:
         sys.exit(1)
 

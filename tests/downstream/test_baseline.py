@@ -1,9 +1,14 @@
 """What word counts alone reach, of words and of characters."""
 
+import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from support.finetuning import options
 
+from albert_fast.cli import main
 from albert_fast.downstream.baseline import word_count_accuracy
 from albert_fast.downstream.examples import Example
 
@@ -16,3 +21,22 @@ def test_word_counts_learn_what_words_say(words):
     assert word_count_accuracy(examples, examples) == 1.0
     pairs = [replace(example, text_b=example.text_a, text_a=film) for example in examples]
     assert word_count_accuracy(pairs, pairs) == 1.0
+
+
+def test_finetune_says_what_word_counts_reach(pretrained: Path, capsys, monkeypatch):
+    flags = options(pretrained, epochs=1)
+    names = ("model", "train", "dev", "output", "epochs", "learning_rate", "max_seq_length", "batch_size")
+    words = ["finetune", "--device=cpu", "--baseline", *(f"--{name}={getattr(flags, name)}" for name in names)]
+    main([*words, "--json"])
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["baseline_accuracy"] == 1.0  # one word gives the class away
+    assert 0 < scores["commonest_class"] <= scores["accuracy"] <= 1
+    again = flags.output + "-again"
+    main([*words, f"--output={again}"])
+    assert "; baseline accuracy 1.0000; " in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "sklearn", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "sklearn.pipeline", None)
+    with pytest.raises(SystemExit):
+        main([*words, f"--output={again}-without"])
+    assert "pip install scikit-learn" in capsys.readouterr().err
+    assert not Path(f"{again}-without").exists()
