@@ -11,7 +11,7 @@ import shutil
 import stat
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import BinaryIO, Literal, cast
 
 from albert_fast.data.tables import is_table, open_table, table_columns, table_groups
+from albert_fast.data.zstd_frames import MAGIC, Frame, find_frames
 from albert_fast.files import writing
 from albert_fast.options import UserError
 
@@ -27,7 +28,7 @@ Layout = Literal["lines", "json", "docs"]
 DOC_EDGE = re.compile(r"\s*(?:<doc(?:\s.*)?>|</doc>)\s*")
 _HEAD_BYTES = 1 << 16
 _SKIP_BYTES = 1 << 20
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_GZIP = b"\x1f\x8b"
 _OBJECT = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:')
 _ARRAY = re.compile(r'\[\s*(?:\{\s*"|\[\s*["\[{]|"(?:[^"\\]|\\.)*"\s*[,\]])')
 
@@ -41,21 +42,32 @@ class InputFile:
             document) or docs (documents between lines `<doc ...>` and `</doc>`, where blank lines mean nothing).
         columns: of a table (Parquet or Arrow), those that hold the text; a row is a document.
         groups: of a table, the row groups (Arrow: record batches) first..last to read, last excluded.
+        frames: of a .zst file of several, where each begins; empty where it can be read from its beginning alone.
+        text_bytes: of a file that can be entered at any byte, the bytes of its text, uncompressed.
     """
 
     path: str
     layout: Layout = "lines"
     columns: tuple[str, ...] = ()
     groups: tuple[int, int] = (0, 0)
+    frames: tuple[Frame, ...] = field(init=False, default=())
+    text_bytes: int = field(init=False, default=0)
     _compression: str | None = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_compression", None if self.columns else _compression(self.path))
+        compression = None if self.columns else _compression(self.path)
+        frames: tuple[Frame, ...] = ()
+        text_bytes = file_bytes(self.path)
+        if compression == "zstd":
+            with open(self.path, "rb") as file:
+                frames, text_bytes = find_frames(file)
+        for name, value in (("frames", frames), ("text_bytes", text_bytes), ("_compression", compression)):
+            object.__setattr__(self, name, value)
 
     @property
     def is_seekable(self) -> bool:
-        """Whether it can be entered at any byte; compressed files and tables are read from their beginning."""
-        return not self.columns and self._compression is None
+        """Whether it can be entered at any byte; tables and most compressed files are read from their beginning."""
+        return not self.columns and (self._compression is None or len(self.frames) > 1)
 
     def open(self, offset: int = 0) -> BinaryIO:
         """The file's text from byte `offset` on; failures name the file."""
@@ -63,7 +75,9 @@ class InputFile:
             if self.columns:
                 return _skipped(open_table(self.path, self.columns, self.groups), offset)
             if self._compression is not None:
-                return _skipped(cast(BinaryIO, _Decompressed(self.path, self._compression)), offset)
+                frame = next((frame for frame in reversed(self.frames) if frame.text_offset <= offset), Frame(0, 0))
+                file = cast(BinaryIO, _Decompressed(self.path, self._compression, frame.offset))
+                return _skipped(file, offset - frame.text_offset)
             file = open(self.path, "rb")  # noqa: SIM115
             file.seek(offset)
             return file
@@ -205,7 +219,7 @@ def _compression(path: str) -> str | None:
         magic = file.read(4)
     if path.endswith(".gz") or magic.startswith(_GZIP):
         return "gzip"
-    return "zstd" if path.endswith(".zst") or magic == _ZSTD else None
+    return "zstd" if path.endswith(".zst") or magic == MAGIC else None
 
 
 def _skipped(file: BinaryIO, offset: int) -> BinaryIO:
@@ -217,19 +231,27 @@ def _skipped(file: BinaryIO, offset: int) -> BinaryIO:
 class _Decompressed:
     """A compressed file's text; damage is a UserError with the file's name."""
 
-    def __init__(self, path: str, kind: str):
+    def __init__(self, path: str, kind: str, offset: int = 0):
         self._path, self._kind = path, kind
+        self._errors: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error)
+        self._compressed = open(path, "rb")  # noqa: SIM115
+        self._compressed.seek(offset)
         if kind == "gzip":
-            self._errors: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error)
-            self._file = gzip.GzipFile(path)
+            self._file = gzip.GzipFile(fileobj=self._compressed)
         else:
             zstd = _zstd_module(path)
             self._errors = (EOFError, OSError, zstd.ZstdError)
-            self._file = zstd.ZstdFile(path)
+            self._file = zstd.ZstdFile(self._compressed)
 
     def read(self, size: int = -1) -> bytes:
+        return self._got(self._file.read, size)
+
+    def readline(self, size: int = -1) -> bytes:
+        return self._got(self._file.readline, size)
+
+    def _got(self, read: Callable[[int], bytes], size: int) -> bytes:
         try:
-            return self._file.read(size)
+            return read(size)
         except self._errors as error:
             raise UserError(
                 f"input {self._path}: damaged or cut {self._kind} ({error}); check it with {self._kind} -t"
@@ -240,6 +262,7 @@ class _Decompressed:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._compressed.close()
 
 
 def _zstd_module(path: str) -> ModuleType:

@@ -62,9 +62,9 @@ class Chunk:
 def part_spans(files: Sequence[InputFile], part: int, parts: int) -> list[Span]:
     """The spans of part `part` (1..parts): together the parts hold every document once, each about as many bytes.
 
-    A plain file is cut at the first boundary of documents at or after its share of the bytes of all files on disk, a
-    table between groups of rows. A compressed file cannot be entered in its middle and belongs whole to the part in
-    whose share it begins.
+    A plain file is cut at the first boundary of documents at or after its share of the bytes of all files on disk, and
+    so is a .zst file of many frames; a table between groups of rows. Another compressed file cannot be entered in its
+    middle and belongs whole to the part in whose share it begins.
     """
     sizes = [file_bytes(file.path) for file in files]
     total = sum(sizes)
@@ -73,7 +73,8 @@ def part_spans(files: Sequence[InputFile], part: int, parts: int) -> list[Span]:
     for file, size in zip(files, sizes, strict=True):
         if file.is_seekable:
             if begin < high and begin + size >= low:
-                start, end = _boundary(file, low - begin, size), _boundary(file, high - begin, size)
+                text = file.text_bytes
+                start, end = (_boundary(file, (edge - begin) * text // max(size, 1), text) for edge in (low, high))
                 if start < end:
                     spans.append(Span(file, start, end))
         else:
