@@ -21,7 +21,7 @@ from typing import BinaryIO, Literal, cast
 from albert_fast.data.tables import is_table, open_table, table_columns, table_groups
 from albert_fast.data.zstd_frames import MAGIC, Frame, find_frames
 from albert_fast.files import writing
-from albert_fast.options import UserError
+from albert_fast.options import UserError, note
 
 Layout = Literal["lines", "json", "docs"]
 # A line at a document's edge, as WikiExtractor writes it.
@@ -29,6 +29,21 @@ DOC_EDGE = re.compile(r"\s*(?:<doc(?:\s.*)?>|</doc>)\s*")
 _HEAD_BYTES = 1 << 16
 _SKIP_BYTES = 1 << 20
 _GZIP = b"\x1f\x8b"
+# What is no text, by how it begins; tar by its name for itself at byte 257.
+_FOREIGN = {
+    "PK\x03\x04": "a zip archive or an office document; give the text in it",
+    "BZh": "compressed by bzip2; unpack it, or compress it by zstd or gzip",
+    "\ufffd7zXZ": "compressed by xz; unpack it, or compress it by zstd or gzip",
+    "7z\ufffd\ufffd": "a 7z archive; unpack it",
+    "%PDF-": "PDF; give its text",
+    "\ufffdPNG": "a picture; leave it out",
+    "<mediawiki": "a dump of a wiki; take the text out of it with WikiExtractor",
+    "<!doctype html": "HTML; give its text",
+    "<html": "HTML; give its text",
+}
+_TAR = 257
+# What lies beside a corpus, as in the data sets of HuggingFace's hub.
+_NO_CORPUS = re.compile(r"(?i)(readme|licen[cs]e|notice|changelog)(\.\w+)?|dataset_infos?\.json")
 _OBJECT = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:')
 _ARRAY = re.compile(r'\[\s*(?:\{\s*"|\[\s*["\[{]|"(?:[^"\\]|\\.)*"\s*[,\]])')
 
@@ -103,7 +118,7 @@ def input_files(
 def expand(paths: tuple[str, ...], output: Path) -> tuple[str, ...]:
     """The paths, folders replaced by the files in them but for hidden ones, in order of their names.
 
-    A folder that HuggingFace's datasets saved stands for its Arrow files.
+    A folder that HuggingFace's datasets saved stands for its Arrow files; a README and its kin are left out of others.
 
     Raises:
         UserError: a folder without files, with several splits or around `output`; a file that is given twice.
@@ -114,9 +129,9 @@ def expand(paths: tuple[str, ...], output: Path) -> tuple[str, ...]:
     files = [file for path in paths for file in (_folder_files(Path(path)) if os.path.isdir(path) else [path])]
     seen: set[str] = set()
     for file in files:
-        if file in seen:
+        if (real := os.path.realpath(file)) in seen:
             raise UserError(f"input {file} is given twice; name a file once")
-        seen.add(file)
+        seen.add(real)
     return tuple(files)
 
 
@@ -149,14 +164,18 @@ def file_bytes(path: str) -> int:
 
 
 def _folder_files(folder: Path) -> list[str]:
-    if (folder / "dataset_dict.json").is_file():
-        splits = ", ".join(sorted(str(path.parent) for path in folder.glob("*/state.json")))
-        raise UserError(f"input {folder} holds the splits of a dataset; name those that are meant: {splits}")
+    splits = sorted(path.parent for path in folder.glob("*/state.json"))
+    if (folder / "dataset_dict.json").is_file() or any((split / "dataset_info.json").is_file() for split in splits):
+        names = ", ".join(map(str, splits))
+        raise UserError(f"input {folder} holds the splits of a dataset; name those that are meant: {names}")
     if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         return [str(folder / entry["filename"]) for entry in state["_data_files"]]
     found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    files = [str(path) for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    files = [str(path) for path in found if not _NO_CORPUS.fullmatch(path.name)]
+    if left_out := [path.name for path in found if str(path) not in files]:
+        note(f"input {folder}: left out {', '.join(left_out[:5])}{', ...' if len(left_out) > 5 else ''}")
     if not files:
         raise UserError(f"input {folder}: the folder holds no files; name one with text")
     return files
@@ -173,6 +192,9 @@ def _input_file(path: str, json_field: str | None, columns: tuple[str, ...]) -> 
         raise UserError(f"input {path}: {error.strerror or error}") from None
     with InputFile(path).open() as file:
         head = file.read(_HEAD_BYTES).decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
+    kind = next((kind for mark, kind in _FOREIGN.items() if head[: len(mark)].lower() == mark.lower()), None)
+    if kind is not None or head[_TAR : _TAR + 5] == "ustar":
+        raise UserError(f"input {path} is {kind or 'a tar archive; unpack it'}")
     if _ARRAY.match(head) and _goes_on_as_json(head):
         raise UserError(
             f"input {path} is a JSON array; write one object a line (jq -c '.[]' {path}) and name the text's field "

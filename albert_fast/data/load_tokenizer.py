@@ -105,6 +105,9 @@ def _text_rules(folder: Path, lowercase: bool | None, strip_accents: bool | None
         config = {}
     except (OSError, ValueError) as error:
         raise UserError(f"{file.name} beside it cannot be read ({error}); mend it or take it away") from None
+    for name in ("do_lower_case", "strip_accents", "keep_accents", "tokenize_chinese_chars"):
+        if not isinstance(config.get(name), bool | None):
+            raise UserError(f"{file.name} beside it: {name}={config[name]!r} must be true or false")
     if strip_accents is None:
         strip_accents = config.get("strip_accents")
         if strip_accents is None and config.get("keep_accents"):

@@ -44,6 +44,8 @@ def table_columns(path: str, columns: tuple[str, ...]) -> tuple[str, ...]:
         return columns
     if "text" in texts or len(texts) == 1:
         return ("text",) if "text" in texts else (texts[0],)
+    if not texts:
+        raise UserError(f"input {path}: no column holds text ({found}); write it as strings")
     raise UserError(f"input {path}: which columns hold the text? ({found}); name them with --columns")
 
 

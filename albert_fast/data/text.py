@@ -246,6 +246,9 @@ def _field(line: str, name: str, offset: int) -> str:
     if not isinstance(value, dict) or name not in value:
         keys = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
         raise TextError(offset, f"no field {name!r} (found: {keys[:200]}); name one with --json_field")
-    if not isinstance(value[name], str):
-        raise TextError(offset, f"field {name!r} holds {type(value[name]).__name__}, not a string")
-    return value[name].encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    text = value[name]
+    if isinstance(text, list) and all(isinstance(part, str) for part in text):
+        text = "\n".join(text)
+    if not isinstance(text, str):
+        raise TextError(offset, f"field {name!r} holds {type(text).__name__}, not a string or a list of them")
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

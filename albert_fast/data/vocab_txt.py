@@ -21,8 +21,10 @@ def read_vocab_txt(text: str) -> tuple[list[str], list[str]]:
     tokens themselves (U+3000). A repeated token has the id of its last line. Empty lines at the end are none.
 
     Raises:
-        UserError: the text is SentencePiece's .vocab.
+        UserError: the text is SentencePiece's .vocab, or one line.
     """
+    if "\r" in text and "\n" not in text:
+        raise UserError("it has old Mac line ends (CR alone), so it is one line; tr '\\r' '\\n' mends it")
     lines = [line.strip(" \t\r") for line in text.split("\n")]
     while lines and not lines[-1]:
         lines.pop()

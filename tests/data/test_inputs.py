@@ -1,6 +1,7 @@
 """albert_fast.data.inputs: what a file is, told by its content; folders, standard input, compression."""
 
 import gzip
+import importlib
 import io
 import json
 import sys
@@ -64,8 +65,12 @@ def test_json_lines_in_gzip_or_longer_than_the_head_are_seen(tmp_path):
         ('["a", "b"]\n["c"]\n', "JSON array"),
         ("a b.\rc.\r\rd.\r", "old Mac line ends .* tr"),
         (json.dumps(json.loads(OBJECT), indent=2), "several lines .first field: id"),
+        ("PK\x03\x04 and so on", "is a zip archive or an office document"),
+        ("\ufeff<!DOCTYPE HTML><p>a", "is HTML; give its text"),
+        ("<mediawiki xmlns='x'>\n<page>", "is a dump of a wiki; take the text out of it with WikiExtractor"),
+        ("a.txt".ljust(257, "\0") + "ustar", "is a tar archive; unpack it"),
     ],
-    ids=["one-line", "indented", "long", "strings", "carriage-returns", "object"],
+    ids=["one-line", "indented", "long", "strings", "carriage-returns", "object", "zip", "html", "wiki", "tar"],
 )
 def test_what_is_no_lines_of_text_is_called_by_its_name(tmp_path, text, message):
     path = write(tmp_path / "a.txt", text)
@@ -103,6 +108,34 @@ def test_folders_give_their_files_in_order(tmp_path):
     assert [path.removeprefix(f"{tmp_path}/in/") for path in found] == ["A/wiki_00", "B/wiki_01"]
     with pytest.raises(UserError, match="given twice"):
         expand((str(tmp_path / "in"), found[0]), tmp_path / "out")
+
+
+@pytest.mark.parametrize("module", ["bz2", "lzma"])
+def test_other_compressions_are_named(tmp_path, module):
+    (tmp_path / "a").write_bytes(importlib.import_module(module).compress(b"a b.\n"))
+    with pytest.raises(UserError, match=r"is compressed by (bzip2|xz); unpack it"):
+        input_files((str(tmp_path / "a"),))
+
+
+def test_what_lies_beside_a_corpus_is_left_out(tmp_path, capsys):
+    for name in ("data/a.txt", "README.md", "LICENSE", "dataset_infos.json", "readme-of-a-book.txt"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / "in" / name, "a\n")
+    found = expand((str(tmp_path / "in"),), tmp_path / "out")
+    assert [path.removeprefix(f"{tmp_path}/in/") for path in found] == ["data/a.txt", "readme-of-a-book.txt"]
+    assert "left out LICENSE, README.md, dataset_infos.json\n" in capsys.readouterr().err
+    (tmp_path / "link").symlink_to(found[0])
+    with pytest.raises(UserError, match="link is given twice"):
+        expand((found[0], str(tmp_path / "link")), tmp_path / "out")
+
+
+def test_splits_of_a_dataset_are_asked_for(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "in" / split).mkdir(parents=True)
+        for name in ("state.json", "dataset_info.json"):
+            write(tmp_path / "in" / split / name, "{}")
+    with pytest.raises(UserError, match=r"splits of a dataset; name those that are meant: \S*in/test, \S*in/train"):
+        expand((str(tmp_path / "in"),), tmp_path / "out")
 
 
 def test_standard_input_is_prepared_as_a_file_is(tmp_path, monkeypatch):

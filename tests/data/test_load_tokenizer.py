@@ -82,3 +82,6 @@ def test_a_damaged_tokenizer_config_is_refused(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": ')
     with pytest.raises(UserError, match=r"tokenizer_config.*beside it cannot be read"):
         load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": "false"}')
+    with pytest.raises(UserError, match="beside it: do_lower_case='false' must be true or false"):
+        load_tokenizer(tmp_path)

@@ -96,6 +96,7 @@ def test_which_columns_are_meant_is_asked_where_it_is_not_clear(tmp_path):
     assert columns_of(pa.table({"id": [1], "body": ["a"]})) == ("body",)
     cases = [
         (pa.table({"title": ["a"], "body": ["a"]}), (), r"which columns .*found: title, body"),
+        (pa.table({"raw": [b"a"]}), (), r"no column holds text \(found: raw\); write it as strings"),
         (table(), ("body",), r"no column 'body' \(found: id, title, text\)"),
         (table(), ("id",), "'id' holds no text; those that do: title, text"),
     ]

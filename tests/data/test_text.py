@@ -52,6 +52,7 @@ def test_every_cut_of_a_file_keeps_documents_whole(tmp_path, seed):
 def test_json_lines(tmp_path, vocab, small_chunks):
     texts = ["ab cd\n\n \r\nef\r\ngh", "a", "", "我们\u2028在 \ud800", "b" * 900 + " c"]
     lines = [json.dumps({"id": i, "text": text}) for i, text in enumerate(texts)]
+    lines[0] = json.dumps({"id": 0, "text": texts[0].split("\n")})  # a list of lines, as tables may hold
     plain = write(tmp_path / "t.jsonl", "\n".join([*lines[:2], " ", *lines[2:]]).encode())
     zipped = write(tmp_path / "t.jsonl.gz", gzip.compress(plain.read_bytes() + b"\n"))
     run([plain], tmp_path / "plain", vocab, json_field="text")
@@ -72,9 +73,10 @@ def test_json_lines(tmp_path, vocab, small_chunks):
         (b'{"text": "a"}\n{"body": "a"}\n', r"line 2 .*no field 'text' \(found: body\)"),
         (b"[1]\n", "line 1 .*no field 'text'"),
         (b'{"text": 7}\n', "line 1 .*holds int, not a string"),
+        (b'{"text": ["a", 7]}\n', "line 1 .*holds list, not a string or a list of them"),
         (b"[" * 100_000 + b"\n", "line 1 .*not a JSON object"),
     ],
-    ids=["cut", "other-field", "list", "number", "deep"],
+    ids=["cut", "other-field", "list", "number", "mixed", "deep"],
 )
 def test_bad_json_lines_are_named(tmp_path, vocab, content, message):
     source = write(tmp_path / "t.jsonl", content)

@@ -66,3 +66,8 @@ def test_sentencepieces_list_is_refused_with_the_remedy():
     for text in ("<pad>\t0\n<unk>\t0\n\u2581a\t-2.3\n", "<unk>\t0\na\t-3\n"):
         with pytest.raises(UserError, match=r"\.vocab\); give the \.model"):
             read_vocab_txt(text)
+
+
+def test_old_mac_line_ends_are_named():
+    with pytest.raises(UserError, match=r"old Mac line ends \(CR alone\)"):
+        read_vocab_txt("\r".join(LINES))
