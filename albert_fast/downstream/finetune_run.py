@@ -18,7 +18,7 @@ from albert_fast.files import holds_files, locked, remove_partials, strict_json,
 from albert_fast.health import Health
 from albert_fast.metrics import MetricsLog
 from albert_fast.optimizer import Optimizer
-from albert_fast.options import UserError, check_unchanged, note
+from albert_fast.options import UserError, another_run, check_unchanged, note
 from albert_fast.pretrained import WEIGHTS, save_config, save_tensors
 
 STATE = "training_state.safetensors"
@@ -26,6 +26,8 @@ MAX_SKIPPED = 25  # updates in a row that end the run
 # Flags that may differ when a run goes on: none changes a bit of what it computes. Where the files lie is not compared
 # but what is in them, by data_crc32c and model_crc32c.
 _FREE = ("output", "resume", "save_steps", "logging_steps", "json", "baseline", "model", "train", "dev")
+
+_CONTENTS = (("train", "other examples, or --dev does,", "data_crc32c"), ("model", "other weights", "model_crc32c"))
 
 
 class FinetuneRun:
@@ -155,6 +157,9 @@ class FinetuneRun:
     def _resume(self) -> None:
         held, before = self.output / STATE, read_settings(self.output)
         free = _FREE if "model_crc32c" in before else tuple(name for name in _FREE if name != "model")
+        for name, what, checksum in _CONTENTS:
+            if before.get(checksum, self.settings[checksum]) != self.settings[checksum]:
+                raise another_run(name, self.settings[name], before[name], what)
         check_unchanged({name: value for name, value in self.settings.items() if name not in free}, before)
         if not held.is_file():
             raise UserError(f"output={self.output}: this run has ended; start another in another folder")
