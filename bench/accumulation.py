@@ -8,13 +8,13 @@ with autocast too, since its cache hands all L uses one bf16 cast of the weight.
 from __future__ import annotations
 
 import argparse
-import json
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from albert_fast.files import strict_json
 from albert_fast.ops import linear
 
 USES, TOKENS, WIDTH = (1, 12, 24), (1024, 16384), 192
@@ -54,7 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = [{"uses": uses, "tokens": tokens, **errors(uses, tokens)} for tokens in TOKENS for uses in USES]
     if options.json:
-        print(json.dumps({"rows": rows}, indent=2))
+        print(strict_json({"rows": rows}, indent=2))
         return
     table = Table(title="Relative L2 error of a shared weight's gradient against float64, bf16 operands, CPU")
     for column in ("tokens", "uses L", "fp32 main_grad (ours)", "autograd, bf16 weight", "autograd, autocast"):

@@ -9,7 +9,6 @@ bench/results/finetune.json.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import tempfile
 import time
@@ -30,6 +29,7 @@ from albert_fast.downstream.examples import read_examples
 from albert_fast.downstream.finetune import finetune
 from albert_fast.downstream.finetune_options import FinetuneOptions
 from albert_fast.downstream.texts import encode_texts
+from albert_fast.files import strict_json
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import DeviceOptions
 from albert_fast.pretrain import RunOptions, pretrain
@@ -161,7 +161,7 @@ def main() -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     sizes = {part: len(found) for part, found in rows.items()}
     document = {"rows": sizes, "torch": torch.__version__, "threads": torch.get_num_threads(), "results": results}
-    RESULTS.write_text(json.dumps(document, indent=2) + "\n")
+    RESULTS.write_text(strict_json(document, indent=2) + "\n")
     title = f"accuracy on {sizes['test']:,} reviews held out, {sizes['train']:,} to train on"
     table = Table("", "dev", "test", "seconds", title=title)
     for name, result in results.items():

@@ -34,6 +34,7 @@ from rich.table import Table
 
 from albert_fast.data.batches import PretrainingLoader
 from albert_fast.data.shards import MAX_PAGE_TOKENS, ShardWriter
+from albert_fast.files import strict_json
 from bench.bench_prepare import chunks, mask
 
 RESULTS = Path(__file__).parent / "results" / "loader.json"
@@ -284,9 +285,9 @@ def main() -> None:
     results["rows"] = rows
     if not options.quick:
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        RESULTS.write_text(strict_json(results, indent=1) + "\n")
     if options.json:
-        print(json.dumps(results))
+        print(strict_json(results))
         return
     console = Console(width=140)
     table = Table(title=f"Loader, millions of tokens per CPU second, batches of {TOKENS_PER_BATCH:,} tokens")

@@ -9,7 +9,6 @@ shuffled list of positions. Rates are per CPU second, children included; the rat
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import random
@@ -32,6 +31,7 @@ from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.data.vocabulary import train_vocabulary
 from albert_fast.data.wordpiece import IDEOGRAPH, WordPieceCache
+from albert_fast.files import strict_json
 
 MAX_SEQ_LENGTH, MAX_NGRAM, MASKED_LM_PROB, MAX_PREDICTIONS, SHORT_SEQ_PROB = 128, 3, 0.15, 20, 0.1
 
@@ -151,7 +151,7 @@ def albert_pytorch_rules(file: Path, tokenizer: Tokenizer, output: Path) -> int:
                 positions, labels = mask(tokens, words, rng)
                 example = {"tokens": tokens, "segment_ids": types, "is_random_next": label}
                 example |= {"masked_lm_positions": positions, "masked_lm_labels": labels}
-                out.write(json.dumps(example) + "\n")
+                out.write(strict_json(example) + "\n")
     return total
 
 
@@ -252,7 +252,7 @@ def main() -> None:
             rows = [row for name, (file, vocab) in texts.items() for row in measure(file, vocab, name)]
     if options.json:
         versions = {"python": platform.python_version(), "tokenizers": tokenizers.__version__}
-        print(json.dumps({"cores": os.cpu_count(), **versions, "rows": rows}, indent=2))
+        print(strict_json({"cores": os.cpu_count(), **versions, "rows": rows}, indent=2))
         return
     table = Table(title="Text to training data (per CPU second, children included)")
     for column in ("text", "method", "MB/CPU-s", "tokens/CPU-s", "ratio", "MB/s wall"):

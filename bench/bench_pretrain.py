@@ -14,7 +14,6 @@ can pass 100% where our ops reach a faster library (oneDNN) than torch.mm does.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -29,6 +28,7 @@ from rich.table import Table
 
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.data.batches import Batch, PretrainingLoader
+from albert_fast.files import strict_json
 from albert_fast.flops import Product, step_products
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.step import TrainStep
@@ -258,7 +258,7 @@ def main() -> None:
     document = run(options.presets, options.text, options.rounds, 21128)
     output = options.output or RESULTS / f"pretrain-{machine.slug(document['machine'])}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(document, indent=1) + "\n")
+    output.write_text(strict_json(document, indent=1) + "\n")
     print(f"wrote {output}")
 
 

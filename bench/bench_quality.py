@@ -8,7 +8,6 @@ settings; every run has the same seed, so curves differ by arithmetic alone. Wri
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -22,6 +21,7 @@ from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.data.batches import PretrainingLoader
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.demo import python_topics
+from albert_fast.files import strict_json
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.plots import save_figure, subplots
 from albert_fast.step import TrainStep
@@ -119,7 +119,7 @@ def main() -> None:
     size = dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512, embedding_size=64)
     document = run(options.steps, options.tokens, 2048, **size)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(document) + "\n")
+    options.output.write_text(strict_json(document) + "\n")
     plot(document, options.output.with_suffix(".png"))
     print(f"largest difference from HuggingFace: {document['largest_difference_from_huggingface']:.1e}")
     for name, loss in document["last_losses"].items():

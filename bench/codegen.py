@@ -6,7 +6,6 @@ UTCHMMA, MFMA), TMA instructions, 128-bit and sub-32-bit global accesses, and in
 """
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -24,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from albert_fast.files import strict_json
 from bench.launches import TARGETS, Launch, launches  # first: it has kernels compiled
 
 # isort: split
@@ -204,7 +204,7 @@ def main() -> None:
     arguments = parser.parse_args()
     compiled = rows(arguments.fast)
     if arguments.json:
-        print(json.dumps([asdict(row) for row in compiled], indent=1))
+        print(strict_json([asdict(row) for row in compiled], indent=1))
     else:
         print_table(compiled)
 

@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from albert_fast.files import strict_json
 from bench.timed_ops import TIMED_KERNELS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -196,7 +197,7 @@ def do(part: str, dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, A
 def run_part(part: str, dry: bool, limit: float, earlier: dict[str, Any]) -> dict[str, Any]:
     """`part` in a process group of its own; what goes wrong is noted beside what it found before."""
     result = ROOT / f".gpu-report-{part}.json"
-    result.write_text(json.dumps(earlier))
+    result.write_text(strict_json(earlier))
     command = [sys.executable, "-m", "bench.gpu_report", "--one", part, "--output", str(result)]
     begun = time.perf_counter()
     run = subprocess.Popen(
@@ -220,7 +221,7 @@ def run_part(part: str, dry: bool, limit: float, earlier: dict[str, Any]) -> dic
 def write(output: Path, report: dict[str, Any]) -> None:
     """report.json first, then whatever tables and plots its parts allow."""
     temporary = output / "report.json.tmp"
-    temporary.write_text(json.dumps(report, indent=1) + "\n")
+    temporary.write_text(strict_json(report, indent=1) + "\n")
     temporary.replace(output / "report.json")
     lines = [
         f"# GPU report: {report['machine']['device']}",
@@ -238,7 +239,7 @@ def write(output: Path, report: dict[str, Any]) -> None:
         ops = ops_document(report)
         if ops["rows"]:
             lines += ["", tables.op_table(Path("report.json"), ops)]
-            (output / "ops.json").write_text(json.dumps(ops, indent=1) + "\n")
+            (output / "ops.json").write_text(strict_json(ops, indent=1) + "\n")
             plots.draw(ops, output, "gpu")
         if report["parts"].get("pretrain", {}).get("rows"):
             lines += ["", tables.pretrain_table(Path("report.json"), report["parts"]["pretrain"])]
@@ -283,7 +284,7 @@ def main(arguments: list[str] | None = None) -> None:
         part = options.output.with_suffix(".partial")
 
         def keep(found: dict[str, Any]) -> None:
-            part.write_text(json.dumps(found))
+            part.write_text(strict_json(found))
             part.replace(options.output)
 
         keep(do(options.one, options.dry_run, keep, json.loads(options.output.read_text())))

@@ -6,7 +6,6 @@ beside ours, for scale.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from albert_fast.files import strict_json
 from bench.launches import unlaunched  # first: it has kernels compiled
 
 # isort: split
@@ -92,7 +92,7 @@ def main() -> None:
     options = parser.parse_args()
     found = rows(options.rounds)
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(strict_json(found, indent=1))
         return
     print(f"{'':24} forward  forward+backward, microseconds of the host")
     for row in found:

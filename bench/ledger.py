@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 
 from albert_fast.cards import CARDS
 from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.files import strict_json
 from albert_fast.measure.pricing import price
 from albert_fast.measure.step_spec import StepSpec
 
@@ -42,7 +42,7 @@ def row(preset: str, tokens: int, length: int, ffn: str) -> dict[str, Any]:
 
 def main() -> None:
     rows = [row(*shape, ffn) for shape in SHAPES for ffn in ("library", "ours")]
-    print(json.dumps(rows, indent=1))
+    print(strict_json(rows, indent=1))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ bench/results/soak.json and soak.png. Exit code 1 where something grows.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from albert_fast.config import DataConfig, ModelOptions, TrainConfig
+from albert_fast.files import strict_json
 from albert_fast.metrics import read_metrics
 from albert_fast.plots import save_figure, subplots
 from albert_fast.pretrain import pretrain
@@ -47,7 +47,7 @@ def soak(steps: int, folder: Path) -> tuple[list[dict[str, float]], list[dict[st
     """(looks, metrics) of a run of `steps` steps that is stopped and resumed at a third and at two thirds."""
     data = synthetic_folder(folder / "data", 400_000, 20, 0.8, 300)
     config = folder / "config.json"
-    config.write_text(json.dumps({**SHAPE, "vocab_size": 300, "max_position_embeddings": 64}))
+    config.write_text(strict_json({**SHAPE, "vocab_size": 300, "max_position_embeddings": 64}))
     looks, over = [look()], threading.Event()
 
     def watch() -> None:
@@ -110,7 +110,7 @@ def main() -> None:
     document = {"bench": "soak", "machine": machine.describe("cpu"), "steps": options.steps, "found": found}
     document |= {"looks": looks[:: max(len(looks) // 200, 1)]}
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "soak.json").write_text(json.dumps(document, indent=1) + "\n")
+    (options.output / "soak.json").write_text(strict_json(document, indent=1) + "\n")
     draw(looks, lines, options.output / "soak.png")
     print(f"{options.steps:,} steps: {'; '.join(found) or 'flat, and no gap'}")
     sys.exit(bool(found))

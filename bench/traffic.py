@@ -7,7 +7,6 @@ activations, once each. Eager PyTorch is counted op by op at the size itself, on
 """
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from albert_fast.files import strict_json
 from bench.counting import OpBytes, Traffic, counting  # first: it has kernels interpreted
 
 # isort: split
@@ -269,7 +269,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON list of rows and nothing else")
     rows = table() if (arguments := parser.parse_args()) else []
     if arguments.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
+        print(strict_json([asdict(row) for row in rows], indent=1))
     else:
         print_table(rows)
 
