@@ -5,6 +5,7 @@ import torch
 
 from albert_fast import ops
 from albert_fast.attention import Queries
+from albert_fast.kernels import candidates, main_grad
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
@@ -40,8 +41,26 @@ def test_varlen_attention(dtype, head_size, some):
 
     scale = torch.randn(len(rows) if some else tokens, 4, head_size)
     expected = results(attend, [qkv.double()], scale)
-    for actual, wanted in zip(results(attend, [qkv.cuda()], scale), expected, strict=True):
-        assert relative(actual, wanted) < BOUNDS[dtype]
+    with candidates.asking() as problems:
+        attend(qkv.cuda())
+    attention = next(problem for problem in problems if problem.op.startswith("attention"))
+    for candidate in candidates.candidates_of(attention):  # flash, the memory-efficient kernel, and what is installed
+        with candidates.running({attention: candidate}):
+            found = results(attend, [qkv.cuda()], scale)
+        for actual, wanted in zip(found, expected, strict=True):
+            assert relative(actual, wanted) < BOUNDS[dtype], candidate.name
+
+
+@pytest.mark.parametrize("way", [candidate.name for candidate in main_grad._candidates(None)])
+def test_weight_gradient(way):
+    torch.manual_seed(0)
+    a, b = torch.randn(999, 72).bfloat16(), torch.randn(999, 40).bfloat16()
+    total = torch.randn(72, 40)
+    expected = total.double() + a.double().t() @ b.double()
+    summed = total.cuda()
+    (candidate,) = (c for c in main_grad._candidates(None) if c.name == way)
+    candidate.options(summed, a.cuda(), b.cuda())
+    assert relative(summed, expected) < 1e-5  # operands are rounded, sums are not
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)

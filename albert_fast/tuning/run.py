@@ -69,7 +69,7 @@ def _choice(
     device = step.key.device
     known = cache.card(device)
     choice = {} if mode == "again" else saved
-    lost = lacking(choice, problems) if choice else []
+    lost = [problem for problem in lacking(choice, problems) if key(problem) in choice]
     if lost:
         note(f"the checkpoint's implementations of {', '.join(key(p) for p in lost)} are not on {known['card']}")
     if mode == "off":
