@@ -29,10 +29,10 @@ FOLDER = Path(__file__).parent
 def expected(names: list[str], kind: str, output: Path) -> str:
     """How long the benches `names` will take, by this device's last run or, on a CPU, by another's."""
     before = json.loads(output.read_text()).get("seconds", {}) if output.exists() else {}
-    seconds = [before.get(name, CPU_SECONDS if kind == "cpu" else None) for name in names]
-    if None in seconds:
+    if kind != "cpu" and not before.keys() >= set(names):
         return "how long they take will be known after a first run on this device"
-    return f"about {max(round(sum(seconds) / 60), 1)} min"
+    seconds = sum(before.get(name, CPU_SECONDS) for name in names)
+    return f"about {max(round(seconds / 60), 1)} min"
 
 
 def run(name: str, keyword: str = "") -> tuple[list[dict[str, Any]], bool]:

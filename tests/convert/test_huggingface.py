@@ -9,12 +9,8 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from support.conversions import (
-    SHARE_TYPES,
-    assert_equal_outputs,
-    huggingface,
-    run,
-)
+from support.albert_pytorch import SIZES
+from support.conversions import SHARE_TYPES, assert_equal_outputs, huggingface, run
 
 from albert_fast.config import AlbertConfig
 from albert_fast.convert.command import ConvertOptions, convert
@@ -91,16 +87,8 @@ def test_export_of_every_share_type(share_type: str, inner: int, tmp_path: Path)
     ids=["zh", "preln"],
 )
 def test_export_of_what_huggingface_cannot_compute(change: dict[str, str], reason: str, tmp_path: Path) -> None:
-    sizes = {
-        "hidden_size": 16,
-        "embedding_size": 8,
-        "intermediate_size": 24,
-        "num_attention_heads": 2,
-        "vocab_size": 50,
-    }
-    AlbertForPreTraining(AlbertConfig.from_preset("tiny", **sizes, **({"layout": "google"} | change))).save_pretrained(
-        tmp_path / "ours"
-    )
+    config = AlbertConfig.from_preset("tiny", **SIZES, **({"layout": "google"} | change))
+    AlbertForPreTraining(config).save_pretrained(tmp_path / "ours")
     with pytest.raises(UserError, match=reason):
         convert(ConvertOptions(checkpoint=str(tmp_path / "ours"), output=str(tmp_path / "hf"), to="huggingface"))
     assert not (tmp_path / "hf").exists()

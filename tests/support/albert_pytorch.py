@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from albert_fast.config import AlbertConfig
 
+SIZES = dict(hidden_size=16, embedding_size=8, intermediate_size=24, num_attention_heads=2, vocab_size=50)
+
 
 def dense(inputs: int, outputs: int) -> nn.Module:
     return nn.Linear(inputs, outputs)
@@ -109,14 +111,7 @@ class Seed(nn.Module):
 
 
 def seed(directory: Path, **changes: Any) -> Seed:
-    sizes = {
-        "hidden_size": 16,
-        "embedding_size": 8,
-        "intermediate_size": 24,
-        "num_attention_heads": 2,
-        "vocab_size": 50,
-    }
-    config = AlbertConfig.from_preset("tiny", **({**sizes, "max_position_embeddings": 40} | changes))
+    config = AlbertConfig.from_preset("tiny", **({**SIZES, "max_position_embeddings": 40} | changes))
     torch.manual_seed(3)
     model = Seed(config).eval()
     directory.mkdir()
