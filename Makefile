@@ -6,7 +6,6 @@ INSTALLED := $(VENV)/.installed
 CSRC := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inc csrc/CMakeLists.txt)
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inc tests/csrc/*.cpp tests/csrc/*.h)
 CMAKE = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S csrc
-CXX_BUILD = $(CMAKE) -DALBERT_FAST_TESTS=ON
 CLANGXX ?= clang++
 FUZZ_SECONDS ?= 600
 
@@ -55,16 +54,16 @@ format: $(INSTALLED)
 
 # The C++ tests under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer.
 sanitize: $(INSTALLED)
-	$(CXX_BUILD) -B build/asan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DALBERT_FAST_SANITIZE=address,undefined
+	$(CMAKE) -B build/asan -DALBERT_FAST_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo -DALBERT_FAST_SANITIZE=address,undefined
 	$(BIN)/cmake --build build/asan --target test_loader
 	build/asan/test_loader
-	$(CXX_BUILD) -B build/tsan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DALBERT_FAST_SANITIZE=thread
+	$(CMAKE) -B build/tsan -DALBERT_FAST_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo -DALBERT_FAST_SANITIZE=thread
 	$(BIN)/cmake --build build/tsan --target test_loader
 	build/tsan/test_loader
 
 # The shard reader under libFuzzer (clang), FUZZ_SECONDS long; what it finds stays in build/fuzz/found.
 fuzz: $(INSTALLED)
-	$(CXX_BUILD) -B build/fuzz -DCMAKE_CXX_COMPILER=$(CLANGXX) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	$(CMAKE) -B build/fuzz -DALBERT_FAST_FUZZ=ON -DCMAKE_CXX_COMPILER=$(CLANGXX) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 		-DALBERT_FAST_SANITIZE=address,undefined
 	$(BIN)/cmake --build build/fuzz --target fuzz_shard
 	mkdir -p build/fuzz/found
