@@ -40,7 +40,8 @@ def run(name: str, keyword: str = "") -> tuple[list[dict[str, Any]], bool]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "out.json"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-enable"]
-        command += ["--benchmark-quiet", f"--benchmark-json={file}", *(["-k", keyword] if keyword else [])]
+        command += ["--benchmark-quiet", "--disable-warnings", f"--benchmark-json={file}"]
+        command += ["-k", keyword] if keyword else []
         # A session of its own: Ctrl-C comes here alone, is handed on once, and pytest then writes what it has.
         process = subprocess.Popen(
             [*command, str(FOLDER / f"bench_{name}.py")], cwd=machine.ROOT, start_new_session=True
