@@ -23,6 +23,8 @@ def _tiles(problem: Problem, columns_per_thread: int) -> list[Candidate]:
         (2, 16, "twice the bytes in flight a program"),
         (4, 16, "four times the bytes in flight a program"),
     ):
+        if rows == 4 and problem.architecture.startswith("sm_8"):  # spills there, with dropout
+            continue
         options = _options(problem.columns, columns, rows)
         if rows == 1 or rows * options["BLOCK_COLS"] <= 8192:  # a larger tile does not fit in registers
             name = f"{options['BLOCK_ROWS']} rows, {options['num_warps']} warps"
