@@ -61,7 +61,7 @@ def find_columns(table: Table, asked: ColumnOptions, expected: Expected) -> tupl
     text_a, text_b, label = _by_name(table, asked, expected.columns)
     rest = [name for name in table.columns if name not in (text_a, text_b, label)]
     rest = [name for name in rest if not (table.named and name.lower() in OTHERS)]
-    rest = _without_index(table, rest)
+    rest = _without_index(table, rest, expected)
     if label is None and asked.label is None and rest:
         label = _label_by_content(table, rest, text_a, expected)
     if table.ordered:
@@ -109,15 +109,20 @@ def _by_name(table: Table, asked: ColumnOptions, learnt: Columns | None) -> tupl
     return text_a, text_b, label
 
 
-def _without_index(table: Table, rest: list[str]) -> list[str]:
-    """The columns but for those that number the rows, where two others are left: no two cells alike, all short codes.
+def _without_index(table: Table, rest: list[str], expected: Expected) -> list[str]:
+    """The columns but for those that number the rows (no two cells alike, all short codes), where enough are left.
 
-    In a file of a few rows a label may look so.
+    Enough are two, or the one text of a file without labels. In a file of a few rows a label may look like a number.
     """
     if not table.ordered or len(table.rows) < FEW_ROWS:
         return rest
-    indexes = [name for name in rest if _is_index(table.column(name))]
-    return [name for name in rest if name not in indexes] if len(rest) - len(indexes) >= 2 else rest
+    left = [name for name in rest if not _is_index(table.column(name))]
+    one_text = expected.pairs is False and not expected.labelled and len(left) == 1
+    if one_text and not hold_classes(
+        [label_text(cell) or "" for cell in table.column(left[0])], expected.classes or []
+    ):
+        return left
+    return left if len(left) >= 2 else rest
 
 
 def _is_index(cells: list[str]) -> bool:

@@ -113,6 +113,10 @@ def test_what_numbers_the_rows_is_no_text(tmp_path: Path, number: str, header: s
     assert picked(tmp_path, bare) == ("2", None, "3")
     unlabelled = "".join(f"{row[0]}\t{row[1]}\t{row[2]}\n" for row in rows)
     assert picked(tmp_path, unlabelled, PAIR) == ("2", "3", None)
+    single = "".join(f"{row[0]}\t{row[1]}\n" for row in rows)
+    assert picked(tmp_path, single, SINGLE) == ("2", None, None)
+    codes = "".join(f"{row[0]}\t{row[3]}\n" for row in rows)  # texts that are codes, and a label
+    assert picked(tmp_path, codes, SINGLE) == ("1", None, "2")
 
 
 def test_a_score_is_no_label(tmp_path: Path) -> None:
