@@ -15,6 +15,7 @@ from torch import Tensor
 
 from albert_fast.attention_cuda import cuda_attention, cuda_attention_backward, log_sum_exp_shape, parts
 from albert_fast.kernels.eager import differentiable, direct
+from albert_fast.kernels.pending_sums import pending
 
 
 @dataclass
@@ -86,7 +87,7 @@ def _outputs(
     return qkv.new_empty(rows, heads, size), qkv.new_empty(shape, dtype=dtype)
 
 
-@torch.library.custom_op("albert_fast::varlen_attention_backward", mutates_args=())
+@torch.library.custom_op("albert_fast::varlen_attention_backward", mutates_args=("sums",))
 def _varlen_attention_backward(
     grad: Tensor,
     qkv: Tensor,
@@ -96,20 +97,26 @@ def _varlen_attention_backward(
     cu_queries: Tensor,
     cu_seqlens: Tensor,
     max_seqlen: int,
+    sums: Tensor | None = None,
 ) -> list[Tensor]:
-    """The gradients of qkv and, where it is given, of q; then sums of qkv's over chunks of tokens [P, 1, K N D]."""
-    backward = cuda_attention_backward if qkv.is_cuda else cpu_attention_backward
-    return backward(grad, qkv, q, out, log_sum_exp, cu_queries, cu_seqlens, max_seqlen)
+    """The gradients of qkv and, where it is given, of q; then sums of qkv's over chunks of tokens [P, 1, K N D].
+
+    On CUDA they are added to earlier ones where these are given as `sums`, and P = 0 are returned.
+    """
+    if qkv.is_cuda:
+        return cuda_attention_backward(grad, qkv, q, out, log_sum_exp, cu_queries, cu_seqlens, max_seqlen, sums)
+    assert sums is None, "partial sums wait for kernels alone"
+    return cpu_attention_backward(grad, qkv, q, out, log_sum_exp, cu_queries, cu_seqlens, max_seqlen)
 
 
 @_varlen_attention_backward.register_fake
 def _input_gradients(
     grad: Tensor, qkv: Tensor, q: Tensor | None, out: Tensor, log_sum_exp: Tensor, cu_queries: Tensor,
-    cu_seqlens: Tensor, max_seqlen: int,
+    cu_seqlens: Tensor, max_seqlen: int, sums: Tensor | None = None,
 ) -> list[Tensor]:  # fmt: skip
     grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (qkv, q) if x is not None]
-    chunks = 1
-    if qkv.device.type == "cuda":
+    chunks = 1 if sums is None else 0
+    if qkv.device.type == "cuda" and sums is None:
         from albert_fast.kernels.pack_gradients import chunk_count
 
         chunks = chunk_count(qkv)
@@ -131,19 +138,22 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _attention_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 6
-    *grads, sums = _backward(grad.contiguous(), *ctx.saved_tensors, ctx.max_seqlen)
+    n_rows = len(ctx.saved_tensors[0])
+    earlier = None if ctx.main_grad is None else pending([ctx.main_grad], n_rows)
+    *grads, sums = _backward(grad.contiguous(), *ctx.saved_tensors, ctx.max_seqlen, earlier)
     grad_qkv, grad_q = grads if len(grads) == 2 else (*grads, None)
-    return grad_qkv, grad_q, None, None, None, _bias_gradient(ctx, sums)
+    grad_bias = _bias_gradient(ctx, sums, n_rows) if earlier is None else None
+    return grad_qkv, grad_q, None, None, None, grad_bias
 
 
-def _bias_gradient(ctx: Any, sums: Tensor) -> Tensor | None:
+def _bias_gradient(ctx: Any, sums: Tensor, n_rows: int) -> Tensor | None:
     """The main_grad rule for the bias of qkv, from sums [P, 1, K N D]; one chunk where no kernel made them."""
     if ctx.bias_dtype is None:
         return None
     if len(sums) > 1:
         from albert_fast.kernels.partial_sums import vector_gradients
 
-        return vector_gradients(sums, [ctx.main_grad], [ctx.bias_dtype])[0]
+        return vector_gradients(sums, [ctx.main_grad], [ctx.bias_dtype], n_rows)[0]
     if ctx.main_grad is None:
         return sums[0, 0].to(ctx.bias_dtype)
     ctx.main_grad.add_(sums[0, 0])

@@ -116,9 +116,12 @@ def cuda_attention(
 
 def cuda_attention_backward(
     grad: Tensor, qkv: Tensor, q: Tensor | None, out: Tensor, log_sum_exp: Tensor, cu_queries: Tensor,
-    cu_seqlens: Tensor, max_seqlen: int,
+    cu_seqlens: Tensor, max_seqlen: int, sums: Tensor | None = None,
 ) -> list[Tensor]:  # fmt: skip
-    """The gradients of qkv and, where it is given, of q; then sums of qkv's over chunks of tokens [P, 1, K N D]."""
+    """The gradients of qkv and, where it is given, of q; then sums of qkv's over chunks of tokens [P, 1, K N D].
+
+    Where earlier ones are given as `sums`, they are added to these, and P = 0 are returned.
+    """
     from albert_fast.kernels.pack_gradients import pack_gradients  # where there is no GPU, Triton need not be
 
     inputs, sequences, size = _inputs(qkv, q, cu_queries, cu_seqlens, max_seqlen)
@@ -138,6 +141,6 @@ def cuda_attention_backward(
             grad, *inputs, out, log_sum_exp, *sequences, 0.0, False, none, none, scale=scale
         )
     if q is None:
-        return list(pack_gradients(list(made), size))
-    grad_kv, sums = pack_gradients(list(made[1:]), size)
-    return [grad_kv, _zero_past(made[0][..., :size], cu_queries), sums]
+        return list(pack_gradients(list(made), size, sums))
+    grad_kv, partials = pack_gradients(list(made[1:]), size, sums)
+    return [grad_kv, _zero_past(made[0][..., :size], cu_queries), partials]

@@ -19,6 +19,7 @@ from torch import Tensor
 from albert_fast.capture import CaptureError, capture
 from albert_fast.config import TrainConfig
 from albert_fast.data.batches import Batch
+from albert_fast.kernels.pending_sums import collecting
 from albert_fast.model import AlbertForPreTraining, PretrainingLosses
 from albert_fast.optimizer import FlatParameters, Optimizer
 from albert_fast.options import UserError
@@ -164,7 +165,8 @@ class TrainStep:
     def micro_step(self) -> None:
         """Forward and backward of the static inputs: gradients, sums of metrics and the dropout key move on."""
         losses = self.losses()
-        losses.loss.backward()
+        with collecting():
+            losses.loss.backward()
         parts = (losses.mlm_loss, losses.sop_loss, losses.mlm_accuracy, losses.sop_accuracy)
         self.sums[:4] += torch.stack([part.detach() for part in parts])
         self.sums[4] += self.inputs.fields["num_tokens"][0]

@@ -18,7 +18,8 @@ from .arguments import cdiv, check_device, from_rows, to_rows
 from .calls import Call
 from .cost import Cost, costs, size_of
 from .eager import differentiable, direct
-from .partial_sums import vector_gradients
+from .partial_sums import store_partial, vector_gradients
+from .pending_sums import pending
 from .philox import drop_threshold, dropout_multiplier
 from .rows import launch_options, register_candidates, rows_per_chunk
 
@@ -66,7 +67,7 @@ def _add_layer_norm_backward_kernel(
     grad_y_ptr, more_grad_ptr, sum_ptr, mean_ptr, rstd_ptr, weight_ptr, key_ptr, grad_residual_ptr, grad_x_ptr,
     partial_ptr, n_rows, rows_per_chunk, site, threshold, scale,
     N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
-    HAS_DROPOUT: tl.constexpr, MORE_OF: tl.constexpr,
+    HAS_DROPOUT: tl.constexpr, MORE_OF: tl.constexpr, ADDS: tl.constexpr,
 ):  # fmt: skip
     wide: tl.constexpr = mean_ptr.dtype.element_ty
     chunk = tl.program_id(0)
@@ -105,9 +106,9 @@ def _add_layer_norm_backward_kernel(
         grad_weight += grad_y * normalised
         grad_layer_norm_bias += grad_y
     partial_ptr += chunk.to(tl.int64) * 3 * N_COLS
-    tl.store(partial_ptr + cols, tl.sum(grad_bias, axis=0), col_mask)
-    tl.store(partial_ptr + N_COLS + cols, tl.sum(grad_weight, axis=0), col_mask)
-    tl.store(partial_ptr + 2 * N_COLS + cols, tl.sum(grad_layer_norm_bias, axis=0), col_mask)
+    store_partial(partial_ptr + cols, tl.sum(grad_bias, axis=0), col_mask, ADDS)
+    store_partial(partial_ptr + N_COLS + cols, tl.sum(grad_weight, axis=0), col_mask, ADDS)
+    store_partial(partial_ptr + 2 * N_COLS + cols, tl.sum(grad_layer_norm_bias, axis=0), col_mask, ADDS)
 
 
 register_candidates("add_layer_norm")
@@ -152,45 +153,50 @@ def _forward_costs(x, bias, residual, weight, layer_norm_bias, key, epsilon, dro
     return [Cost("_add_layer_norm_forward_kernel", read + size_of(*made), kind="layer_norm")]
 
 
-@torch.library.custom_op("albert_fast::add_layer_norm_backward", mutates_args=())
+@torch.library.custom_op("albert_fast::add_layer_norm_backward", mutates_args=("sums",))
 def _backward(
     grad_y: Tensor, more_grad: Tensor | None, total: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor,
-    key: Tensor | None, dropout: float, site: int, more_of: str = "sum",
+    key: Tensor | None, dropout: float, site: int, more_of: str = "sum", sums: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Returns grad_residual, grad_x (empty without dropout: then it is grad_residual) and the partials [P, 3, N].
 
-    more_grad is a second gradient, of what more_of says: the sum (pre-LN) or y, which two ops read (post-LN).
+    more_grad is a second gradient, of what more_of says: the sum (pre-LN) or y, which two ops read (post-LN). sums: the
+    partials of an earlier use, which these are added to; none are returned then.
     """
     n_rows, n_cols = total.shape
     grad_y = grad_y.contiguous()
     more_of = "nothing" if more_grad is None else more_of
     more_grad = None if more_grad is None else more_grad.contiguous()
-    grad_residual, grad_x, partials = _backward_fake(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site)
+    inputs = grad_y, more_grad, total, mean, rstd, weight, key
+    grad_residual, grad_x, partials = _backward_fake(*inputs, dropout, site, more_of, sums)
+    written = partials if sums is None else sums
     options = launch_options("add_layer_norm_backward", total)
     if n_rows:
         with torch.cuda.device_of(total):
-            _add_layer_norm_backward_kernel[(partials.shape[0],)](
-                grad_y, more_grad, total, mean, rstd, weight, key, grad_residual, grad_x, partials,
+            _add_layer_norm_backward_kernel[(written.shape[0],)](
+                *inputs, grad_residual, grad_x, written,
                 n_rows, rows_per_chunk(n_rows, n_cols, options["BLOCK_ROWS"]), site, *_dropout_arguments(dropout),
-                N_COLS=n_cols, HAS_DROPOUT=dropout > 0, MORE_OF=more_of, **options,
+                N_COLS=n_cols, HAS_DROPOUT=dropout > 0, MORE_OF=more_of, ADDS=sums is not None, **options,
             )  # fmt: skip
     return grad_residual, grad_x, partials
 
 
 @_backward.register_fake
-def _backward_fake(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site, more_of="sum"):
+def _backward_fake(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site, more_of="sum", sums=None):
     n_rows, n_cols = total.shape
     block_rows = launch_options("add_layer_norm_backward", total)["BLOCK_ROWS"]
-    chunks = cdiv(n_rows, rows_per_chunk(n_rows, n_cols, block_rows))
+    chunks = cdiv(n_rows, rows_per_chunk(n_rows, n_cols, block_rows)) if sums is None else 0
     grad_x = torch.empty_like(total) if dropout > 0 else total.new_empty(0)
     return torch.empty_like(total), grad_x, mean.new_empty(chunks, 3, n_cols)
 
 
 @costs("albert_fast::add_layer_norm_backward")
-def _backward_costs(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site, more_of="sum"):
-    *grads, partials = _backward_fake(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site)
-    least = size_of(grad_y, more_grad, total, mean, rstd, weight, key if dropout else None, *grads)
-    return [Cost("_add_layer_norm_backward_kernel", least + size_of(partials), kind="layer_norm", least_bytes=least)]
+def _backward_costs(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site, more_of="sum", sums=None):
+    inputs = grad_y, more_grad, total, mean, rstd, weight
+    *grads, partials = _backward_fake(*inputs, key, dropout, site, more_of, sums)
+    least = size_of(*inputs, key if dropout else None, *grads)
+    moved = least + size_of(partials, sums, sums)
+    return [Cost("_add_layer_norm_backward_kernel", moved, kind="layer_norm", least_bytes=least)]
 
 
 def _keep(ctx, inputs, output):
@@ -206,12 +212,15 @@ def _differentiate(ctx, grad_y, more_grad, more_of):
         return (None,) * 9
     total, mean, rstd, weight, key = ctx.saved_tensors
     grad_y = torch.zeros_like(total) if grad_y is None else grad_y
+    sums = pending(ctx.main_grads, len(total))
     grad_residual, grad_x, partials = backward(
-        grad_y, more_grad, total, mean, rstd, weight, key, ctx.dropout, ctx.site, more_of
+        grad_y, more_grad, total, mean, rstd, weight, key, ctx.dropout, ctx.site, more_of, sums
     )
     grad_x = grad_x if ctx.dropout else grad_residual
-    bias, *layer_norm = vector_gradients(partials, ctx.main_grads, ctx.dtypes)
-    return grad_x, bias, grad_residual, *layer_norm, None, None, None, None
+    bias = weight = layer_norm_bias = None
+    if sums is None:
+        bias, weight, layer_norm_bias = vector_gradients(partials, ctx.main_grads, ctx.dtypes, len(total))
+    return grad_x, bias, grad_residual, weight, layer_norm_bias, None, None, None, None
 
 
 def _set_up(ctx, inputs, output):
@@ -247,7 +256,10 @@ def calls(sizes, dtype, make):
     for dropout, key in ((0.0, None), (0.1, make(2, dtype=torch.int64))):
         yield Call(_forward, (x, vectors[0], residual, *vectors[1:], key, 1e-12, dropout, 3))
         for more_grad, more_of in ((None, "sum"), (residual, "sum"), (residual, "y")):
-            yield Call(_backward, (grad, more_grad, x, mean, rstd, vectors[0], key, dropout, 3, more_of))
+            arguments = grad, more_grad, x, mean, rstd, vectors[0], key, dropout, 3, more_of
+            yield Call(_backward, arguments)
+        sums = make(*_backward_fake(*arguments)[2].shape, dtype=mean.dtype)
+        yield Call(_backward, (*arguments, sums))
 
 
 def _checked(op, x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site):

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .arguments import cdiv
+from .partial_sums import store_partial
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu")
 
@@ -46,6 +47,7 @@ def _gelu_forward_kernel(z_ptr, h_ptr, n_rows, N_COLS: tl.constexpr, BLOCK: tl.c
 def _gelu_backward_kernel(
     grad_h_ptr, z_ptr, grad_z_ptr, h_ptr, partial_ptr, n_rows, rows_per_chunk,
     N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACTIVATION: tl.constexpr,
+    ADDS: tl.constexpr,
 ):  # fmt: skip
     wide: tl.constexpr = partial_ptr.dtype.element_ty
     cols = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
@@ -64,7 +66,7 @@ def _gelu_backward_kernel(
         tl.store(h_ptr + offsets, h.to(h_ptr.dtype.element_ty), mask)
         tl.store(grad_z_ptr + offsets, grad_z.to(grad_z_ptr.dtype.element_ty), mask)
         total += grad_z
-    tl.store(partial_ptr + chunk.to(tl.int64) * N_COLS + cols, tl.sum(total, axis=0), col_mask)
+    store_partial(partial_ptr + chunk.to(tl.int64) * N_COLS + cols, tl.sum(total, axis=0), col_mask, ADDS)
 
 
 FORWARD_OPTIONS = {"BLOCK": 2048, "num_warps": 4}
@@ -90,16 +92,18 @@ def gelu(z: Tensor, activation: str) -> Tensor:
     return h
 
 
-def gelu_backward(grad_h: Tensor, z: Tensor, activation: str) -> tuple[Tensor, Tensor, Tensor]:
-    """grad_h, z [T, F], contiguous -> grad_z, h [T, F] and the partial sums [P, 1, F] of grad_z's columns."""
+def gelu_backward(grad_h: Tensor, z: Tensor, activation: str, partials: Tensor, adds: bool) -> tuple[Tensor, Tensor]:
+    """grad_h, z [T, F], contiguous -> grad_z, h [T, F]; partials takes the partial sums [P, 1, F] of grad_z's columns.
+
+    adds: to what partials holds. P follows from `rows_per_chunk`.
+    """
     n_rows, n_cols = z.shape
     rows = rows_per_chunk(n_rows, n_cols)
     grad_z, h = torch.empty_like(z), torch.empty_like(z)
-    wide = torch.promote_types(z.dtype, torch.float32)
-    partials = torch.empty(cdiv(n_rows, rows), 1, n_cols, dtype=wide, device=z.device)
     if n_rows:
         with torch.cuda.device_of(z):
             _gelu_backward_kernel[(cdiv(n_cols, BACKWARD_OPTIONS["BLOCK_COLS"]), partials.shape[0])](
-                grad_h, z, grad_z, h, partials, n_rows, rows, N_COLS=n_cols, ACTIVATION=activation, **BACKWARD_OPTIONS
-            )
-    return grad_z, h, partials
+                grad_h, z, grad_z, h, partials, n_rows, rows, N_COLS=n_cols, ACTIVATION=activation, ADDS=adds,
+                **BACKWARD_OPTIONS,
+            )  # fmt: skip
+    return grad_z, h

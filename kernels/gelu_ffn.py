@@ -21,7 +21,8 @@ from .cost import Cost, costs, size_of
 from .eager import differentiable, direct
 from .gelu import ACTIVATIONS, activate_with_slope
 from .main_grad import weight_gradient
-from .partial_sums import vector_gradients
+from .partial_sums import store_partial, vector_gradients
+from .pending_sums import pending
 from .tile_access import load_tile, split_columns, store_tile, tile_origin
 from .tiles import Tile, choose
 
@@ -64,6 +65,7 @@ def _forward_epilogue(
 def _gelu_linear_backward_kernel(
     grad, weight, z, grad_z, h, partial_ptr, n_rows, N_COLS: tl.constexpr, DEPTH: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr, ACTIVATION: tl.constexpr,
+    ADDS: tl.constexpr,
 ):  # fmt: skip
     row, col = tile_origin(n_rows, N_COLS, ROWS, COLS)
     total = tl.zeros((ROWS, COLS), tl.float32)
@@ -74,20 +76,20 @@ def _gelu_linear_backward_kernel(
     PART: tl.constexpr = COLS // 4
     part0, part1, part2, part3 = split_columns(total, ROWS, COLS)
     partial_ptr += (row // ROWS).to(tl.int64) * N_COLS
-    _backward_epilogue(part0, z, grad_z, h, partial_ptr, row, col, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION)
-    _backward_epilogue(part1, z, grad_z, h, partial_ptr, row, col + PART, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION)
-    _backward_epilogue(
-        part2, z, grad_z, h, partial_ptr, row, col + 2 * PART, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION
-    )
-    _backward_epilogue(
-        part3, z, grad_z, h, partial_ptr, row, col + 3 * PART, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION
-    )
+    _backward_epilogue(part0, z, grad_z, h, partial_ptr, row, col, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION, ADDS)
+    col += PART
+    _backward_epilogue(part1, z, grad_z, h, partial_ptr, row, col, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION, ADDS)
+    col += PART
+    _backward_epilogue(part2, z, grad_z, h, partial_ptr, row, col, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION, ADDS)
+    col += PART
+    _backward_epilogue(part3, z, grad_z, h, partial_ptr, row, col, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION, ADDS)
 
 
 @triton.jit
 def _backward_epilogue(
     grad_h, z, grad_z, h, partial_ptr, row, col, n_rows,
     N_COLS: tl.constexpr, ROWS: tl.constexpr, PART: tl.constexpr, TMA: tl.constexpr, ACTIVATION: tl.constexpr,
+    ADDS: tl.constexpr,
 ):  # fmt: skip
     stored = load_tile(z, row, col, n_rows, N_COLS, ROWS, PART, N_COLS % (4 * PART) == 0, TMA)
     value, slope = activate_with_slope(stored.to(tl.float32), ACTIVATION)
@@ -96,7 +98,7 @@ def _backward_epilogue(
     store_tile(h, value.to(stored.dtype), row, col, n_rows, N_COLS, TMA)
     store_tile(grad_z, grad.to(stored.dtype), row, col, n_rows, N_COLS, TMA)
     cols = col + tl.arange(0, PART)
-    tl.store(partial_ptr + cols, tl.sum(grad, axis=0), cols < N_COLS)
+    store_partial(partial_ptr + cols, tl.sum(grad, axis=0), cols < N_COLS, ADDS)
 
 
 def _operand(matrix: Tensor, tile: Tile, rows: int, cols: int) -> Tensor | TensorDescriptor:
@@ -155,51 +157,57 @@ def _forward_costs(x, weight1, bias1, weight2, activation, implementation):
 
 
 def _gelu_linear_backward(
-    grad: Tensor, weight: Tensor, z: Tensor, activation: str, implementation: str
+    grad: Tensor, weight: Tensor, z: Tensor, activation: str, implementation: str, sums: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """grad [T, H], weight [H, F], z [T, F] -> grad_z, h [T, F] and the partial sums [P, 1, F] of grad_z's columns."""
+    """grad [T, H], weight [H, F], z [T, F] -> grad_z, h [T, F] and the partial sums [P, 1, F] of grad_z's columns.
+
+    sums: the partial sums of an earlier use, which these are added to; none are returned then.
+    """
     (n_rows, depth), n_cols = grad.shape, z.shape[1]
     tile = choose("backward", implementation, n_rows, n_cols, depth, grad)
+    grad_z, h, partials = _backward_fake(grad, weight, z, activation, implementation, sums)
+    written = partials if sums is None else sums
     if tile is None or n_rows == 0:
-        return gelu.gelu_backward(grad @ weight, z, activation)
-    grad_z, h, partials = _backward_fake(grad, weight, z, activation, implementation)
+        return *gelu.gelu_backward(grad @ weight, z, activation, written, sums is not None), partials
     part = tile.cols // 4
     with torch.cuda.device_of(grad):
-        _gelu_linear_backward_kernel[(partials.shape[0] * cdiv(n_cols, tile.cols),)](
+        _gelu_linear_backward_kernel[(written.shape[0] * cdiv(n_cols, tile.cols),)](
             _operand(grad, tile, tile.rows, tile.depth), _operand(weight, tile, tile.depth, tile.cols),
             _operand(z, tile, tile.rows, part), _operand(grad_z, tile, tile.rows, part),
-            _operand(h, tile, tile.rows, part), partials, n_rows,
-            N_COLS=n_cols, DEPTH=depth, ACTIVATION=activation, **_launch_options(tile),
+            _operand(h, tile, tile.rows, part), written, n_rows,
+            N_COLS=n_cols, DEPTH=depth, ACTIVATION=activation, ADDS=sums is not None, **_launch_options(tile),
         )  # fmt: skip
     return grad_z, h, partials
 
 
-@torch.library.custom_op("albert_fast::gelu_ffn_backward", mutates_args=())
+@torch.library.custom_op("albert_fast::gelu_ffn_backward", mutates_args=("sums",))
 def _backward(
-    grad: Tensor, weight2: Tensor, z: Tensor, activation: str, implementation: str
+    grad: Tensor, weight2: Tensor, z: Tensor, activation: str, implementation: str, sums: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _gelu_linear_backward(grad.contiguous(), weight2, z, activation, implementation)
+    return _gelu_linear_backward(grad.contiguous(), weight2, z, activation, implementation, sums)
 
 
 @_backward.register_fake
-def _backward_fake(grad, weight2, z, activation, implementation):
+def _backward_fake(grad, weight2, z, activation, implementation, sums=None):
     n_rows, n_cols = z.shape
     tile = choose("backward", implementation, n_rows, n_cols, grad.shape[1], grad)
     rows = tile.rows if tile else gelu.rows_per_chunk(n_rows, n_cols)
+    chunks = cdiv(n_rows, rows) if sums is None else 0
     wide = torch.promote_types(z.dtype, torch.float32)
-    return torch.empty_like(z), torch.empty_like(z), z.new_empty(cdiv(n_rows, rows), 1, n_cols, dtype=wide)
+    return torch.empty_like(z), torch.empty_like(z), z.new_empty(chunks, 1, n_cols, dtype=wide)
 
 
 @costs("albert_fast::gelu_ffn_backward")
-def _backward_costs(grad, weight2, z, activation, implementation):
+def _backward_costs(grad, weight2, z, activation, implementation, sums=None):
     (n_rows, depth), n_cols = grad.shape, z.shape[1]
-    grad_z, h, partials = _backward_fake(grad, weight2, z, activation, implementation)
+    grad_z, h, partials = _backward_fake(grad, weight2, z, activation, implementation, sums)
+    partials = size_of(partials, sums, sums)
     flops, operands = 2 * n_rows * depth * n_cols, size_of(grad, weight2)
     least = size_of(z, grad_z, h)
     if choose("backward", implementation, n_rows, n_cols, depth, grad):
-        moved = operands + least + size_of(partials)
+        moved = operands + least + partials
         return [Cost("_gelu_linear_backward_kernel", moved, flops, kind="product", least_bytes=operands + least)]
-    elementwise = Cost("_gelu_backward_kernel", least + size_of(z, partials), least_bytes=least)
+    elementwise = Cost("_gelu_backward_kernel", least + size_of(z) + partials, least_bytes=least)
     return [Cost("library", operands + size_of(z), flops, kind="product", least_bytes=operands), elementwise]
 
 
@@ -220,11 +228,14 @@ def _differentiate(ctx, grad, _):
         return (None,) * 6
     x, z, weight1, weight2 = ctx.saved_tensors
     main_grad1, bias_main_grad, main_grad2 = ctx.main_grads
-    grad_z, h, partials = backward(grad, weight2, z, ctx.activation, ctx.implementation)
     needs_x, needs1, needs_bias, needs2 = ctx.needs_input_grad[:4]
+    sums = pending([bias_main_grad], len(z)) if needs_bias else None
+    grad_z, h, partials = backward(grad, weight2, z, ctx.activation, ctx.implementation, sums)
     grad_weight2 = weight_gradient(main_grad2, grad, h) if needs2 else None
     grad_weight1 = weight_gradient(main_grad1, grad_z, x) if needs1 else None
-    grad_bias = vector_gradients(partials, [bias_main_grad], [ctx.bias_dtype])[0] if needs_bias else None
+    grad_bias = None
+    if needs_bias and sums is None:
+        (grad_bias,) = vector_gradients(partials, [bias_main_grad], [ctx.bias_dtype], len(z))
     return grad_z @ weight1 if needs_x else None, grad_weight1, grad_bias, grad_weight2, None, None
 
 
@@ -238,7 +249,10 @@ def calls(sizes, dtype, make):
     for activation in ("gelu", "gelu_new", "relu"):
         for implementation in ("auto", "pointer"):
             yield Call(_forward, (x, weight, bias, down, activation, implementation))
-            yield Call(_backward, (x, down, z, activation, implementation))
+            arguments = x, down, z, activation, implementation
+            yield Call(_backward, arguments)
+        partials = _backward_fake(*arguments)[2]
+        yield Call(_backward, (*arguments, make(*partials.shape, dtype=partials.dtype)))
 
 
 def gelu_ffn(

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .arguments import cdiv
 from .calls import Call
 from .candidates import Candidate, Problem, candidates, chosen, problem_of
 from .cost import Cost, costs, size_of
@@ -180,7 +181,7 @@ def _update(
     n_rows = owners.numel()
     n_cols = grad.numel() // n_rows
     options = _options(grad, n_cols)
-    grid = (triton.cdiv(n_rows, options["BLOCK_ROWS"]),)
+    grid = (cdiv(n_rows, options["BLOCK_ROWS"]),)
     partials = grad.new_empty(grid)
     numbers = grad.new_empty(5)
     squares = None if ratios is None else grad.new_empty(2, n_rows)
@@ -213,7 +214,7 @@ def _(grad, *_):
 def _update_costs(grad, exp_avg, exp_avg_sq, master, compute, steps, updates, gradient_norm, last_learning_rate,
                   owners, around, ratios, lengths, *_):  # fmt: skip
     n_rows = owners.numel()
-    partials = 4 * triton.cdiv(n_rows, _options(grad, grad.numel() // n_rows)["BLOCK_ROWS"])
+    partials = 4 * cdiv(n_rows, _options(grad, grad.numel() // n_rows)["BLOCK_ROWS"])
     flat, moments, squares = size_of(grad), size_of(exp_avg, exp_avg_sq), 0 if ratios is None else 8 * n_rows
     counters = 2 * size_of(steps, updates) + size_of(gradient_norm, last_learning_rate)
     change, apply = 2 * flat + 2 * moments + size_of(master), 2 * flat + 2 * size_of(master) + size_of(compute)

@@ -15,6 +15,7 @@ from .calls import Call
 from .candidates import Candidate, Problem, candidates, chosen, problem_of
 from .cost import Cost, costs, size_of
 from .eager import direct
+from .partial_sums import store_partial
 from .rows import rows_per_chunk
 
 
@@ -22,7 +23,7 @@ from .rows import rows_per_chunk
 def _pack_gradients_kernel(
     part0_ptr, part1_ptr, part2_ptr, packed_ptr, partial_ptr, n_rows, rows_per_chunk,
     N_PARTS: tl.constexpr, N_COLS: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ADDS: tl.constexpr,
 ):  # fmt: skip
     part, chunk = tl.program_id(2), tl.program_id(1)
     cols = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
@@ -46,7 +47,7 @@ def _pack_gradients_kernel(
         tl.store(packed_ptr + (rows * N_PARTS + part) * N_COLS + cols[None, :], grad, mask)
         total += grad.to(partial_ptr.dtype.element_ty)
     partial_ptr += (chunk.to(tl.int64) * N_PARTS + part) * N_COLS
-    tl.store(partial_ptr + cols, tl.sum(total, axis=0), col_mask)
+    store_partial(partial_ptr + cols, tl.sum(total, axis=0), col_mask, ADDS)
 
 
 @candidates("pack_gradients")
@@ -79,41 +80,48 @@ def chunk_count(packed: Tensor) -> int:
     return cdiv(n_rows, _rows_per_chunk(packed, n_rows, n_parts, heads * size))
 
 
-@torch.library.custom_op("albert_fast::pack_gradients", mutates_args=())
-def _pack_gradients(parts: list[Tensor], head_size: int) -> tuple[Tensor, Tensor]:
+@torch.library.custom_op("albert_fast::pack_gradients", mutates_args=("sums",))
+def _pack_gradients(parts: list[Tensor], head_size: int, sums: Tensor | None = None) -> tuple[Tensor, Tensor]:
     n_rows, heads, padded = parts[0].shape
     n_cols = heads * head_size
     options = _options(parts[0], n_rows, n_cols)
-    packed, partials = _pack_gradients_fake(parts, head_size)
+    packed, partials = _pack_gradients_fake(parts, head_size, sums)
     if options is None:
         packed = torch.stack([part[..., :head_size] for part in parts], 1)
-        return packed, packed.flatten(1).sum(0, dtype=partials.dtype).expand_as(partials).contiguous()
+        total = packed.flatten(1).sum(0, dtype=partials.dtype)
+        if sums is not None:
+            sums += total
+            return packed, partials
+        return packed, total.expand_as(partials).contiguous()
+    written = partials if sums is None else sums
     parts = [part.contiguous() for part in parts]
     if n_rows:
-        grid = cdiv(n_cols, options["BLOCK_COLS"]), partials.shape[0], len(parts)
+        grid = cdiv(n_cols, options["BLOCK_COLS"]), written.shape[0], len(parts)
         with torch.cuda.device_of(packed):
             _pack_gradients_kernel[grid](
-                *parts, *[parts[0]] * (3 - len(parts)), packed, partials, n_rows,
+                *parts, *[parts[0]] * (3 - len(parts)), packed, written, n_rows,
                 _rows_per_chunk(packed, n_rows, len(parts), n_cols),
-                N_PARTS=len(parts), N_COLS=n_cols, SIZE=head_size, PADDED=padded, **options,
+                N_PARTS=len(parts), N_COLS=n_cols, SIZE=head_size, PADDED=padded, ADDS=sums is not None,
+                **options,
             )  # fmt: skip
     return packed, partials
 
 
 @_pack_gradients.register_fake
-def _pack_gradients_fake(parts, head_size):
+def _pack_gradients_fake(parts, head_size, sums=None):
     n_rows, heads, _ = parts[0].shape
     packed = parts[0].new_empty(n_rows, len(parts), heads, head_size)
     wide = torch.promote_types(packed.dtype, torch.float32)
-    return packed, packed.new_empty(chunk_count(packed), 1, len(parts) * heads * head_size, dtype=wide)
+    chunks = chunk_count(packed) if sums is None else 0
+    return packed, packed.new_empty(chunks, 1, len(parts) * heads * head_size, dtype=wide)
 
 
 @costs("albert_fast::pack_gradients")
-def _pack_gradients_costs(parts, head_size):
-    packed, partials = _pack_gradients_fake(parts, head_size)
+def _pack_gradients_costs(parts, head_size, sums=None):
+    packed, partials = _pack_gradients_fake(parts, head_size, sums)
     # The padding is not read where a head is longer than what one access takes; whole sectors are, so count it all.
     least = 2 * size_of(packed)
-    return [Cost("_pack_gradients_kernel", least + size_of(partials), least_bytes=least)]
+    return [Cost("_pack_gradients_kernel", least + size_of(partials, sums, sums), least_bytes=least)]
 
 
 packing = direct(_pack_gradients)
@@ -124,12 +132,15 @@ def calls(sizes, dtype, make):
     for n_parts in (3, 2, 1):
         parts = [make(sizes.tokens, sizes.heads, size + -size % 8, dtype=dtype) for _ in range(n_parts)]
         yield Call(_pack_gradients, (parts, size))
+    partials = _pack_gradients_fake(parts, size)[1]
+    yield Call(_pack_gradients, (parts, size, make(*partials.shape, dtype=partials.dtype)))
 
 
-def pack_gradients(parts: list[Tensor], head_size: int) -> tuple[Tensor, Tensor]:
+def pack_gradients(parts: list[Tensor], head_size: int, sums: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """K = 1 to 3 gradients [T, N, D'], D' >= D = head_size -> [T, K, N, D] and sums [P, 1, K N D] of its columns.
 
-    The partial sums are fp32 (fp64 of fp64); `partial_sums.vector_gradients` makes the bias's gradient of them.
+    The partial sums are fp32 (fp64 of fp64); `partial_sums.vector_gradients` makes the bias's gradient of them. Where
+    those of an earlier use are given as `sums`, they are added to these, and none are returned (P = 0).
 
     Raises:
         ValueError: shapes disagree, or there are more than three.
@@ -137,4 +148,4 @@ def pack_gradients(parts: list[Tensor], head_size: int) -> tuple[Tensor, Tensor]
     shapes = {part.shape for part in parts}
     if not 1 <= len(parts) <= 3 or len(shapes) > 1 or parts[0].dim() != 3 or parts[0].shape[2] < head_size:
         raise ValueError(f"{[list(p.shape) for p in parts]} must be one to three [T, N, D'], D' >= {head_size}, alike")
-    return packing(parts, head_size)
+    return packing(parts, head_size, sums)

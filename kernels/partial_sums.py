@@ -15,6 +15,15 @@ from .arguments import cdiv
 from .calls import Call
 from .cost import Cost, costs, size_of
 from .eager import direct
+from .pending_sums import wait
+
+
+@triton.jit
+def store_partial(pointers, value, mask, ADDS: tl.constexpr):
+    """One partial sum, or its sum with that of an earlier use of the vector (pending_sums.py)."""
+    if ADDS:
+        value += tl.load(pointers, mask, other=0.0)
+    tl.store(pointers, value, mask)
 
 
 @triton.jit(do_not_specialize=["n_partials"])
@@ -104,11 +113,18 @@ def calls(sizes, dtype, make):
 
 
 def vector_gradients(
-    partials: Tensor, main_grads: Sequence[Tensor | None], dtypes: Sequence[torch.dtype]
+    partials: Tensor,
+    main_grads: Sequence[Tensor | None],
+    dtypes: Sequence[torch.dtype],
+    n_rows: int | None = None,
 ) -> list[Tensor | None]:
-    """The main_grad rule for the K vectors of partials [P, K, N]: None where added to main_grad, else a gradient."""
+    """The main_grad rule for the K vectors of partials [P, K, N]: None where added to main_grad, else a gradient.
+
+    n_rows: the rows that they are summed over, where later uses of the vectors may add to the same partial sums.
+    """
     if all(g is not None and g.dtype == partials.dtype and g.is_contiguous() for g in main_grads):
-        accumulate_partials(partials, main_grads)
+        if n_rows is None or not wait(partials, main_grads, n_rows):
+            accumulate_partials(partials, main_grads)
         return [None] * len(main_grads)
     gradients: list[Tensor | None] = []
     for total, main_grad, dtype in zip(sum_partials(partials).unbind(0), main_grads, dtypes, strict=True):
