@@ -23,12 +23,15 @@ class Queries:
     """The tokens whose queries are wanted, packed by sequence.
 
     tokens: int64 [R], ascending; cu_seqlens: int32 [B+1], of these tokens; inverse: int64 [R], where in `tokens` each
-    of the positions asked for stands.
+    of the positions asked for stands; order: int64 [R], which of the positions each of `tokens` is; places: as tokens,
+    but T where a position is none, whose token is the last.
     """
 
     tokens: Tensor
     cu_seqlens: Tensor
     inverse: Tensor
+    order: Tensor
+    places: Tensor
 
     @classmethod
     def pack(cls, positions: Tensor, cu_seqlens: Tensor, num_tokens: int) -> Queries:
@@ -36,7 +39,7 @@ class Queries:
         ascending, order = positions.sort()
         inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         cu_queries = torch.searchsorted(ascending, cu_seqlens, out_int32=True)
-        return cls(ascending.long().clamp(max=num_tokens - 1), cu_queries, inverse)
+        return cls(ascending.long().clamp(max=num_tokens - 1), cu_queries, inverse, order, ascending)
 
 
 def varlen_attention(
@@ -98,8 +101,8 @@ def _varlen_attention_backward(
     cu_seqlens: Tensor,
     max_seqlen: int,
     sums: Tensor | None = None,
-) -> list[Tensor]:
-    """The gradients of qkv and, where it is given, of q; then sums of qkv's over chunks of tokens [P, 1, K N D].
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of qkv and of q, empty without it; sums of qkv's over chunks of tokens [P, 1, K N D].
 
     On CUDA they are added to earlier ones where these are given as `sums`, and P = 0 are returned.
     """
@@ -113,15 +116,20 @@ def _varlen_attention_backward(
 def _input_gradients(
     grad: Tensor, qkv: Tensor, q: Tensor | None, out: Tensor, log_sum_exp: Tensor, cu_queries: Tensor,
     cu_seqlens: Tensor, max_seqlen: int, sums: Tensor | None = None,
-) -> list[Tensor]:  # fmt: skip
-    grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (qkv, q) if x is not None]
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     chunks = 1 if sums is None else 0
     if qkv.device.type == "cuda" and sums is None:
         from albert_fast.kernels.pack_gradients import chunk_count
 
         chunks = chunk_count(qkv)
     dtype = torch.promote_types(qkv.dtype, torch.float32)
-    return [*grads, qkv.new_empty(chunks, 1, qkv[0].numel() if len(qkv) else 0, dtype=dtype)]
+    partials = qkv.new_empty(chunks, 1, qkv[0].numel() if len(qkv) else 0, dtype=dtype)
+    return *_empty_gradients(qkv, q), partials
+
+
+def _empty_gradients(qkv: Tensor, q: Tensor | None) -> tuple[Tensor, Tensor]:
+    grad_q = qkv.new_empty(0) if q is None else torch.empty_like(q, memory_format=torch.contiguous_format)
+    return torch.empty_like(qkv, memory_format=torch.contiguous_format), grad_q
 
 
 _backward = direct(_varlen_attention_backward)
@@ -140,10 +148,9 @@ def _attention_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tupl
         return (None,) * 6
     n_rows = len(ctx.saved_tensors[0])
     earlier = None if ctx.main_grad is None else pending([ctx.main_grad], n_rows)
-    *grads, sums = _backward(grad.contiguous(), *ctx.saved_tensors, ctx.max_seqlen, earlier)
-    grad_qkv, grad_q = grads if len(grads) == 2 else (*grads, None)
+    grad_qkv, grad_q, sums = _backward(grad.contiguous(), *ctx.saved_tensors, ctx.max_seqlen, earlier)
     grad_bias = _bias_gradient(ctx, sums, n_rows) if earlier is None else None
-    return grad_qkv, grad_q, None, None, None, grad_bias
+    return grad_qkv, grad_q if ctx.needs_input_grad[1] else None, None, None, None, grad_bias
 
 
 def _bias_gradient(ctx: Any, sums: Tensor, n_rows: int) -> Tensor | None:
@@ -219,17 +226,18 @@ def cpu_attention(
 def cpu_attention_backward(
     grad: Tensor, qkv: Tensor, q: Tensor | None, out: Tensor, log_sum_exp: Tensor, cu_queries: Tensor,
     cu_seqlens: Tensor, max_seqlen: int,
-) -> list[Tensor]:  # fmt: skip
-    grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (qkv, q) if x is not None]
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    grads = _empty_gradients(qkv, q)
     query, key, value = parts(qkv, q)
     if q is not None:  # keys of sequences without a query, and queries of no sequence
         for made in grads:
             made.zero_()
+    made_parts = parts(grads[0], None if q is None else grads[1])
     for queries, keys in _equal_lengths(cu_queries.tolist(), cu_seqlens.tolist()):
         inputs = queries.take(query), keys.take(key), keys.take(value)
         g, o, lse = (queries.take(x) for x in (grad, out, log_sum_exp.t()))
         found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(g, *inputs, o, lse, 0.0, False)
-        for group, made, part in zip((queries, keys, keys), parts(*grads), found, strict=True):
+        for group, made, part in zip((queries, keys, keys), made_parts, found, strict=True):
             group.put(made, part)
     sums = grads[0].flatten(1).sum(0, dtype=torch.promote_types(qkv.dtype, torch.float32))
-    return [*grads, sums[None, None]]
+    return *grads, sums[None, None]

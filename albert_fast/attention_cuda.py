@@ -117,8 +117,8 @@ def cuda_attention(
 def cuda_attention_backward(
     grad: Tensor, qkv: Tensor, q: Tensor | None, out: Tensor, log_sum_exp: Tensor, cu_queries: Tensor,
     cu_seqlens: Tensor, max_seqlen: int, sums: Tensor | None = None,
-) -> list[Tensor]:  # fmt: skip
-    """The gradients of qkv and, where it is given, of q; then sums of qkv's over chunks of tokens [P, 1, K N D].
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradients of qkv and of q, empty without it; sums of qkv's over chunks of tokens [P, 1, K N D].
 
     Where earlier ones are given as `sums`, they are added to these, and P = 0 are returned.
     """
@@ -141,6 +141,7 @@ def cuda_attention_backward(
             grad, *inputs, out, log_sum_exp, *sequences, 0.0, False, none, none, scale=scale
         )
     if q is None:
-        return list(pack_gradients(list(made), size, sums))
+        grad_qkv, partials = pack_gradients(list(made), size, sums)
+        return grad_qkv, qkv.new_empty(0), partials
     grad_kv, partials = pack_gradients(list(made[1:]), size, sums)
-    return [grad_kv, _zero_past(made[0][..., :size], cu_queries), partials]
+    return grad_kv, _zero_past(made[0][..., :size], cu_queries), partials

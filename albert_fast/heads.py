@@ -62,7 +62,7 @@ class SentenceOrderHead(Linear):
     def loss(self, pooled: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Cross entropy and accuracy of pooled [B, H] at labels [B], averaged by weights [B]."""
         logits = self(pooled)  # [B, 2]
-        weights = weights / torch.where(weights.sum() > 0, weights.sum(), 1.0)
+        weights = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
         log_probabilities = upcast(logits).log_softmax(-1).gather(1, labels.long()[:, None])[:, 0]
         accuracy = ((logits.detach().argmax(1) == labels) * weights).sum()
         return -(log_probabilities * weights).sum(), accuracy

@@ -22,7 +22,7 @@ from albert_fast.attention import Queries
 from albert_fast.config import AlbertConfig
 from albert_fast.heads import MaskedLmHead, SentenceOrderHead
 from albert_fast.modules import Embedding, LayerNorm, Linear, initialize
-from albert_fast.ops import Ops, dropout_site, take_rows
+from albert_fast.ops import Ops, dropout_site, permute_rows, take_rows
 from albert_fast.packed import Packed, PretrainingBatch, pack
 from albert_fast.pretrained import PretrainedModel
 
@@ -78,7 +78,7 @@ class AlbertForPreTraining(PretrainedModel):
             seed = torch.initial_seed() % 2**63 if self.training else None
             batch = PretrainingBatch.from_loader(batch, self.sop_head.weight.device, seed)
         states = self.albert(batch, batch.head_positions())  # [M + P, H]
-        first, masked = states.tensor_split([len(batch.sentence_order_labels)])
+        first, masked = states.split([len(batch.sentence_order_labels), len(batch.masked_lm_ids)])
         labels = batch.masked_lm_ids, batch.masked_lm_weights
         mlm_loss, mlm_accuracy = self.mlm_head.loss(masked, *labels, self.albert.embeddings)
         labels = batch.sentence_order_labels, batch.sentence_order_weights
@@ -140,7 +140,7 @@ class Albert(nn.Module):
         """
         queries = None if positions is None else Queries.pack(positions, batch.cu_seqlens, len(batch.input_ids))
         hidden = self.encoder(self.embeddings(batch), batch, queries, states)
-        return hidden if queries is None else self.ops.embedding(queries.inverse, hidden)
+        return hidden if queries is None else permute_rows(hidden, queries.inverse, queries.order)
 
     def pool(self, vectors: Tensor) -> Tensor:
         """The pooler over one vector a sequence, the first token's as a rule: [B, H] -> [B, H]."""
@@ -232,7 +232,7 @@ class Layer(nn.Module):
             return recomputed(self, x, residual, batch, queries)
         attention, feed_forward = self.attention, self.feed_forward
         attended = attention(x, batch, queries)
-        residual = residual if queries is None else attention.ops.embedding(queries.tokens, residual)
+        residual = residual if queries is None else attention.ops.gather_rows(residual, queries.tokens, queries.places)
         after = attention.layer_norm if self.post_ln else feed_forward.layer_norm
         dropout = batch.dropout(after.dropout, dropout_site("attention", self.depth))
         x, residual = after.add(attended, attention.output.bias, residual, dropout)
@@ -269,7 +269,7 @@ class Attention(nn.Module):
             context = self.ops.varlen_attention(qkv, batch.cu_seqlens, batch.max_seqlen, bias=bias)  # [T, N, D]
         else:
             hidden = x.shape[-1]
-            q = self.ops.embedding(queries.tokens, x)  # [R, H]
+            q = self.ops.gather_rows(x, queries.tokens, queries.places)  # [R, H]
             q = self.query_key_value(q, slice(hidden)).unflatten(-1, (self.heads, -1))  # [R, N, D]
             kv, bias = self._qkv(x, slice(hidden, None))  # [T, 2, N, D]
             context = self.ops.varlen_attention(kv, batch.cu_seqlens, batch.max_seqlen, q, queries.cu_seqlens, bias)

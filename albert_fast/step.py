@@ -168,10 +168,11 @@ class TrainStep:
         with collecting():
             losses.loss.backward()
         parts = (losses.mlm_loss, losses.sop_loss, losses.mlm_accuracy, losses.sop_accuracy)
-        self.sums[:4] += torch.stack([part.detach() for part in parts])
-        self.sums[4] += self.inputs.fields["num_tokens"][0]
-        self.sums[5] += 1
-        self.key[1] += self.world_size
+        # add_, because += on an index copies the sum onto itself once more.
+        self.sums[:4].add_(torch.stack([part.detach() for part in parts]))
+        self.sums[4].add_(self.inputs.fields["num_tokens"][0])
+        self.sums[5].add_(1)
+        self.key[1].add_(self.world_size)
 
     def losses(self) -> PretrainingLosses:
         """PretrainingLosses of the static inputs."""
@@ -182,8 +183,8 @@ class TrainStep:
     def update(self) -> None:
         """One update of the weights from the gradients so far."""
         self.optimizer.update(self.config.gradient_accumulation_steps, self.world_size)
-        self.sums[6] += self.optimizer.gradient_norm
-        self.sums[7] += 1
+        self.sums[6].add_(self.optimizer.gradient_norm)
+        self.sums[7].add_(1)
 
     def read_metrics(self, stop: bool = False) -> dict[str, float]:
         """Means since the last call, and the sum of real tokens, over all ranks; the one place that waits, once.

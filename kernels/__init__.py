@@ -20,6 +20,7 @@ How to add a kernel, by imitation of add_layer_norm.py:
 KERNELS = (
     "add_layer_norm",
     "embed_layer_norm",
+    "gather_rows",
     "gelu_ffn",
     "gelu_layer_norm",
     "lamb",

@@ -20,6 +20,7 @@ from .arguments import cdiv
 from .calls import Call
 from .candidates import Candidate, Problem, candidates, chosen, problem_of
 from .cost import Cost, costs, size_of
+from .eager import direct
 
 # Of the two kernels of few programs, which wait for memory: many loads in flight.
 SUM_OPTIONS = {"BLOCK": 4096, "num_warps": 16}
@@ -229,6 +230,11 @@ def _update_costs(grad, exp_avg, exp_avg_sq, master, compute, steps, updates, gr
     return made if ratios is not None else [*made[:3], made[4]]
 
 
+update = direct(_update)
+RULE = ("share", "max_grad_norm", "learning_rate", "warmup_steps", "max_steps", "decay_power", "beta1", "beta2",
+        "epsilon", "debiases", "weight_decay", "decayed", "trusted")  # fmt: skip
+
+
 def calls(sizes, dtype, make):
     # As many weights as there are hidden units, so that sizes past 2^31 are reached; one part, which owns all rows.
     n_cols = 512
@@ -266,5 +272,5 @@ def lamb(
             warmup_steps, max_steps, decay_power (above 0), beta1, beta2, epsilon, debiases (as AdamW does),
             weight_decay, decayed (the leading elements that decay, whole rows), trusted.
     """
-    _update(grad, exp_avg, exp_avg_sq, master, compute, steps, updates, gradient_norm, last_learning_rate, owners,
-            around, ratios, lengths, **rule)  # fmt: skip
+    tensors = exp_avg, exp_avg_sq, master, compute, steps, updates, gradient_norm, last_learning_rate, owners, around
+    update(grad, *tensors, ratios, lengths, *(rule[name] for name in RULE))

@@ -148,8 +148,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx, x, weight, bias, targets, row_weights, chunk, grad_enabled):
         ctx.weight, ctx.bias = weight, bias
         dtype = torch.promote_types(x.dtype, torch.float32)
-        total = row_weights.sum()
-        scale = (row_weights / torch.where(total > 0, total, 1.0)).to(dtype)
+        total = row_weights.sum().clamp(min=torch.finfo(row_weights.dtype).tiny)  # 0 where all weights are
+        scale = (row_weights / total).to(dtype)
         needs_grad = grad_enabled and any(ctx.needs_input_grad[:3])
         if needs_grad:
             grad_x, scaled = torch.empty_like(x), (x * scale[:, None]).to(x.dtype)
@@ -171,10 +171,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         losses, correct = (torch.cat(same) if len(parts) > 1 else same[0] for same in zip(*parts, strict=True))
         accuracy = torch.dot(correct, scale)
         ctx.mark_non_differentiable(accuracy)
+        ctx.set_materialize_grads(False)
         return torch.dot(losses, scale), accuracy
 
     @staticmethod
     def backward(ctx, grad_loss, _):
+        if grad_loss is None:
+            return (None,) * 7
         grad_x, *grads = ctx.saved_tensors
         returned = []
         for parameter, grad in zip((ctx.weight, ctx.bias), grads, strict=True):

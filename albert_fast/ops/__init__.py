@@ -25,7 +25,16 @@ from albert_fast.ops.embeddings import embed_layer_norm
 from albert_fast.ops.feed_forward import activate, gelu_ffn, linear_gelu_layer_norm
 from albert_fast.ops.norms import add_layer_norm, add_post_layer_norm, add_pre_layer_norm, add_residual, layer_norm
 from albert_fast.ops.philox import dropout, dropout_keep, dropout_site, dropout_threshold
-from albert_fast.ops.products import embedding, linear, product, take_rows, upcast, upcast_parameter
+from albert_fast.ops.products import (
+    embedding,
+    gather_rows,
+    linear,
+    permute_rows,
+    product,
+    take_rows,
+    upcast,
+    upcast_parameter,
+)
 from albert_fast.options import UserError
 
 __all__ = [
@@ -41,6 +50,7 @@ __all__ = [
     "dropout_threshold",
     "embed_layer_norm",
     "embedding",
+    "gather_rows",
     "gelu_ffn",
     "get_ops",
     "kernel_ops",
@@ -49,6 +59,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_gelu_layer_norm",
     "logit_rows",
+    "permute_rows",
     "plain_attention",
     "product",
     "take_rows",
@@ -66,6 +77,7 @@ class Ops:
 
     linear = staticmethod(linear)
     embedding = staticmethod(embedding)
+    gather_rows = staticmethod(gather_rows)
     embed_layer_norm = staticmethod(embed_layer_norm)
     dropout = staticmethod(dropout)
     layer_norm = staticmethod(layer_norm)
@@ -115,6 +127,7 @@ def kernel_ops() -> Ops:
     """
     from albert_fast.kernels.add_layer_norm import add_post_layer_norm, add_pre_layer_norm
     from albert_fast.kernels.embed_layer_norm import embed_layer_norm
+    from albert_fast.kernels.gather_rows import gather_rows
     from albert_fast.kernels.gelu_ffn import gelu_ffn
     from albert_fast.kernels.gelu_layer_norm import linear_gelu_layer_norm
     from albert_fast.kernels.linear_cross_entropy import linear_cross_entropy
@@ -124,6 +137,7 @@ def kernel_ops() -> Ops:
         embed_layer_norm=embed_layer_norm,
         add_post_layer_norm=add_post_layer_norm,
         add_pre_layer_norm=add_pre_layer_norm,
+        gather_rows=gather_rows,
         gelu_ffn=gelu_ffn,
         linear_gelu_layer_norm=linear_gelu_layer_norm,
         linear_cross_entropy=linear_cross_entropy,

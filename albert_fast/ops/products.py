@@ -144,3 +144,28 @@ class _Embedding(torch.autograd.Function):
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     """weight [V, E] at ids [...] (int32 or int64) -> [..., E], under the main_grad rule; backward is deterministic."""
     return _Embedding.apply(ids, weight)
+
+
+class _PermuteRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ids: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return F.embedding(ids, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return F.embedding(inverse, grad), None, None
+
+
+def permute_rows(x: Tensor, ids: Tensor, inverse: Tensor) -> Tensor:
+    """x [R, H] at ids [R], each of 0 to R - 1 once; `inverse` undoes it, so that backward need not look for it."""
+    return _PermuteRows.apply(x, ids, inverse)
+
+
+def gather_rows(x: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
+    """x [T, H] at tokens int [R], ascending -> [R, H].
+
+    places: the same, but T where a token is none; the gradients of such rows, which mean nothing, must be zero.
+    """
+    return embedding(tokens, x)

@@ -72,6 +72,19 @@ def _cross_entropy(make: Maker, rows: int, columns: int, depth: int) -> Case:
     )  # fmt: skip
 
 
+def _gather_rows(make: Maker, rows: int, columns: int) -> Case:
+    """A sixth of the rows, the first twice, and two that are none."""
+    places = torch.tensor([0, *range(0, rows, 6), rows, rows], dtype=torch.int32, device=make.device)
+    tokens = places.clamp(max=max(rows - 1, 0))
+    return Case("gather_rows", (make.normal(rows, columns), tokens, places), function=None, plain=_rows_of_tokens)
+
+
+def _rows_of_tokens(x: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
+    """Whose gradient drops that of no token, which the plain op wants to be zero."""
+    rows = x[tokens.long()]
+    return torch.where((places < len(x))[:, None], rows, rows.detach())
+
+
 def cases(problem: Problem, rows: int, make: Maker) -> list[Case]:
     """The calls that show whether `problem` is solved rightly with so many rows; none for an op unknown here.
 
@@ -96,6 +109,8 @@ def cases(problem: Problem, rows: int, make: Maker) -> list[Case]:
         return [_weight_gradient(make, rows, columns, depth)]
     if op == "pack_gradients":
         return [_pack_gradients(make, rows, columns, padding, count) for padding, count in ((0, 3), (8, 3), (0, 2))]
+    if op == "gather_rows":
+        return [_gather_rows(make, rows, columns)]
     if op == "lamb":
         return [UpdateCase("fuses_update", (kind, rows, columns, make.device)) for kind in ("lamb", "adamw")]
     return [_cross_entropy(make, rows, columns, depth)] if op == "linear_cross_entropy" else []
@@ -178,6 +193,8 @@ def work(problem: Problem) -> tuple[int, int]:
         return 6 * rows * columns * getattr(torch, problem.dtype).itemsize, 0
     if problem.op == "lamb":  # 12 accesses of gradient, moments and weights, and one of bf16 weights
         return 50 * rows * columns, 0
+    if problem.op.startswith("gather_rows"):
+        return 7 * rows * columns * getattr(torch, problem.dtype).itemsize // 6, 0
     forward = 2 if problem.op.startswith("embed") else 4  # words in, states out; two in, two out
     passes = 3 if problem.op.endswith("_backward") else forward  # gradient and sum or words in, gradient out
     return passes * rows * columns * getattr(torch, problem.dtype).itemsize, 0
