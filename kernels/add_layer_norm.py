@@ -14,13 +14,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .arguments import cdiv, check_device, from_rows, to_rows
+from .arguments import cdiv, check_device, checked_key, from_rows, to_rows
 from .calls import Call
 from .cost import Cost, costs, size_of
 from .eager import differentiable, direct
 from .partial_sums import store_partial, vector_gradients
 from .pending_sums import pending
-from .philox import drop_threshold, dropout_multiplier
+from .philox import dropout_arguments, dropout_multiplier
 from .rows import launch_options, register_candidates, rows_per_chunk
 
 
@@ -114,10 +114,6 @@ def _add_layer_norm_backward_kernel(
 register_candidates("add_layer_norm")
 
 
-def _dropout_arguments(dropout: float) -> tuple[int, float]:
-    return drop_threshold(dropout), 1.0 / (1.0 - dropout)
-
-
 @torch.library.custom_op("albert_fast::add_layer_norm", mutates_args=())
 def _forward(
     x: Tensor, bias: Tensor, residual: Tensor, weight: Tensor, layer_norm_bias: Tensor, key: Tensor | None,
@@ -132,7 +128,7 @@ def _forward(
         with torch.cuda.device_of(x):
             _add_layer_norm_forward_kernel[(cdiv(n_rows, rows),)](
                 x, bias, residual, weight, layer_norm_bias, key, y, total, mean, rstd,
-                n_rows, rows, epsilon, site, *_dropout_arguments(dropout),
+                n_rows, rows, epsilon, site, *dropout_arguments(dropout),
                 N_COLS=n_cols, HAS_DROPOUT=dropout > 0, **options,
             )  # fmt: skip
     return y, total, mean, rstd
@@ -175,7 +171,7 @@ def _backward(
         with torch.cuda.device_of(total):
             _add_layer_norm_backward_kernel[(written.shape[0],)](
                 *inputs, grad_residual, grad_x, written,
-                n_rows, rows_per_chunk(n_rows, n_cols, options["BLOCK_ROWS"]), site, *_dropout_arguments(dropout),
+                n_rows, rows_per_chunk(n_rows, n_cols, options["BLOCK_ROWS"]), site, *dropout_arguments(dropout),
                 N_COLS=n_cols, HAS_DROPOUT=dropout > 0, MORE_OF=more_of, ADDS=sums is not None, **options,
             )  # fmt: skip
     return grad_residual, grad_x, partials
@@ -194,9 +190,8 @@ def _backward_fake(grad_y, more_grad, total, mean, rstd, weight, key, dropout, s
 def _backward_costs(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site, more_of="sum", sums=None):
     inputs = grad_y, more_grad, total, mean, rstd, weight
     *grads, partials = _backward_fake(*inputs, key, dropout, site, more_of, sums)
-    least = size_of(*inputs, key if dropout else None, *grads)
-    moved = least + size_of(partials, sums, sums)
-    return [Cost("_add_layer_norm_backward_kernel", moved, kind="layer_norm", least_bytes=least)]
+    least, sums = size_of(*inputs, key if dropout else None, *grads), size_of(partials, sums, sums)
+    return [Cost("_add_layer_norm_backward_kernel", least + sums, kind="layer_norm", least_bytes=least)]
 
 
 def _keep(ctx, inputs, output):
@@ -217,10 +212,8 @@ def _differentiate(ctx, grad_y, more_grad, more_of):
         grad_y, more_grad, total, mean, rstd, weight, key, ctx.dropout, ctx.site, more_of, sums
     )
     grad_x = grad_x if ctx.dropout else grad_residual
-    bias = weight = layer_norm_bias = None
-    if sums is None:
-        bias, weight, layer_norm_bias = vector_gradients(partials, ctx.main_grads, ctx.dtypes, len(total))
-    return grad_x, bias, grad_residual, weight, layer_norm_bias, None, None, None, None
+    bias, *layer_norm = vector_gradients(partials, ctx.main_grads, ctx.dtypes, len(total), sums)
+    return grad_x, bias, grad_residual, *layer_norm, None, None, None, None
 
 
 def _set_up(ctx, inputs, output):
@@ -258,8 +251,7 @@ def calls(sizes, dtype, make):
         for more_grad, more_of in ((None, "sum"), (residual, "sum"), (residual, "y")):
             arguments = grad, more_grad, x, mean, rstd, vectors[0], key, dropout, 3, more_of
             yield Call(_backward, arguments)
-        sums = make(*_backward_fake(*arguments)[2].shape, dtype=mean.dtype)
-        yield Call(_backward, (*arguments, sums))
+        yield Call(_backward, (*arguments, make(*_backward_fake(*arguments)[2].shape, dtype=mean.dtype)))
 
 
 def _checked(op, x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site):
@@ -270,11 +262,7 @@ def _checked(op, x, bias, residual, weight, layer_norm_bias, epsilon, dropout, k
     for name, vector in (("bias", bias), ("weight", weight), ("layer_norm_bias", layer_norm_bias)):
         if vector.shape != x.shape[-1:] or not vector.is_contiguous():
             raise ValueError(f"{name} {list(vector.shape)} must be a contiguous [{x.shape[-1]}], the row length of x")
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout={dropout} must be in [0, 1)")
-    if dropout > 0 and (key is None or key.dtype != torch.int64 or key.numel() != 2 or key.device != x.device):
-        raise ValueError(f"dropout={dropout} needs a key: an int64 tensor [seed, micro-batch] on {x.device}")
-    key = key if dropout > 0 else None
+    key = checked_key(dropout, key, x)
     return to_rows(x), bias, to_rows(residual), weight, layer_norm_bias, key, epsilon, dropout, site
 
 

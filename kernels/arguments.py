@@ -1,5 +1,6 @@
 """Tensors on their way into an op and out of it: on a device that kernels run on, and as rows [T, H]."""
 
+import torch
 import triton
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -14,6 +15,15 @@ def check_device(op: str, x: Tensor) -> None:
             f"the kernel {op} needs a CUDA tensor, and x is on the CPU: use albert_fast.ops.{op} there, or set "
             "TRITON_INTERPRET=1 before importing the kernels to interpret them, slowly"
         )
+
+
+def checked_key(dropout: float, key: Tensor | None, x: Tensor) -> Tensor | None:
+    """The key of a dropout, None where there is none; a ValueError where it cannot be drawn from."""
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout={dropout} must be in [0, 1)")
+    if dropout > 0 and (key is None or key.dtype != torch.int64 or key.numel() != 2 or key.device != x.device):
+        raise ValueError(f"dropout={dropout} needs a key: an int64 tensor [seed, micro-batch] on {x.device}")
+    return key if dropout > 0 else None
 
 
 def cdiv(a: int, b: int) -> int:

@@ -9,13 +9,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .arguments import cdiv, check_device, from_rows, to_rows
+from .arguments import cdiv, check_device, checked_key, from_rows, to_rows
 from .calls import Call
 from .cost import Cost, costs, size_of
 from .eager import differentiable, direct
 from .main_grad import weight_gradient
 from .partial_sums import vector_gradients
-from .philox import drop_threshold, dropout_multiplier
+from .philox import dropout_arguments, dropout_multiplier
 from .rows import launch_options, register_candidates, rows_per_chunk
 
 SMALL_TABLE = 32  # rows up to which a product with a one-hot matrix sums faster than a sort
@@ -115,7 +115,7 @@ def _forward(
         with torch.cuda.device_of(word):
             _embed_layer_norm_forward_kernel[(cdiv(n_rows, options["BLOCK_ROWS"]),)](
                 word, position_ids, type_ids, positions, types, weight, layer_norm_bias, key, y, mean, rstd,
-                n_rows, epsilon, site, drop_threshold(dropout), 1.0 / (1.0 - dropout),
+                n_rows, epsilon, site, *dropout_arguments(dropout),
                 N_COLS=n_cols, HAS_DROPOUT=dropout > 0, **options,
             )  # fmt: skip
     return y, mean, rstd
@@ -153,7 +153,7 @@ def _backward(
             _embed_layer_norm_backward_kernel[(partials.shape[0],)](
                 grad, word, position_ids, type_ids, positions, types, weight, key, mean, rstd, grad_sum, partials,
                 n_rows, rows_per_chunk(n_rows, n_cols, options["BLOCK_ROWS"]), site,
-                drop_threshold(dropout), 1.0 / (1.0 - dropout), N_COLS=n_cols, HAS_DROPOUT=dropout > 0, **options,
+                *dropout_arguments(dropout), N_COLS=n_cols, HAS_DROPOUT=dropout > 0, **options,
             )  # fmt: skip
     return grad_sum, partials
 
@@ -247,8 +247,6 @@ def embed_layer_norm(
     if any(p.shape[-1] != word.shape[-1] or not p.is_contiguous() for p in parameters):
         shapes = [list(p.shape) for p in parameters]
         raise ValueError(f"parameters {shapes} must be contiguous, of {word.shape[-1]} columns")
-    if not 0.0 <= dropout < 1.0 or (dropout > 0 and key is None):
-        raise ValueError(f"dropout={dropout} must be in [0, 1), and above 0 needs a key: an int64 [seed, micro-batch]")
     ids = (each.reshape(-1).contiguous() for each in (position_ids, token_type_ids))
-    key = key if dropout > 0 else None
+    key = checked_key(dropout, key, word)
     return from_rows(forward(to_rows(word), *ids, *parameters, key, epsilon, dropout, site)[0], word)

@@ -234,8 +234,8 @@ def _differentiate(ctx, grad, _):
     grad_weight2 = weight_gradient(main_grad2, grad, h) if needs2 else None
     grad_weight1 = weight_gradient(main_grad1, grad_z, x) if needs1 else None
     grad_bias = None
-    if needs_bias and sums is None:
-        (grad_bias,) = vector_gradients(partials, [bias_main_grad], [ctx.bias_dtype], len(z))
+    if needs_bias:
+        (grad_bias,) = vector_gradients(partials, [bias_main_grad], [ctx.bias_dtype], len(z), sums)
     return grad_z @ weight1 if needs_x else None, grad_weight1, grad_bias, grad_weight2, None, None
 
 

@@ -117,11 +117,15 @@ def vector_gradients(
     main_grads: Sequence[Tensor | None],
     dtypes: Sequence[torch.dtype],
     n_rows: int | None = None,
+    earlier: Tensor | None = None,
 ) -> list[Tensor | None]:
     """The main_grad rule for the K vectors of partials [P, K, N]: None where added to main_grad, else a gradient.
 
-    n_rows: the rows that they are summed over, where later uses of the vectors may add to the same partial sums.
+    n_rows: the rows that they are summed over, where later uses of the vectors may add to the same partial sums;
+    earlier: those that wait already, to which the partials, then none, have been added.
     """
+    if earlier is not None:
+        return [None] * len(main_grads)
     if all(g is not None and g.dtype == partials.dtype and g.is_contiguous() for g in main_grads):
         if n_rows is None or not wait(partials, main_grads, n_rows):
             accumulate_partials(partials, main_grads)

@@ -31,3 +31,8 @@ def dropout_multiplier(key_ptr, site, rows, threshold, scale, BLOCK_ROWS: tl.con
     words = tl.join(tl.join(w0, w2), tl.join(w1, w3))  # [rows, groups, 2, 2]: read along the last axes, words 0 to 3
     halves = tl.reshape(tl.join(words & 0xFFFF, words >> 16), (BLOCK_ROWS, BLOCK_COLS))
     return tl.where(halves < threshold, 0.0, scale)
+
+
+def dropout_arguments(probability: float) -> tuple[int, float]:
+    """What the kernels with dropout take: the threshold and the scale of what is kept."""
+    return drop_threshold(probability), 1.0 / (1.0 - probability)
