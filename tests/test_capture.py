@@ -99,7 +99,7 @@ def test_each_planted_fault_is_caught(name, monkeypatch, tmp_path):
 
 
 def test_a_look_during_capture_is_named(monkeypatch):
-    plant(monkeypatch, TrainStep, "micro_step", "self.sums[5] += 1", "self.sums[5] += int(self.sums[5] >= 0)")
+    plant(monkeypatch, TrainStep, "micro_step", "self.sums[5].add_(1)", "self.sums[5].add_(int(self.sums[5] >= 0))")
     with cuda_host(monkeypatch), pytest.raises(UserError, match=r"at aten._local_scalar_dense.*not permitted"):
         make_step(train=dict(capture="on"))
 
