@@ -146,9 +146,10 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _attention_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 6
-    n_rows = len(ctx.saved_tensors[0])
+    saved = ctx.saved_tensors  # once: a checkpoint recomputes at each look
+    n_rows = len(saved[0])
     earlier = None if ctx.main_grad is None else pending([ctx.main_grad], n_rows)
-    grad_qkv, grad_q, sums = _backward(grad.contiguous(), *ctx.saved_tensors, ctx.max_seqlen, earlier)
+    grad_qkv, grad_q, sums = _backward(grad.contiguous(), *saved, ctx.max_seqlen, earlier)
     grad_bias = _bias_gradient(ctx, sums, n_rows) if earlier is None else None
     return grad_qkv, grad_q if ctx.needs_input_grad[1] else None, None, None, None, grad_bias
 
