@@ -15,7 +15,7 @@ from albert_fast.tuning import choose
 from albert_fast.tuning.choose import PLAIN, Outcome, apply, key, lacking, tune
 
 CPU = torch.device("cpu")
-FEED_FORWARD = Problem("gelu_ffn_forward", "sm_90", "float32", 16, 48, 32)
+FEED_FORWARD = Problem("gelu_ffn_forward", "sm_90", "bfloat16", 16, 48, 32)
 LAYER_NORM = Problem("add_layer_norm_backward", "sm_90", "float32", 16, 40)
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here, not interpreted")
 

@@ -48,7 +48,7 @@ def make_step(before_capture=None, rank=0, world_size=1) -> TrainStep:
     )  # fmt: skip
     model = AlbertForPreTraining(config, get_ops("triton"))
     train = TrainConfig(max_steps=9, warmup_steps=1)
-    return TrainStep(model, make_batch(0), LENGTH, train, torch.float32, rank, world_size, before_capture)
+    return TrainStep(model, make_batch(0), LENGTH, train, torch.bfloat16, rank, world_size, before_capture)
 
 
 def tune(fastest: int = 1, mode: str = "auto", saved: dict | None = None, seconds: float = 60.0):
