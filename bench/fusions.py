@@ -30,7 +30,7 @@ def count() -> list[tuple[str, int, int]]:
     config = AlbertConfig(**sizes, max_position_embeddings=512)
     with torch.device("meta"):
         model = AlbertForPreTraining(config)
-        ids, edges = torch.zeros(TOKENS, dtype=torch.int32), torch.zeros(129, dtype=torch.int32)
+        ids, cu_seqlens = torch.zeros(TOKENS, dtype=torch.int32), torch.zeros(129, dtype=torch.int32)
         masked = torch.empty(PREDICTIONS, config.hidden_size, dtype=torch.bfloat16, requires_grad=True)
     flat = FlatParameters(model, torch.bfloat16)
     matrix = TOKENS * config.hidden_size * 2
@@ -38,7 +38,7 @@ def count() -> list[tuple[str, int, int]]:
 
     counted = OpBytes(), OpBytes()
     with counted[0]:
-        y = model.albert.embeddings(Packed(ids, ids, ids, edges, 128))
+        y = model.albert.embeddings(Packed(ids, ids, ids, cu_seqlens, 128))
     with counted[1]:
         y.backward(torch.empty_like(y))
     rows = [("embeddings: sum of three and LayerNorm", _sum(counted, *normed), 6 * matrix)]

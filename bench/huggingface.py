@@ -39,13 +39,13 @@ class Padded:
 
 def pad(batch: Batch) -> Padded:
     """The sequences of a packed batch, one a row: the adapter that feeds HuggingFace from our loader."""
-    edges = batch.cu_seqlens[: batch.num_sequences + 1].astype("int64")
-    lengths = torch.from_numpy(edges[1:] - edges[:-1])
+    cu_seqlens = batch.cu_seqlens[: batch.num_sequences + 1].astype("int64")
+    lengths = torch.from_numpy(cu_seqlens[1:] - cu_seqlens[:-1])
     keep = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
 
     def rows(values: Any, fill: int) -> Tensor:
         padded = torch.full(keep.shape, fill, dtype=torch.int64)
-        padded[keep] = torch.as_tensor(values[: edges[-1]], dtype=torch.int64)
+        padded[keep] = torch.as_tensor(values[: cu_seqlens[-1]], dtype=torch.int64)
         return padded
 
     labels = torch.full((len(batch.input_ids),), IGNORED)
@@ -57,7 +57,7 @@ def pad(batch: Batch) -> Padded:
     order[torch.from_numpy(batch.sentence_order_weights[: batch.num_sequences]) == 0] = IGNORED
     mask = None if bool(keep.all()) else keep.long()
     types = rows(batch.token_type_ids, 0)
-    return Padded(rows(batch.input_ids, 0), types, mask, rows(labels, IGNORED), order, int(edges[-1]))
+    return Padded(rows(batch.input_ids, 0), types, mask, rows(labels, IGNORED), order, int(cu_seqlens[-1]))
 
 
 def build(config: AlbertConfig, attention: str = "sdpa") -> nn.Module:

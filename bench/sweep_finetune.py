@@ -41,7 +41,7 @@ RESULTS = Path(__file__).parent / "results" / "finetune-sweep.jsonl"
 # base's width and two of its twelve layers: twelve take minutes a step on one thread.
 WIDTHS: dict[str, tuple[tuple[int, int, int, int], int, tuple[float, ...]]] = {
     "narrow": ((128, 2, 4, 512), 2500, (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)),
-    "tiny": ((312, 4, 12, 1248), 600, (3e-5, 1e-4, 3e-4, 1e-3)),
+    "tiny": ((312, 4, 12, 1248), 2500, (3e-5, 1e-4, 3e-4, 1e-3)),
     "wide": ((768, 2, 12, 3072), 100, (3e-5, 1e-4, 3e-4)),
 }
 TRAIN, DEV, LENGTH = 1500, 600, 48

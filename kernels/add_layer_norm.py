@@ -30,13 +30,13 @@ def _add_layer_norm_forward_kernel(
     n_rows, rows_per_program, epsilon, site, threshold, scale,
     N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, HAS_DROPOUT: tl.constexpr,
 ):  # fmt: skip
-    wide: tl.constexpr = mean_ptr.dtype.element_ty  # fp32; fp64 for gradcheck
+    acc_dtype: tl.constexpr = mean_ptr.dtype.element_ty  # fp32; fp64 for gradcheck
     # N_COLS is constexpr: only then does the compiler know that rows start aligned, and moves 128 bits at a time.
     cols = tl.arange(0, BLOCK_COLS)
     col_mask = cols < N_COLS
-    bias = tl.load(bias_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
-    weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
-    layer_norm_bias = tl.load(layer_norm_bias_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
+    bias = tl.load(bias_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
+    weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
+    layer_norm_bias = tl.load(layer_norm_bias_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
     first = tl.program_id(0) * rows_per_program
     last = tl.minimum(first + rows_per_program, n_rows)
     for start in range(first, last, BLOCK_ROWS):
@@ -44,15 +44,15 @@ def _add_layer_norm_forward_kernel(
         row_mask = rows < last
         mask = row_mask[:, None] & col_mask[None, :]
         offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
-        value = tl.load(x_ptr + offsets, mask, other=0.0).to(wide) + bias
+        value = tl.load(x_ptr + offsets, mask, other=0.0).to(acc_dtype) + bias
         if HAS_DROPOUT:
             value *= dropout_multiplier(key_ptr, site, rows, threshold, scale, BLOCK_ROWS, BLOCK_COLS)
-        value += tl.load(residual_ptr + offsets, mask, other=0.0).to(wide)
+        value += tl.load(residual_ptr + offsets, mask, other=0.0).to(acc_dtype)
         stored = value.to(sum_ptr.dtype.element_ty)
         tl.store(sum_ptr + offsets, stored, mask)
 
         # Columns past the row's end hold zero and add nothing to its sum; their distance from the mean must be masked.
-        value = stored.to(wide)
+        value = stored.to(acc_dtype)
         mean = tl.sum(value, axis=1) / N_COLS
         centred = tl.where(col_mask[None, :], value - mean[:, None], 0.0)
         rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / N_COLS + epsilon)
@@ -69,14 +69,14 @@ def _add_layer_norm_backward_kernel(
     N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
     HAS_DROPOUT: tl.constexpr, MORE_OF: tl.constexpr, ADDS: tl.constexpr,
 ):  # fmt: skip
-    wide: tl.constexpr = mean_ptr.dtype.element_ty
+    acc_dtype: tl.constexpr = mean_ptr.dtype.element_ty
     chunk = tl.program_id(0)
     cols = tl.arange(0, BLOCK_COLS)
     col_mask = cols < N_COLS
-    weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
-    grad_bias = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
-    grad_weight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
-    grad_layer_norm_bias = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
+    weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
+    grad_bias = tl.zeros((BLOCK_ROWS, BLOCK_COLS), acc_dtype)
+    grad_weight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), acc_dtype)
+    grad_layer_norm_bias = tl.zeros((BLOCK_ROWS, BLOCK_COLS), acc_dtype)
     first = chunk * rows_per_chunk
     last = tl.minimum(first + rows_per_chunk, n_rows)
     for start in range(first, last, BLOCK_ROWS):
@@ -84,10 +84,10 @@ def _add_layer_norm_backward_kernel(
         row_mask = rows < last
         mask = row_mask[:, None] & col_mask[None, :]
         offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
-        grad_y = tl.load(grad_y_ptr + offsets, mask, other=0.0).to(wide)
+        grad_y = tl.load(grad_y_ptr + offsets, mask, other=0.0).to(acc_dtype)
         if MORE_OF == "y":
-            grad_y += tl.load(more_grad_ptr + offsets, mask, other=0.0).to(wide)
-        value = tl.load(sum_ptr + offsets, mask, other=0.0).to(wide)
+            grad_y += tl.load(more_grad_ptr + offsets, mask, other=0.0).to(acc_dtype)
+        value = tl.load(sum_ptr + offsets, mask, other=0.0).to(acc_dtype)
         mean = tl.load(mean_ptr + rows, row_mask, other=0.0)[:, None]
         rstd = tl.load(rstd_ptr + rows, row_mask, other=0.0)[:, None]
         # Columns past the row's end have weight 0 and grad_y 0: what they hold below meets no sum over the row.
@@ -97,7 +97,7 @@ def _add_layer_norm_backward_kernel(
         slope = tl.sum(grad_normalised * normalised, axis=1)[:, None] / N_COLS
         grad = (grad_normalised - mean_grad - normalised * slope) * rstd
         if MORE_OF == "sum":
-            grad += tl.load(more_grad_ptr + offsets, mask, other=0.0).to(wide)
+            grad += tl.load(more_grad_ptr + offsets, mask, other=0.0).to(acc_dtype)
         tl.store(grad_residual_ptr + offsets, grad.to(grad_residual_ptr.dtype.element_ty), mask)
         if HAS_DROPOUT:
             grad *= dropout_multiplier(key_ptr, site, rows, threshold, scale, BLOCK_ROWS, BLOCK_COLS)
@@ -136,8 +136,8 @@ def _forward(
 
 @_forward.register_fake
 def _forward_fake(x, bias, residual, weight, layer_norm_bias, key, epsilon, dropout, site):
-    wide = torch.promote_types(x.dtype, torch.float32)
-    statistic = x.new_empty(x.shape[0], dtype=wide)
+    acc_dtype = torch.promote_types(x.dtype, torch.float32)
+    statistic = x.new_empty(x.shape[0], dtype=acc_dtype)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     return y, torch.empty_like(y), statistic, torch.empty_like(statistic)
 

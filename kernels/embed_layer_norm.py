@@ -24,14 +24,14 @@ register_candidates("embed_layer_norm")
 
 @triton.jit
 def _gather_sum(
-    word_ptr, position_ids_ptr, type_ids_ptr, position_ptr, type_ptr, rows, row_mask, cols, mask, wide: tl.constexpr,
-    N_COLS: tl.constexpr,
+    word_ptr, position_ids_ptr, type_ids_ptr, position_ptr, type_ptr, rows, row_mask, cols, mask,
+    acc_dtype: tl.constexpr, N_COLS: tl.constexpr,
 ):  # fmt: skip
     position = tl.load(position_ids_ptr + rows, row_mask, other=0).to(tl.int64)[:, None] * N_COLS
     token_type = tl.load(type_ids_ptr + rows, row_mask, other=0).to(tl.int64)[:, None] * N_COLS
-    value = tl.load(word_ptr + rows.to(tl.int64)[:, None] * N_COLS + cols[None, :], mask, other=0.0).to(wide)
-    value += tl.load(position_ptr + position + cols[None, :], mask, other=0.0).to(wide)
-    return value + tl.load(type_ptr + token_type + cols[None, :], mask, other=0.0).to(wide)
+    value = tl.load(word_ptr + rows.to(tl.int64)[:, None] * N_COLS + cols[None, :], mask, other=0.0).to(acc_dtype)
+    value += tl.load(position_ptr + position + cols[None, :], mask, other=0.0).to(acc_dtype)
+    return value + tl.load(type_ptr + token_type + cols[None, :], mask, other=0.0).to(acc_dtype)
 
 
 @triton.jit(do_not_specialize=["n_rows", "site", "threshold"])
@@ -40,16 +40,16 @@ def _embed_layer_norm_forward_kernel(
     y_ptr, mean_ptr, rstd_ptr, n_rows, epsilon, site, threshold, scale,
     N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, HAS_DROPOUT: tl.constexpr,
 ):  # fmt: skip
-    wide: tl.constexpr = mean_ptr.dtype.element_ty
+    acc_dtype: tl.constexpr = mean_ptr.dtype.element_ty
     cols = tl.arange(0, BLOCK_COLS)
     col_mask = cols < N_COLS
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row_mask = rows < n_rows
     mask = row_mask[:, None] & col_mask[None, :]
-    weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
-    layer_norm_bias = tl.load(layer_norm_bias_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
+    weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
+    layer_norm_bias = tl.load(layer_norm_bias_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
     value = _gather_sum(word_ptr, position_ids_ptr, type_ids_ptr, position_ptr, type_ptr, rows, row_mask, cols, mask,
-                        wide, N_COLS)  # fmt: skip
+                        acc_dtype, N_COLS)  # fmt: skip
     mean = tl.sum(value, axis=1) / N_COLS
     centred = tl.where(col_mask[None, :], value - mean[:, None], 0.0)
     rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / N_COLS + epsilon)
@@ -68,13 +68,13 @@ def _embed_layer_norm_backward_kernel(
     grad_sum_ptr, partial_ptr, n_rows, rows_per_chunk, site, threshold, scale,
     N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, HAS_DROPOUT: tl.constexpr,
 ):  # fmt: skip
-    wide: tl.constexpr = mean_ptr.dtype.element_ty
+    acc_dtype: tl.constexpr = mean_ptr.dtype.element_ty
     chunk = tl.program_id(0)
     cols = tl.arange(0, BLOCK_COLS)
     col_mask = cols < N_COLS
-    weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
-    grad_weight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
-    grad_layer_norm_bias = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
+    weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
+    grad_weight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), acc_dtype)
+    grad_layer_norm_bias = tl.zeros((BLOCK_ROWS, BLOCK_COLS), acc_dtype)
     first = chunk * rows_per_chunk
     last = tl.minimum(first + rows_per_chunk, n_rows)
     for start in range(first, last, BLOCK_ROWS):
@@ -82,11 +82,11 @@ def _embed_layer_norm_backward_kernel(
         row_mask = rows < last
         mask = row_mask[:, None] & col_mask[None, :]
         offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
-        grad = tl.load(grad_ptr + offsets, mask, other=0.0).to(wide)
+        grad = tl.load(grad_ptr + offsets, mask, other=0.0).to(acc_dtype)
         if HAS_DROPOUT:
             grad *= dropout_multiplier(key_ptr, site, rows, threshold, scale, BLOCK_ROWS, BLOCK_COLS)
         value = _gather_sum(word_ptr, position_ids_ptr, type_ids_ptr, position_ptr, type_ptr, rows, row_mask, cols,
-                            mask, wide, N_COLS)  # fmt: skip
+                            mask, acc_dtype, N_COLS)  # fmt: skip
         mean = tl.load(mean_ptr + rows, row_mask, other=0.0)[:, None]
         rstd = tl.load(rstd_ptr + rows, row_mask, other=0.0)[:, None]
         normalised = (value - mean) * rstd
@@ -195,8 +195,8 @@ def _table_gradient(main_grad, ids, grad, table):
     if len(table) <= SMALL_TABLE:
         one_hot = (ids[:, None] == torch.arange(len(table), device=ids.device)).to(grad.dtype)
         return weight_gradient(main_grad, one_hot, grad)
-    wide = torch.promote_types(grad.dtype, torch.float32)
-    sums = torch.ops.aten.embedding_dense_backward(grad.to(wide), ids, len(table), -1, False)
+    acc_dtype = torch.promote_types(grad.dtype, torch.float32)
+    sums = torch.ops.aten.embedding_dense_backward(grad.to(acc_dtype), ids, len(table), -1, False)
     if main_grad is None:
         return sums.to(table.dtype)
     main_grad.add_(sums)

@@ -24,7 +24,7 @@ def _gather_rows_backward_kernel(
     grad_ptr, place_ptr, grad_x_ptr, n_rows, n_places,
     N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, HALVINGS: tl.constexpr,
 ):  # fmt: skip
-    wide: tl.constexpr = tl.float64 if grad_ptr.dtype.element_ty == tl.float64 else tl.float32
+    acc_dtype: tl.constexpr = tl.float64 if grad_ptr.dtype.element_ty == tl.float64 else tl.float32
     cols = tl.arange(0, BLOCK_COLS)
     col_mask = cols < N_COLS
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -36,11 +36,11 @@ def _gather_rows_backward_kernel(
         below = tl.load(place_ptr + middle, open_, other=0) < rows
         low = tl.where(open_ & below, middle + 1, low)
         high = tl.where(open_ & (below == 0), middle, high)
-    total = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
+    total = tl.zeros((BLOCK_ROWS, BLOCK_COLS), acc_dtype)
     found = (low < n_places) & (tl.load(place_ptr + low, low < n_places, other=0) == rows)
     while tl.max(found.to(tl.int32), axis=0) > 0:
         offsets = low.to(tl.int64)[:, None] * N_COLS + cols[None, :]
-        total += tl.load(grad_ptr + offsets, found[:, None] & col_mask[None, :], other=0.0).to(wide)
+        total += tl.load(grad_ptr + offsets, found[:, None] & col_mask[None, :], other=0.0).to(acc_dtype)
         low += 1
         found = found & (low < n_places) & (tl.load(place_ptr + low, low < n_places, other=0) == rows)
     offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]

@@ -38,8 +38,8 @@ def _gelu_forward_kernel(z_ptr, h_ptr, n_rows, N_COLS: tl.constexpr, BLOCK: tl.c
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offsets < n_rows.to(tl.int64) * N_COLS  # a multiple of N_COLS: so 128 bits at a time may share a mask
     z = tl.load(z_ptr + offsets, mask, other=0.0)
-    wide: tl.constexpr = tl.float64 if z_ptr.dtype.element_ty == tl.float64 else tl.float32
-    h, _slope = activate_with_slope(z.to(wide), ACTIVATION)
+    acc_dtype: tl.constexpr = tl.float64 if z_ptr.dtype.element_ty == tl.float64 else tl.float32
+    h, _slope = activate_with_slope(z.to(acc_dtype), ACTIVATION)
     tl.store(h_ptr + offsets, h.to(h_ptr.dtype.element_ty), mask)
 
 
@@ -49,19 +49,19 @@ def _gelu_backward_kernel(
     N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACTIVATION: tl.constexpr,
     ADDS: tl.constexpr,
 ):  # fmt: skip
-    wide: tl.constexpr = partial_ptr.dtype.element_ty
+    acc_dtype: tl.constexpr = partial_ptr.dtype.element_ty
     cols = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
     chunk = tl.program_id(1)
     col_mask = cols < N_COLS
-    total = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
+    total = tl.zeros((BLOCK_ROWS, BLOCK_COLS), acc_dtype)
     first = chunk * rows_per_chunk
     last = tl.minimum(first + rows_per_chunk, n_rows)
     for start in range(first, last, BLOCK_ROWS):
         rows = start + tl.arange(0, BLOCK_ROWS)
         mask = (rows < last)[:, None] & col_mask[None, :]
         offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
-        grad_h = tl.load(grad_h_ptr + offsets, mask, other=0.0).to(wide)
-        h, slope = activate_with_slope(tl.load(z_ptr + offsets, mask, other=0.0).to(wide), ACTIVATION)
+        grad_h = tl.load(grad_h_ptr + offsets, mask, other=0.0).to(acc_dtype)
+        h, slope = activate_with_slope(tl.load(z_ptr + offsets, mask, other=0.0).to(acc_dtype), ACTIVATION)
         grad_z = grad_h * slope
         tl.store(h_ptr + offsets, h.to(h_ptr.dtype.element_ty), mask)
         tl.store(grad_z_ptr + offsets, grad_z.to(grad_z_ptr.dtype.element_ty), mask)

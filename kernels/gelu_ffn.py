@@ -193,8 +193,8 @@ def _backward_fake(grad, weight2, z, activation, implementation, sums=None):
     tile = choose("backward", implementation, n_rows, n_cols, grad.shape[1], grad)
     rows = tile.rows if tile else gelu.rows_per_chunk(n_rows, n_cols)
     chunks = cdiv(n_rows, rows) if sums is None else 0
-    wide = torch.promote_types(z.dtype, torch.float32)
-    return torch.empty_like(z), torch.empty_like(z), z.new_empty(chunks, 1, n_cols, dtype=wide)
+    acc_dtype = torch.promote_types(z.dtype, torch.float32)
+    return torch.empty_like(z), torch.empty_like(z), z.new_empty(chunks, 1, n_cols, dtype=acc_dtype)
 
 
 @costs("albert_fast::gelu_ffn_backward")

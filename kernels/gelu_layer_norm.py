@@ -26,18 +26,18 @@ def _gelu_layer_norm_forward_kernel(
     z_ptr, bias_ptr, weight_ptr, layer_norm_bias_ptr, y_ptr, mean_ptr, rstd_ptr, n_rows, epsilon,
     N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
-    wide: tl.constexpr = mean_ptr.dtype.element_ty
+    acc_dtype: tl.constexpr = mean_ptr.dtype.element_ty
     cols = tl.arange(0, BLOCK_COLS)
     col_mask = cols < N_COLS
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row_mask = rows < n_rows
     mask = row_mask[:, None] & col_mask[None, :]
     offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
-    bias = tl.load(bias_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
-    weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
-    layer_norm_bias = tl.load(layer_norm_bias_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
+    bias = tl.load(bias_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
+    weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
+    layer_norm_bias = tl.load(layer_norm_bias_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
     # Columns past the row's end are zero, and so is their activation.
-    h, _slope = activate_with_slope(tl.load(z_ptr + offsets, mask, other=0.0).to(wide) + bias, ACTIVATION)
+    h, _slope = activate_with_slope(tl.load(z_ptr + offsets, mask, other=0.0).to(acc_dtype) + bias, ACTIVATION)
     mean = tl.sum(h, axis=1) / N_COLS
     centred = tl.where(col_mask[None, :], h - mean[:, None], 0.0)
     rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / N_COLS + epsilon)
@@ -51,15 +51,15 @@ def _gelu_layer_norm_backward_kernel(
     grad_ptr, z_ptr, bias_ptr, weight_ptr, mean_ptr, rstd_ptr, grad_z_ptr, partial_ptr, n_rows, rows_per_chunk,
     N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
-    wide: tl.constexpr = mean_ptr.dtype.element_ty
+    acc_dtype: tl.constexpr = mean_ptr.dtype.element_ty
     chunk = tl.program_id(0)
     cols = tl.arange(0, BLOCK_COLS)
     col_mask = cols < N_COLS
-    bias = tl.load(bias_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
-    weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(wide)[None, :]
-    grad_bias = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
-    grad_weight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
-    grad_layer_norm_bias = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
+    bias = tl.load(bias_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
+    weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
+    grad_bias = tl.zeros((BLOCK_ROWS, BLOCK_COLS), acc_dtype)
+    grad_weight = tl.zeros((BLOCK_ROWS, BLOCK_COLS), acc_dtype)
+    grad_layer_norm_bias = tl.zeros((BLOCK_ROWS, BLOCK_COLS), acc_dtype)
     first = chunk * rows_per_chunk
     last = tl.minimum(first + rows_per_chunk, n_rows)
     for start in range(first, last, BLOCK_ROWS):
@@ -67,8 +67,8 @@ def _gelu_layer_norm_backward_kernel(
         row_mask = rows < last
         mask = row_mask[:, None] & col_mask[None, :]
         offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
-        grad = tl.load(grad_ptr + offsets, mask, other=0.0).to(wide)
-        h, slope = activate_with_slope(tl.load(z_ptr + offsets, mask, other=0.0).to(wide) + bias, ACTIVATION)
+        grad = tl.load(grad_ptr + offsets, mask, other=0.0).to(acc_dtype)
+        h, slope = activate_with_slope(tl.load(z_ptr + offsets, mask, other=0.0).to(acc_dtype) + bias, ACTIVATION)
         mean = tl.load(mean_ptr + rows, row_mask, other=0.0)[:, None]
         rstd = tl.load(rstd_ptr + rows, row_mask, other=0.0)[:, None]
         # Rows past the end have grad 0 and rstd 0, columns past it weight 0 and grad 0: nothing of them is summed.

@@ -239,14 +239,14 @@ def calls(sizes, dtype, make):
     # As many weights as there are hidden units, so that sizes past 2^31 are reached; one part, which owns all rows.
     n_cols = 512
     n_rows = max(1, sizes.tokens * sizes.hidden // n_cols)
-    wide = torch.float32
+    acc_dtype = torch.float32
     for debiases, trusts in ((False, True), (True, False)):
-        grad, exp_avg, master = (make(n_rows * n_cols, dtype=wide) for _ in range(3))
-        compute = None if dtype == wide else make(n_rows * n_cols, dtype=dtype)
+        grad, exp_avg, master = (make(n_rows * n_cols, dtype=acc_dtype) for _ in range(3))
+        compute = None if dtype == acc_dtype else make(n_rows * n_cols, dtype=dtype)
         owners, around = make(n_rows, dtype=torch.int32), make(1, 2, dtype=torch.int32)
-        ratios, lengths = (make(1, dtype=wide), make(1, 2, dtype=wide)) if trusts else (None, None)
-        counters = [make(dtype=kind) for kind in (torch.int64, torch.int64, wide, wide)]
-        arguments = (grad, exp_avg, make(n_rows * n_cols, dtype=wide).square(), master, compute, *counters, owners,
+        ratios, lengths = (make(1, dtype=acc_dtype), make(1, 2, dtype=acc_dtype)) if trusts else (None, None)
+        counters = [make(dtype=kind) for kind in (torch.int64, torch.int64, acc_dtype, acc_dtype)]
+        arguments = (grad, exp_avg, make(n_rows * n_cols, dtype=acc_dtype).square(), master, compute, *counters, owners,
                      around, ratios, lengths)  # fmt: skip
         rule = 0.5, 1.0, 1e-3, 10, 100, 2.0 if debiases else 1.0, 0.9, 0.999, 1e-6
         yield Call(_update, (*arguments, *rule, debiases, 0.01, n_rows // 2 * n_cols, int(trusts)))

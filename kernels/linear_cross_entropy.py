@@ -27,16 +27,16 @@ def _cross_entropy_rows_kernel(
     logits_ptr, target_ptr, log_sum_exp_ptr, loss_ptr, correct_ptr, N_COLS: tl.constexpr, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0)
-    wide: tl.constexpr = loss_ptr.dtype.element_ty
+    acc_dtype: tl.constexpr = loss_ptr.dtype.element_ty
     logits_ptr += row.to(tl.int64) * N_COLS
     target = tl.load(target_ptr + row).to(tl.int32)
-    of_target = tl.load(logits_ptr + target).to(wide)
-    largest = tl.full((), float("-inf"), wide)
-    total = tl.zeros((), wide)
+    of_target = tl.load(logits_ptr + target).to(acc_dtype)
+    largest = tl.full((), float("-inf"), acc_dtype)
+    total = tl.zeros((), acc_dtype)
     better = tl.zeros((BLOCK,), tl.int32)
     for start in range(0, N_COLS, BLOCK):
         cols = start + tl.arange(0, BLOCK)
-        value = tl.load(logits_ptr + cols, cols < N_COLS, other=float("-inf")).to(wide)
+        value = tl.load(logits_ptr + cols, cols < N_COLS, other=float("-inf")).to(acc_dtype)
         larger = tl.maximum(largest, tl.max(value, axis=0))
         total = total * tl.exp(largest - larger) + tl.sum(tl.exp(value - larger), axis=0)
         largest = larger
@@ -45,7 +45,7 @@ def _cross_entropy_rows_kernel(
     log_sum_exp = largest + tl.log(total)
     tl.store(log_sum_exp_ptr + row, log_sum_exp)
     tl.store(loss_ptr + row, log_sum_exp - of_target)
-    tl.store(correct_ptr + row, (tl.sum(better, axis=0) == 0).to(wide))
+    tl.store(correct_ptr + row, (tl.sum(better, axis=0) == 0).to(acc_dtype))
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -53,11 +53,11 @@ def _cross_entropy_gradient_kernel(
     logits_ptr, target_ptr, log_sum_exp_ptr, scale_ptr, partial_ptr, n_rows,
     N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    wide: tl.constexpr = partial_ptr.dtype.element_ty
+    acc_dtype: tl.constexpr = partial_ptr.dtype.element_ty
     cols = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
     chunk = tl.program_id(1)
     col_mask = cols < N_COLS
-    summed = tl.zeros((BLOCK_ROWS, BLOCK_COLS), wide)
+    summed = tl.zeros((BLOCK_ROWS, BLOCK_COLS), acc_dtype)
     last = tl.minimum((chunk + 1) * CHUNK, n_rows)
     for start in range(chunk * CHUNK, last, BLOCK_ROWS):
         rows = start + tl.arange(0, BLOCK_ROWS)
@@ -67,8 +67,8 @@ def _cross_entropy_gradient_kernel(
         log_sum_exp = tl.load(log_sum_exp_ptr + rows, row_mask, other=0.0)[:, None]
         target = tl.load(target_ptr + rows, row_mask, other=-1).to(tl.int32)[:, None]
         scale = tl.load(scale_ptr + rows, row_mask, other=0.0)[:, None]
-        value = tl.load(logits_ptr + offsets, mask, other=float("-inf")).to(wide)
-        grad = tl.exp(value - log_sum_exp) - (cols[None, :] == target).to(wide)
+        value = tl.load(logits_ptr + offsets, mask, other=float("-inf")).to(acc_dtype)
+        grad = tl.exp(value - log_sum_exp) - (cols[None, :] == target).to(acc_dtype)
         summed += grad * scale
         tl.store(logits_ptr + offsets, grad.to(logits_ptr.dtype.element_ty), mask)
     tl.store(partial_ptr + chunk.to(tl.int64) * N_COLS + cols, tl.sum(summed, axis=0), col_mask)
@@ -122,9 +122,9 @@ def _cross_entropy_costs(logits, targets, scale, with_gradient):
 
 def calls(sizes, dtype, make):
     predictions = sizes.predictions or max(1, sizes.tokens * 15 // 100)
-    wide = torch.promote_types(dtype, torch.float32)
+    acc_dtype = torch.promote_types(dtype, torch.float32)
     for with_gradient in (False, True):
-        logits, scale = make(predictions, sizes.vocabulary, dtype=dtype), make(predictions, dtype=wide)
+        logits, scale = make(predictions, sizes.vocabulary, dtype=dtype), make(predictions, dtype=acc_dtype)
         yield Call(_cross_entropy, (logits, make(predictions, dtype=torch.int32), scale, with_gradient))
 
 

@@ -111,9 +111,9 @@ def _pack_gradients(parts: list[Tensor], head_size: int, sums: Tensor | None = N
 def _pack_gradients_fake(parts, head_size, sums=None):
     n_rows, heads, _ = parts[0].shape
     packed = parts[0].new_empty(n_rows, len(parts), heads, head_size)
-    wide = torch.promote_types(packed.dtype, torch.float32)
+    acc_dtype = torch.promote_types(packed.dtype, torch.float32)
     chunks = chunk_count(packed) if sums is None else 0
-    return packed, packed.new_empty(chunks, 1, len(parts) * heads * head_size, dtype=wide)
+    return packed, packed.new_empty(chunks, 1, len(parts) * heads * head_size, dtype=acc_dtype)
 
 
 @costs("albert_fast::pack_gradients")

@@ -63,7 +63,7 @@ def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOpti
     more = {"baseline_accuracy": word_count_accuracy(train, dev)} if options.baseline else {}
     run = FinetuneRun(Path(options.output), model, optimizer, settings, options.metric, options.patience)
     with run.started(max_steps, resume=options.resume), Stop(world_size=1) as stop:
-        length = train_texts.edges[-1] / len(train)
+        length = train_texts.cu_seqlens[-1] / len(train)
         note(f"{len(train):,} examples of {len(names)} classes, {length:.0f} tokens each; {device.type}, {precision}")
         while run.step < max_steps and not run.stopped and not stop.agreed:
             epoch, done = divmod(run.step, steps_per_epoch)
@@ -115,6 +115,6 @@ def _train_config(options: FinetuneOptions, max_steps: int) -> TrainConfig:
 def _checksum(*examples: tuple[EncodedTexts, np.ndarray]) -> int:
     crc = 0
     for texts, labels in examples:
-        for array in (texts.input_ids, texts.token_type_ids, texts.edges, labels):
+        for array in (texts.input_ids, texts.token_type_ids, texts.cu_seqlens, labels):
             crc = crc32c(array, crc)
     return crc

@@ -18,18 +18,18 @@ from albert_fast.packed import Packed
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Token ids of many texts end to end: int32 input_ids and token_type_ids [tokens], and edges int64 [texts + 1]."""
+    """Many texts end to end: input_ids and token_type_ids, int32 [tokens], and cu_seqlens, int64 [texts + 1]."""
 
     input_ids: np.ndarray
     token_type_ids: np.ndarray
-    edges: np.ndarray
+    cu_seqlens: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.edges) - 1
+        return len(self.cu_seqlens) - 1
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        return np.diff(self.edges)
+        return np.diff(self.cu_seqlens)
 
     def in_order(self, batch_size: int) -> Iterator[np.ndarray]:
         """Rows 0, 1, 2, ... in runs of batch_size."""
@@ -39,10 +39,10 @@ class EncodedTexts:
     def batch(self, rows: np.ndarray, device: torch.device, dropout_key: Tensor | None = None) -> Packed:
         """The texts `rows`, packed without padding."""
         lengths = self.lengths[rows]
-        edges = np.concatenate(([0], np.cumsum(lengths)))
-        positions = np.arange(edges[-1]) - np.repeat(edges[:-1], lengths)
-        tokens = np.repeat(self.edges[rows], lengths) + positions
-        arrays = (self.input_ids[tokens], self.token_type_ids[tokens], positions, edges)
+        cu_seqlens = np.concatenate(([0], np.cumsum(lengths)))
+        positions = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
+        tokens = np.repeat(self.cu_seqlens[rows], lengths) + positions
+        arrays = (self.input_ids[tokens], self.token_type_ids[tokens], positions, cu_seqlens)
         ids, types, places, ends = (torch.from_numpy(a.astype(np.int32)).to(device, non_blocking=True) for a in arrays)
         return Packed(ids, types, places, ends, int(lengths.max()), dropout_key)
 
@@ -59,14 +59,14 @@ def encode_texts(
     pieces = iter(np.split(flat, np.cumsum(lengths)[:-1]))
     ids: list[int] = []
     types: list[int] = []
-    edges = [0]
+    cu_seqlens = [0]
     for _, b in pairs:
         first = next(pieces).tolist()
         own = tokenizer.join(first, None if b is None else next(pieces).tolist(), max_seq_length)
         ids += own[0]
         types += own[1]
-        edges.append(len(ids))
-    return EncodedTexts(np.array(ids, np.int32), np.array(types, np.int32), np.array(edges, np.int64))
+        cu_seqlens.append(len(ids))
+    return EncodedTexts(np.array(ids, np.int32), np.array(types, np.int32), np.array(cu_seqlens, np.int64))
 
 
 def mean_vectors(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:

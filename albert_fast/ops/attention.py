@@ -23,8 +23,8 @@ def plain_attention(
     It reads cu_seqlens on the host, so that it cannot be captured, and keeps every score for backward.
     """
     if bias is not None:  # it is part of qkv already: adds nothing but its gradient
-        wide = upcast_parameter(bias)
-        qkv = (qkv + (wide - wide.detach()).view(qkv.shape[1:])).to(qkv.dtype)
+        upcasted = upcast_parameter(bias)
+        qkv = (qkv + (upcasted - upcasted.detach()).view(qkv.shape[1:])).to(qkv.dtype)
     query, key, value = qkv.unbind(1) if q is None else (q, *qkv.unbind(1))
     own = cu_seqlens if cu_queries is None else cu_queries
     made = []

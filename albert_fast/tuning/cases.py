@@ -156,8 +156,8 @@ def _accumulated(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _accumulated_wide(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    wide = torch.promote_types(total.dtype, a.dtype)
-    return total.to(wide) + a.detach().to(wide).t() @ b.detach().to(wide)
+    acc_dtype = torch.promote_types(total.dtype, a.dtype)
+    return total.to(acc_dtype) + a.detach().to(acc_dtype).t() @ b.detach().to(acc_dtype)
 
 
 def _pack_gradients(make: Maker, rows: int, columns: int, padding: int, count: int) -> Case:

@@ -1,7 +1,7 @@
 """Whether an implementation is right here: its results against those of the plain op in a wider precision.
 
 The rule of the tests (from flash-attention's): an error is at most twice that of the plain op in the same low
-precision, both against the wide one, plus a little. Three errors are held to it, because each shows what the others
+precision, both against the fp32 one, plus a little. Three errors are held to it, because each shows what the others
 miss: of the whole tensor, of its worst row (one row in thousands that is dropped), and the shrinkage (bits cut off
 where they should be rounded leave numbers too small, by no more than rounding errors).
 """

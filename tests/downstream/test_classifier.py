@@ -57,7 +57,7 @@ def test_logits_equal_huggingface(tmp_path: Path) -> None:
     texts = encode_texts(tokenizer, pairs, 24, config)
     assert texts.lengths.tolist() == [7, 3, 24, 2]
     ids, types, mask = (torch.zeros(4, 24, dtype=torch.long) for _ in range(3))
-    for i, (start, end) in enumerate(zip(texts.edges, texts.edges[1:], strict=False)):
+    for i, (start, end) in enumerate(zip(texts.cu_seqlens, texts.cu_seqlens[1:], strict=False)):
         ids[i, : end - start] = torch.from_numpy(texts.input_ids[start:end])
         types[i, : end - start] = torch.from_numpy(texts.token_type_ids[start:end])
         mask[i, : end - start] = 1

@@ -20,8 +20,8 @@ from albert_fast.downstream.texts import EncodedTexts
         (768, 0.5, 10**11, (3e-5, "first")),
         (128, 0.5, 5 * 10**6, (2e-3, "mean")),  # our own, after minutes
         (64, 0.01, None, (2e-3, "mean")),  # no weights at all
-        (312, 0.01, 10**6, (3e-4, "mean")),
-        (768, 0.01, 10**11, (6e-5, "mean")),
+        (312, 0.01, 10**6, (8e-4, "mean")),
+        (768, 0.01, 10**11, (1e-4, "mean")),
         (4096, 0.01, 10**6, (3e-5, "mean")),
     ],
 )
