@@ -136,8 +136,8 @@ _backward = direct(_varlen_attention_backward)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    qkv, q, *edges, ctx.max_seqlen, bias = inputs
-    ctx.save_for_backward(qkv, q, *output, *edges)
+    qkv, q, *sequences, ctx.max_seqlen, bias = inputs
+    ctx.save_for_backward(qkv, q, *output, *sequences)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # of the log-sum-exp there would be zeros to fill
     ctx.bias_dtype, ctx.main_grad = getattr(bias, "dtype", None), getattr(bias, "main_grad", None)
@@ -211,12 +211,12 @@ def cpu_attention(
     """PyTorch's flash attention for CPUs, once for all sequences of one length."""
     query, key, value = parts(qkv, q)
     out, log_sum_exp = _outputs(qkv, q, cu_queries, cu_seqlens, max_seqlen)
-    own, edges = cu_queries.tolist(), cu_seqlens.tolist()
-    if edges[-1] != len(qkv):
-        raise ValueError(f"cu_seqlens ends at {edges[-1]} of {len(qkv)} tokens; put the rest into sequences of padding")
+    own, ends = cu_queries.tolist(), cu_seqlens.tolist()
+    if ends[-1] != len(qkv):
+        raise ValueError(f"cu_seqlens ends at {ends[-1]} of {len(qkv)} tokens; put the rest into sequences of padding")
     if q is not None:
         out[own[-1] :], log_sum_exp[:, own[-1] :] = 0, 0
-    for queries, keys in _equal_lengths(own, edges):
+    for queries, keys in _equal_lengths(own, ends):
         inputs = queries.take(query), keys.take(key), keys.take(value)
         part, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*inputs)[:2]
         queries.put(out, part)

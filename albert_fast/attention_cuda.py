@@ -27,8 +27,8 @@ def parts(qkv: Tensor, q: Tensor | None = None) -> tuple[Tensor, ...]:
     return qkv.unbind(1) if q is None else (q, *qkv.unbind(1))
 
 
-@candidates("attention")
-def _of_all(problem: Problem) -> list[Candidate]:
+@candidates("attention", "attention_of_some")
+def _candidates(problem: Problem) -> list[Candidate]:
     efficient = Candidate(EFFICIENT, EFFICIENT, "blocks of 64 queries: may win where sequences are short")
     if problem.dtype not in ("bfloat16", "float16"):
         return [efficient]
@@ -36,11 +36,6 @@ def _of_all(problem: Problem) -> list[Candidate]:
     if problem.architecture == "sm_90" and has_flash_3():
         found.append(Candidate(FLASH_3, FLASH_3, "asynchronous products and copies of Hopper"))
     return found
-
-
-@candidates("attention_of_some")
-def _of_some(problem: Problem) -> list[Candidate]:
-    return _of_all(problem)
 
 
 def has_flash_3() -> bool:

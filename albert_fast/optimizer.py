@@ -122,6 +122,7 @@ class Optimizer:
         if world_size > 1:
             dist.all_reduce(flat.grad)
         share = 1.0 / (micro_batches * world_size)
+        # Asked again: a card's check may have taken the kernels away since.
         if self.fused is not None and self.ops.fuses_update(flat.grad):
             self.fused(share)
             return

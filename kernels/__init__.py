@@ -14,7 +14,7 @@ How to add a kernel, by imitation of add_layer_norm.py:
    (pytest -m gpu).
 5. tests/kernels/test_NAME.py: the plain op in fp64 within gates, gradcheck, non-finite values, reruns, permuted rows.
 6. bench/bench_NAME.py with one Case: eager torch, torch.compile, ours. It is found from KERNELS.
-7. Its field in `Ops` and its line in `_triton_ops` (albert_fast/ops.py).
+7. Its field in `Ops` and its line in `kernel_ops` (albert_fast/ops/__init__.py).
 """
 
 KERNELS = (

@@ -45,12 +45,13 @@ _asked: dict[Problem, None] = {}
 _target: str | None = None
 
 
-def candidates(op: str) -> Callable[[Callable[[Problem], list[Candidate]]], Callable[[Problem], list[Candidate]]]:
-    """Registers what gives the candidates of a problem of `op`; the first is the default, the library's where it is."""
+def candidates(*ops: str) -> Callable[[Callable[[Problem], list[Candidate]]], Callable[[Problem], list[Candidate]]]:
+    """Registers what gives the candidates of problems of `ops`; the first is the default, the library's where it is."""
 
     def register(function: Callable[[Problem], list[Candidate]]) -> Callable[[Problem], list[Candidate]]:
-        _CANDIDATES[op] = cache(function)
-        return _CANDIDATES[op]
+        cached = cache(function)
+        _CANDIDATES.update(dict.fromkeys(ops, cached))
+        return cached
 
     return register
 

@@ -50,7 +50,7 @@ def test_flash_3_is_offered_where_it_is_installed_and_runs_behind_torchs_flash_o
     problem = candidates.Problem("attention", "sm_90", "bfloat16", 64, 16, 8, 16)
 
     def offered(**changes) -> list[str]:
-        return [candidate.name for candidate in attention_cuda._of_all.__wrapped__(problem._replace(**changes))]
+        return [candidate.name for candidate in attention_cuda._candidates.__wrapped__(problem._replace(**changes))]
 
     assert offered() == ["flash", "efficient"]  # the package is not here
     with flash_3(monkeypatch) as switched:

@@ -25,8 +25,8 @@ _WEIGHT_FILES = (
 _TORCH = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # What HuggingFace's Trainer leaves beside a model.
 _NO_MODELS = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state.pth")
+_OPTIMIZERS = "_optim_states.pt"  # how DeepSpeed's files of optimizers end
 _POINTER = b"version https://git-lfs"
-_NO_MODEL = "_optim_states.pt"  # how DeepSpeed's files of optimizers end
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -37,8 +37,7 @@ def find_checkpoint(path: Path) -> Path:
                 return path / name
         if (path / "variables" / "variables.index").is_file():  # a module of TF-Hub, unpacked
             return path / "variables" / "variables.index"
-        torch_files = [file for file in sorted(path.iterdir()) if file.suffix in _TORCH and file.name not in _NO_MODELS]
-        torch_files = [file for file in torch_files if not file.name.endswith(_NO_MODEL)]
+        torch_files = [file for file in sorted(path.iterdir()) if _may_hold_model(file)]
         indexes = sorted(path.glob("*.index"))
         if len(torch_files) == 1 and not indexes:
             return torch_files[0]
@@ -80,6 +79,10 @@ def find_config(given: str | None, file: Path) -> Path:
         return found[0]
     names = f"several ({', '.join(config.name for config in found)})" if found else "none"
     raise UserError(f"which config? {file.parent} holds {names}; give one with --config")
+
+
+def _may_hold_model(file: Path) -> bool:
+    return file.suffix in _TORCH and file.name not in _NO_MODELS and not file.name.endswith(_OPTIMIZERS)
 
 
 def read_torch(file: Path, use_averages: bool = False) -> tuple[dict[str, Tensor], list[str]]:

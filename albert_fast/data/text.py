@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
+from albert_fast.data.characters import whole_characters
 from albert_fast.data.inputs import DOC_EDGE, InputFile, Layout, file_bytes
 from albert_fast.options import UserError
 
@@ -251,4 +252,4 @@ def _field(line: str, name: str, offset: int) -> str:
         text = "\n".join(text)
     if not isinstance(text, str):
         raise TextError(offset, f"field {name!r} holds {type(text).__name__}, not a string or a list of them")
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return whole_characters(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from albert_fast.data.characters import check_line_ends
 from albert_fast.options import UserError
 
 _NUMBERED = re.compile(r"(.*?)[\t ]+(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)")
@@ -23,8 +24,7 @@ def read_vocab_txt(text: str) -> tuple[list[str], list[str]]:
     Raises:
         UserError: the text is SentencePiece's .vocab, or one line.
     """
-    if "\r" in text and "\n" not in text:
-        raise UserError("it has old Mac line ends (CR alone), so it is one line; tr '\\r' '\\n' mends it")
+    check_line_ends(text, "it")
     lines = [line.strip(" \t\r") for line in text.split("\n")]
     while lines and not lines[-1]:
         lines.pop()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from albert_fast.data.characters import whole_characters
 from albert_fast.downstream.columns import ColumnOptions, Columns, Expected, find_columns
 from albert_fast.downstream.labels import class_names, distinct, is_no_label, label_text
 from albert_fast.downstream.tables import Row, read_table
@@ -104,4 +105,4 @@ def _text(row: Row, column: str) -> str:
         text = " ".join(text)
     if not isinstance(text, str):
         raise UserError(f"{row.place}: a text is {json.dumps(text)[:40]}, not a string")
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")  # JSON can spell half a character
+    return whole_characters(text)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from albert_fast.data.characters import check_line_ends
 from albert_fast.downstream.column_names import KNOWN, PAIRS, SINGLES
 from albert_fast.options import UserError
 
@@ -81,8 +82,7 @@ def read_table(file: Path) -> Table:
     lines = [(number, line) for number, line in lines if line.strip(" ")]
     if not lines:
         raise UserError(f"{file} is empty; {WANTED}")
-    if "\r" in text and "\n" not in text:
-        raise UserError(f"{file} has old Mac line ends (CR alone), so it is one line; tr '\\r' '\\n' mends it")
+    check_line_ends(text, str(file))
     bare = text.lstrip()
     if bare[0] == "{" or (bare[0] == "[" and bare[1:].lstrip().startswith(("{", "]"))):
         return _objects(file, text)

@@ -76,7 +76,7 @@ def _gather_rows(make: Maker, rows: int, columns: int) -> Case:
     """A sixth of the rows, the first twice, and two that are none."""
     places = torch.tensor([0, *range(0, rows, 6), rows, rows], dtype=torch.int32, device=make.device)
     tokens = places.clamp(max=max(rows - 1, 0))
-    return Case("gather_rows", (make.normal(rows, columns), tokens, places), function=None, plain=_rows_of_tokens)
+    return Case("gather_rows", (make.normal(rows, columns), tokens, places), plain=_rows_of_tokens)
 
 
 def _rows_of_tokens(x: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
@@ -103,8 +103,8 @@ def cases(problem: Problem, rows: int, make: Maker) -> list[Case]:
         return [_transform(make, rows, columns, activation) for activation in ("gelu", "gelu_new")]
     if op in ("attention", "attention_of_some"):
         heads, longest = columns // depth, problem.length_to
-        edges = even_edges(min(rows, ATTENTION_ROWS), longest), uneven_edges(longest)
-        return [_attention(make, heads, depth, longest, found, op != "attention") for found in edges]
+        sequences = full_sequences(min(rows, ATTENTION_ROWS), longest), mixed_sequences(longest)
+        return [_attention(make, heads, depth, longest, found, op != "attention") for found in sequences]
     if op == "weight_gradient":
         return [_weight_gradient(make, rows, columns, depth)]
     if op == "pack_gradients":
@@ -116,21 +116,21 @@ def cases(problem: Problem, rows: int, make: Maker) -> list[Case]:
     return [_cross_entropy(make, rows, columns, depth)] if op == "linear_cross_entropy" else []
 
 
-def even_edges(rows: int, longest: int) -> list[int]:
-    """Edges of full sequences and, as in the loader's batches, of empty ones: a slot for each 32 tokens."""
+def full_sequences(rows: int, longest: int) -> list[int]:
+    """cu_seqlens of full sequences and, as in the loader's batches, of empty ones: a slot for each 32 tokens."""
     full = [*range(0, rows, longest), rows]
     return full + [rows] * max(0, rows // 32 + 1 - len(full))
 
 
-def uneven_edges(longest: int) -> list[int]:
-    """Edges of sequences from none to all of `longest` tokens, empty ones first, between and last."""
+def mixed_sequences(longest: int) -> list[int]:
+    """cu_seqlens of sequences from none to all of `longest` tokens, empty ones first, between and last."""
     lengths = [0, longest // 2 + 1, 0, 1, longest, longest // 3 + 1, 0]
     return [0, *itertools.accumulate(lengths)]
 
 
-def _attention(make: Maker, heads: int, size: int, longest: int, edges: list[int], of_some: bool) -> Case:
+def _attention(make: Maker, heads: int, size: int, longest: int, ends: list[int], of_some: bool) -> Case:
     """Attention of every token, or of the queries of each sixth and two that belong to no sequence."""
-    tokens, cu_seqlens = edges[-1], torch.tensor(edges, dtype=torch.int32, device=make.device)
+    tokens, cu_seqlens = ends[-1], torch.tensor(ends, dtype=torch.int32, device=make.device)
     qkv = make.normal(tokens, 2 if of_some else 3, heads, size)
     if not of_some:
         return Case("varlen_attention", (qkv, cu_seqlens, longest), plain=plain_attention, scatter=4.0)
@@ -145,7 +145,7 @@ def _weight_gradient(make: Maker, rows: int, columns: int, depth: int) -> Case:
     total = torch.randn(depth, columns, generator=make.generator).to(make.device)
     operands = make.normal(rows, depth), make.normal(rows, columns, scale=max(rows, 1) ** -0.5)
     return Case(
-        "weight_gradient", (total, *operands), fixed=(0,), function=_accumulated, plain=_accumulated_wide, slack=1e-4
+        "weight_gradient", (total, *operands), fixed=(0,), function=_accumulated, plain=_accumulated_plain, slack=1e-4
     )
 
 
@@ -155,7 +155,7 @@ def _accumulated(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return total
 
 
-def _accumulated_wide(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def _accumulated_plain(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
     acc_dtype = torch.promote_types(total.dtype, a.dtype)
     return total.to(acc_dtype) + a.detach().to(acc_dtype).t() @ b.detach().to(acc_dtype)
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from albert_fast.tuning.case import Case
 
-WIDE = {torch.float32: torch.float64, torch.bfloat16: torch.float32, torch.float16: torch.float32}
+REFERENCE_DTYPE = {torch.float32: torch.float64, torch.bfloat16: torch.float32, torch.float16: torch.float32}
 
 
 def fault(case: Case, implementation: Callable[..., Any], plain: Callable[..., Any], dtype: torch.dtype) -> str | None:
     """What is wrong with `implementation` of the case's op in `dtype`, in one line; None where it is right."""
-    truth, low = case.results(plain, WIDE[dtype]), case.results(plain, dtype)
+    truth, low = case.results(plain, REFERENCE_DTYPE[dtype]), case.results(plain, dtype)
     try:
         results = case.results(implementation, dtype)
     except Exception as error:  # a kernel that does not compile raises whatever the compiler does

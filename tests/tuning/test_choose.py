@@ -1,11 +1,11 @@
 """The card's choice at toy shapes, kernels interpreted and the clock injected: right before fast, and no surprises."""
 
 import math
-from collections import defaultdict
 from contextlib import contextmanager
 
 import pytest
 import torch
+from support.clocks import Table
 from support.interpreter import corrected_interpreter
 
 from albert_fast.kernels import candidates
@@ -33,27 +33,6 @@ def _choices_end_with_the_test():
         yield
 
 
-class Table:
-    """A clock on which each candidate takes what `seconds` says; asking for the time costs a millisecond."""
-
-    def __init__(self, seconds: dict[str, float], problem: Problem = FEED_FORWARD):
-        self.seconds, self.problem, self.time, self.prepared = seconds, problem, 0.0, defaultdict(int)
-
-    def now(self) -> float:
-        self.time += 1e-3
-        return self.time
-
-    def prepare(self, run):
-        run()
-        with candidates.asking():
-            name = self.name()
-        self.prepared[name] += 1
-        return lambda: self.seconds.get(name, 1.0)
-
-    def name(self) -> str:
-        return candidates.chosen(self.problem).name
-
-
 def names(problem: Problem) -> list[str]:
     return [candidate.name for candidate in candidates_of(problem)]
 
@@ -61,7 +40,7 @@ def names(problem: Problem) -> list[str]:
 def run(seconds: dict[str, float], problem: Problem = FEED_FORWARD, budget: float = 60.0, ops: Ops | None = None):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choose, "ROUNDS", 3)
-        (outcome,) = tune([problem], ops or get_ops("triton"), Table(seconds, problem), budget, CPU) or [None]
+        (outcome,) = tune([problem], ops or get_ops("triton"), Table([problem], seconds), budget, CPU) or [None]
     return outcome
 
 
@@ -153,11 +132,11 @@ def test_what_is_wrong_is_out_with_one_line_and_the_plain_op_runs(planting, said
 def test_a_candidate_that_cannot_be_captured_is_out():
     class Refusing(Table):
         def prepare(self, run):
-            if self.name() != names(FEED_FORWARD)[0]:
+            if self.names() != names(FEED_FORWARD)[:1]:
                 raise RuntimeError("not captured at aten.mm: no")
             return super().prepare(run)
 
-    (outcome,) = tune([FEED_FORWARD], get_ops("triton"), Refusing({}), 60.0, CPU)
+    (outcome,) = tune([FEED_FORWARD], get_ops("triton"), Refusing([FEED_FORWARD], {}), 60.0, CPU)
     assert outcome.chosen == names(FEED_FORWARD)[0]
     assert set(outcome.out) == set(names(FEED_FORWARD)[1:])
 

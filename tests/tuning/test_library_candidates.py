@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 from support.attention_kernels import StandIns, cuda_bodies
+from support.clocks import Table
 from support.interpreter import corrected_interpreter
 from support.steps import make_step
 
@@ -24,24 +25,6 @@ OF_SOME = ATTENTION._replace(op="attention_of_some")
 GRADIENT = Problem("weight_gradient", "sm_90", "bfloat16", 64, 24, 40)
 PACKING = Problem("pack_gradients", "sm_90", "bfloat16", 64, 20)
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="over stand-ins for a card's kernels")
-
-
-class Table:
-    """A clock on which the running candidates of some problems take what `seconds` says."""
-
-    def __init__(self, problems: list[Problem], seconds: dict[str, float]):
-        self.problems, self.seconds, self.time = problems, seconds, 0.0
-
-    def now(self) -> float:
-        self.time += 1e-3
-        return self.time
-
-    def prepare(self, run):
-        run()
-        with candidates.asking():
-            names = [candidates.chosen(problem).name for problem in self.problems]
-        taken = min(self.seconds.get(name, 1.0) for name in names)
-        return lambda: taken
 
 
 def addmm(total, a, b, *, out_dtype=None, out=None):
