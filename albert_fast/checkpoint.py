@@ -60,11 +60,10 @@ class Checkpoint:
         flat = train_step.flat
         _copy(weights, flat.views(flat.master), self.directory / WEIGHTS)
         flat.cast()
-        own = train_step.state()
         state = {name: tensor for name, tensor in state.items() if "." not in name}
         for kind, tensors in moments.items():
             state |= {f"{kind}.{name}": tensor for name, tensor in tensors.items()}
-        _copy(state, own, self.directory / OPTIMIZER)
+        _copy(state, train_step.optimizer.state(), self.directory / OPTIMIZER)
         train_step.key[1] = self.data["cursor"]["index"] + train_step.rank
 
 
@@ -86,7 +85,7 @@ def save(run: Path, step: int, train_step: TrainStep, data: dict[str, Any], toke
     final = run / f"checkpoint-{step}"
     with whole_folder(final, replace=True) as partial:  # of this step there may be one that was found damaged
         save_tensors(flat.views(flat.master), partial / WEIGHTS)
-        save_tensors(train_step.state(), partial / OPTIMIZER)
+        save_tensors(train_step.optimizer.state(), partial / OPTIMIZER)
         save_config(train_step.model.config, partial)
         for name in TOKENIZER_FILES:
             if (tokenizer_from / name).exists():

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -19,68 +18,15 @@ from torch import Tensor
 from albert_fast.capture import CaptureError, capture
 from albert_fast.config import TrainConfig
 from albert_fast.data.batches import Batch
+from albert_fast.inputs import Inputs
 from albert_fast.kernels.pending_sums import collecting
 from albert_fast.model import AlbertForPreTraining, PretrainingLosses
 from albert_fast.optimizer import FlatParameters, Optimizer
 from albert_fast.options import UserError
 from albert_fast.packed import PretrainingBatch
 
-FIELDS = (
-    "input_ids", "token_type_ids", "position_ids", "cu_seqlens", "masked_lm_positions", "masked_lm_ids",
-    "masked_lm_weights", "sentence_order_labels", "sentence_order_weights", "num_tokens",
-)  # fmt: skip
 MEANS = ("mlm_loss", "sop_loss", "mlm_accuracy", "sop_accuracy")
 SUMS = (*MEANS, "tokens", "micro_batches", "gradient_norm", "updates", "stops")
-
-
-class Inputs:
-    """Static device buffers of one micro-batch: one int32 allocation, a view per field, filled by one copy.
-
-    On CUDA a ring of pinned host buffers and a copy stream bring the next micro-batch in while this one is computed.
-    """
-
-    RING = 3
-
-    def __init__(self, example: Batch, max_seq_length: int, device: torch.device):
-        self.max_seqlen, self.cuda = max_seq_length, device.type == "cuda"
-        arrays = {name: np.atleast_1d(getattr(example, name)) for name in FIELDS}
-        arrays["num_tokens"] = arrays["num_tokens"].astype(np.int32)
-        lengths = [-(-array.size // 32) * 32 for array in arrays.values()]  # every field starts at 128 bytes
-        edges = [0, *np.cumsum(lengths).tolist()]
-        self.layout = {n: (start, a.size, a.dtype) for (n, a), start in zip(arrays.items(), edges, strict=False)}
-        self.device_buffer = torch.zeros(edges[-1], dtype=torch.int32, device=device)
-        self.fields = {
-            name: self.device_buffer[start : start + size].view(torch.float32 if dtype == np.float32 else torch.int32)
-            for name, (start, size, dtype) in self.layout.items()
-        }
-        ring = self.RING if self.cuda else 1
-        self.host = [torch.zeros(edges[-1], dtype=torch.int32, device="cpu", pin_memory=self.cuda) for _ in range(ring)]
-        if self.cuda:
-            self.staging = [torch.zeros_like(self.device_buffer) for _ in range(ring)]
-            self.stream = torch.cuda.Stream(device)
-            self.copied, self.taken = ([torch.cuda.Event() for _ in range(ring)] for _ in range(2))
-            self.stream.wait_stream(torch.cuda.current_stream(device))  # which fills `staging` with zeros
-        self.turn = 0
-
-    def load(self, batch: Batch) -> None:
-        """Bring `batch` into the static buffers, before whatever the current stream runs next."""
-        slot = self.turn % len(self.host)
-        self.turn += 1
-        if self.cuda:
-            self.copied[slot].synchronize()  # the copy of RING batches ago has long left this pinned buffer
-        host = self.host[slot].numpy()
-        for name, (start, size, dtype) in self.layout.items():
-            host[start : start + size].view(dtype)[:] = getattr(batch, name)
-        if not self.cuda:
-            self.device_buffer.copy_(self.host[slot])
-            return
-        with torch.cuda.stream(self.stream):
-            self.stream.wait_event(self.taken[slot])
-            self.staging[slot].copy_(self.host[slot], non_blocking=True)
-            self.copied[slot].record()
-        torch.cuda.current_stream().wait_event(self.copied[slot])
-        self.device_buffer.copy_(self.staging[slot])
-        self.taken[slot].record()
 
 
 class TrainStep:
@@ -167,9 +113,8 @@ class TrainStep:
         losses = self.losses()
         with collecting():
             losses.loss.backward()
-        parts = (losses.mlm_loss, losses.sop_loss, losses.mlm_accuracy, losses.sop_accuracy)
         # add_, because += on an index copies the sum onto itself once more.
-        self.sums[:4].add_(torch.stack([part.detach() for part in parts]))
+        self.sums[:4].add_(torch.stack([getattr(losses, name).detach() for name in MEANS]))
         self.sums[4].add_(self.inputs.fields["num_tokens"][0])
         self.sums[5].add_(1)
         self.key[1].add_(self.world_size)
@@ -223,20 +168,15 @@ class TrainStep:
             for batch in batches:
                 self.inputs.load(batch)
                 losses = self.losses()
-                parts = (losses.mlm_loss, losses.sop_loss, losses.mlm_accuracy, losses.sop_accuracy)
                 words, pairs = (self.inputs.fields[f"{name}_weights"].sum() for name in ("masked_lm", "sentence_order"))
                 weight = torch.stack((words, pairs, words, pairs))
                 weights += weight
-                sums += torch.stack(parts) * weight
+                sums += torch.stack([getattr(losses, name) for name in MEANS]) * weight
         both = torch.stack((sums, weights))
         if self.world_size > 1:
             dist.all_reduce(both)
         means = dict(zip(MEANS, (both[0] / both[1].clamp(min=1)).tolist(), strict=True))
         return {"loss": means["mlm_loss"] + means["sop_loss"], **means}
-
-    def state(self) -> dict[str, Tensor]:
-        """The optimizer's tensors by name, for checkpoints; copying into them loads one."""
-        return self.optimizer.state()
 
     def mutable_tensors(self) -> list[Tensor]:
         """Every tensor that a step changes, but for the inputs."""

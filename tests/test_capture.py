@@ -14,8 +14,9 @@ from support.steps import bits, make_batch, make_step, same
 
 import albert_fast.capture
 from albert_fast import checkpoint, step
+from albert_fast.inputs import Inputs
 from albert_fast.options import UserError
-from albert_fast.step import Inputs, TrainStep
+from albert_fast.step import TrainStep
 
 
 def train(host, steps: int, folder: Path, every: int = 8, capture: str = "on") -> TrainStep:
