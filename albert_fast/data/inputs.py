@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO, Literal, cast
 
+from albert_fast.data.foreign import foreign_kind
 from albert_fast.data.tables import is_table, open_table, table_columns, table_groups
 from albert_fast.data.zstd_frames import MAGIC, Frame, find_frames
 from albert_fast.files import writing
@@ -29,19 +30,6 @@ DOC_EDGE = re.compile(r"\s*(?:<doc(?:\s.*)?>|</doc>)\s*")
 _HEAD_BYTES = 1 << 16
 _SKIP_BYTES = 1 << 20
 _GZIP = b"\x1f\x8b"
-# What is no text, by how it begins; tar by its name for itself at byte 257.
-_FOREIGN = {
-    "PK\x03\x04": "a zip archive or an office document; give the text in it",
-    "BZh": "compressed by bzip2; unpack it, or compress it by zstd or gzip",
-    "\ufffd7zXZ": "compressed by xz; unpack it, or compress it by zstd or gzip",
-    "7z\ufffd\ufffd": "a 7z archive; unpack it",
-    "%PDF-": "PDF; give its text",
-    "\ufffdPNG": "a picture; leave it out",
-    "<mediawiki": "a dump of a wiki; take the text out of it with WikiExtractor",
-    "<!doctype html": "HTML; give its text",
-    "<html": "HTML; give its text",
-}
-_TAR = 257
 # What lies beside a corpus, as in the data sets of HuggingFace's hub.
 _NO_CORPUS = re.compile(r"(?i)(readme|licen[cs]e|notice|changelog)(\.\w+)?|dataset_infos?\.json")
 _OBJECT = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:')
@@ -191,10 +179,10 @@ def _input_file(path: str, json_field: str | None, columns: tuple[str, ...]) -> 
     except OSError as error:
         raise UserError(f"input {path}: {error.strerror or error}") from None
     with InputFile(path).open() as file:
-        head = file.read(_HEAD_BYTES).decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
-    kind = next((kind for mark, kind in _FOREIGN.items() if head[: len(mark)].lower() == mark.lower()), None)
-    if kind is not None or head[_TAR : _TAR + 5] == "ustar":
-        raise UserError(f"input {path} is {kind or 'a tar archive; unpack it'}")
+        content = file.read(_HEAD_BYTES)
+    if kind := foreign_kind(content, markup=True):
+        raise UserError(f"input {path} is {'; '.join(kind)}")
+    head = content.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     if _ARRAY.match(head) and _goes_on_as_json(head):
         raise UserError(
             f"input {path} is a JSON array; write one object a line (jq -c '.[]' {path}) and name the text's field "

@@ -13,18 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from albert_fast.data.characters import check_line_ends
+from albert_fast.data.foreign import foreign_kind
 from albert_fast.downstream.column_names import KNOWN, PAIRS, SINGLES
 from albert_fast.options import UserError
 
 WANTED = "give a TSV, CSV, JSONL or JSON file of texts and labels"
-_BEGINNINGS = {
-    b"PK\x03\x04": "a spreadsheet or an archive",
-    b"PAR1": "Parquet",
-    b"\x1f\x8b": "compressed",
-    b"\x28\xb5\x2f\xfd": "compressed",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-}
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _TEXTS = frozenset((*SINGLES, *(name for pair in PAIRS for name in pair)))
 
@@ -101,9 +94,8 @@ def _text(file: Path) -> str:
         content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; {WANTED}") from None
-    kind = next((kind for magic, kind in _BEGINNINGS.items() if content.startswith(magic)), None)
-    if kind is not None:
-        raise UserError(f"{file} is {kind}; {WANTED}, in UTF-8")
+    if kind := foreign_kind(content[:512]):
+        raise UserError(f"{file} is {kind[0]}; {WANTED}, in UTF-8")
     content = content.removeprefix(b"\xef\xbb\xbf")
     try:
         return content.decode("utf-8")

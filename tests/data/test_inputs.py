@@ -65,7 +65,7 @@ def test_json_lines_in_gzip_or_longer_than_the_head_are_seen(tmp_path):
         ('["a", "b"]\n["c"]\n', "JSON array"),
         ("a b.\rc.\r\rd.\r", "old Mac line ends .* tr"),
         (json.dumps(json.loads(OBJECT), indent=2), "several lines .first field: id"),
-        ("PK\x03\x04 and so on", "is a zip archive or an office document"),
+        ("PK\x03\x04 and so on", "is a zip archive, a spreadsheet or an office document; give the text in it"),
         ("\ufeff<!DOCTYPE HTML><p>a", "is HTML; give its text"),
         ("<mediawiki xmlns='x'>\n<page>", "is a dump of a wiki; take the text out of it with WikiExtractor"),
         ("a.txt".ljust(257, "\0") + "ustar", "is a tar archive; unpack it"),

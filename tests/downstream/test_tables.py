@@ -60,7 +60,7 @@ def test_text_that_begins_with_a_bracket_is_text(tmp_path: Path) -> None:
         ),
         ("a.json", '{"text": "a"}\n\n{"text": "b"', "line 3: not JSON"),
         ("a.tsv", "a\t1\rb\t0\r", r"old Mac line ends \(CR alone\)"),
-        ("a.xlsx", "PK\x03\x04", "is a spreadsheet or an archive; give a TSV"),
+        ("a.xlsx", "PK\x03\x04", "is a zip archive, a spreadsheet or an office document; give a TSV"),
     ],
     ids=["columns", "quote", "cut", "number", "empty", "object", "cut-lines", "mac", "xlsx"],
 )
