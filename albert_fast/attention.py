@@ -15,6 +15,7 @@ from torch import Tensor
 
 from albert_fast.attention_cuda import cuda_attention, cuda_attention_backward, log_sum_exp_shape, parts
 from albert_fast.kernels.eager import differentiable, direct
+from albert_fast.kernels.main_grad import placed
 from albert_fast.kernels.pending_sums import pending
 
 
@@ -162,10 +163,7 @@ def _bias_gradient(ctx: Any, sums: Tensor, n_rows: int) -> Tensor | None:
         from albert_fast.kernels.partial_sums import vector_gradients
 
         return vector_gradients(sums, [ctx.main_grad], [ctx.bias_dtype], n_rows)[0]
-    if ctx.main_grad is None:
-        return sums[0, 0].to(ctx.bias_dtype)
-    ctx.main_grad.add_(sums[0, 0])
-    return None
+    return placed(ctx.main_grad, sums[0, 0], ctx.bias_dtype)
 
 
 _attention = differentiable(_varlen_attention, _save_for_backward, _attention_backward)

@@ -24,7 +24,7 @@ from bench.counting import OpBytes, Traffic, counting  # first: it has kernels i
 
 # isort: split
 from albert_fast.kernels import gelu, gelu_ffn
-from albert_fast.kernels.rows import launch_options, rows_per_chunk
+from albert_fast.kernels.rows import chunk_rows
 from bench.shapes import SHAPES, Shape
 
 DROPOUT = 0.1
@@ -127,8 +127,7 @@ def layer_norm_rows(shape: Shape, dtype: torch.dtype, dropout: float, pre: bool)
     vectors = {"forward": 3 * hidden * size, "backward": hidden * size + 3 * hidden * 4}
     rows = []
     like = torch.empty(tokens, hidden, dtype=dtype, device="meta")
-    block_rows = launch_options("add_layer_norm_backward", like)["BLOCK_ROWS"]
-    chunks = -(-tokens // rows_per_chunk(tokens, hidden, block_rows))
+    chunks = -(-tokens // chunk_rows("add_layer_norm_backward", like))
     for direction in ("forward", "backward"):
 
         def bytes_at(n: int, direction: str = direction) -> int:

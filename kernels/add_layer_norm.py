@@ -18,10 +18,11 @@ from .arguments import cdiv, check_device, checked_key, from_rows, to_rows
 from .calls import Call
 from .cost import Cost, costs, size_of
 from .eager import differentiable, direct
+from .layer_norm import normalise, normalise_backward
 from .partial_sums import store_partial, vector_gradients
 from .pending_sums import pending
 from .philox import dropout_arguments, dropout_multiplier
-from .rows import launch_options, register_candidates, rows_per_chunk
+from .rows import chunk_rows, launch_options, register_candidates, row_tile, statistics
 
 
 @triton.jit(do_not_specialize=["n_rows", "rows_per_program", "site", "threshold"])
@@ -40,25 +41,15 @@ def _add_layer_norm_forward_kernel(
     first = tl.program_id(0) * rows_per_program
     last = tl.minimum(first + rows_per_program, n_rows)
     for start in range(first, last, BLOCK_ROWS):
-        rows = start + tl.arange(0, BLOCK_ROWS)
-        row_mask = rows < last
-        mask = row_mask[:, None] & col_mask[None, :]
-        offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
+        rows, row_mask, offsets, mask = row_tile(start, last, cols, N_COLS, BLOCK_ROWS)
         value = tl.load(x_ptr + offsets, mask, other=0.0).to(acc_dtype) + bias
         if HAS_DROPOUT:
             value *= dropout_multiplier(key_ptr, site, rows, threshold, scale, BLOCK_ROWS, BLOCK_COLS)
         value += tl.load(residual_ptr + offsets, mask, other=0.0).to(acc_dtype)
         stored = value.to(sum_ptr.dtype.element_ty)
         tl.store(sum_ptr + offsets, stored, mask)
-
-        # Columns past the row's end hold zero and add nothing to its sum; their distance from the mean must be masked.
         value = stored.to(acc_dtype)
-        mean = tl.sum(value, axis=1) / N_COLS
-        centred = tl.where(col_mask[None, :], value - mean[:, None], 0.0)
-        rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / N_COLS + epsilon)
-        tl.store(mean_ptr + rows, mean, row_mask)
-        tl.store(rstd_ptr + rows, rstd, row_mask)
-        y = centred * rstd[:, None] * weight + layer_norm_bias
+        y = normalise(value, col_mask, mean_ptr, rstd_ptr, rows, row_mask, epsilon, N_COLS) * weight + layer_norm_bias
         tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask)
 
 
@@ -80,22 +71,12 @@ def _add_layer_norm_backward_kernel(
     first = chunk * rows_per_chunk
     last = tl.minimum(first + rows_per_chunk, n_rows)
     for start in range(first, last, BLOCK_ROWS):
-        rows = start + tl.arange(0, BLOCK_ROWS)
-        row_mask = rows < last
-        mask = row_mask[:, None] & col_mask[None, :]
-        offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
+        rows, row_mask, offsets, mask = row_tile(start, last, cols, N_COLS, BLOCK_ROWS)
         grad_y = tl.load(grad_y_ptr + offsets, mask, other=0.0).to(acc_dtype)
         if MORE_OF == "y":
             grad_y += tl.load(more_grad_ptr + offsets, mask, other=0.0).to(acc_dtype)
         value = tl.load(sum_ptr + offsets, mask, other=0.0).to(acc_dtype)
-        mean = tl.load(mean_ptr + rows, row_mask, other=0.0)[:, None]
-        rstd = tl.load(rstd_ptr + rows, row_mask, other=0.0)[:, None]
-        # Columns past the row's end have weight 0 and grad_y 0: what they hold below meets no sum over the row.
-        normalised = (value - mean) * rstd
-        grad_normalised = grad_y * weight
-        mean_grad = tl.sum(grad_normalised, axis=1)[:, None] / N_COLS
-        slope = tl.sum(grad_normalised * normalised, axis=1)[:, None] / N_COLS
-        grad = (grad_normalised - mean_grad - normalised * slope) * rstd
+        grad, normalised = normalise_backward(grad_y, value, weight, mean_ptr, rstd_ptr, rows, row_mask, N_COLS)
         if MORE_OF == "sum":
             grad += tl.load(more_grad_ptr + offsets, mask, other=0.0).to(acc_dtype)
         tl.store(grad_residual_ptr + offsets, grad.to(grad_residual_ptr.dtype.element_ty), mask)
@@ -136,10 +117,8 @@ def _forward(
 
 @_forward.register_fake
 def _forward_fake(x, bias, residual, weight, layer_norm_bias, key, epsilon, dropout, site):
-    acc_dtype = torch.promote_types(x.dtype, torch.float32)
-    statistic = x.new_empty(x.shape[0], dtype=acc_dtype)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return y, torch.empty_like(y), statistic, torch.empty_like(statistic)
+    return y, torch.empty_like(y), *statistics(x)
 
 
 @costs("albert_fast::add_layer_norm")
@@ -171,7 +150,7 @@ def _backward(
         with torch.cuda.device_of(total):
             _add_layer_norm_backward_kernel[(written.shape[0],)](
                 *inputs, grad_residual, grad_x, written,
-                n_rows, rows_per_chunk(n_rows, n_cols, options["BLOCK_ROWS"]), site, *dropout_arguments(dropout),
+                n_rows, chunk_rows("add_layer_norm_backward", total), site, *dropout_arguments(dropout),
                 N_COLS=n_cols, HAS_DROPOUT=dropout > 0, MORE_OF=more_of, ADDS=sums is not None, **options,
             )  # fmt: skip
     return grad_residual, grad_x, partials
@@ -180,8 +159,7 @@ def _backward(
 @_backward.register_fake
 def _backward_fake(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site, more_of="sum", sums=None):
     n_rows, n_cols = total.shape
-    block_rows = launch_options("add_layer_norm_backward", total)["BLOCK_ROWS"]
-    chunks = cdiv(n_rows, rows_per_chunk(n_rows, n_cols, block_rows)) if sums is None else 0
+    chunks = cdiv(n_rows, chunk_rows("add_layer_norm_backward", total)) if sums is None else 0
     grad_x = torch.empty_like(total) if dropout > 0 else total.new_empty(0)
     return torch.empty_like(total), grad_x, mean.new_empty(chunks, 3, n_cols)
 

@@ -13,10 +13,11 @@ from .arguments import cdiv, check_device, checked_key, from_rows, to_rows
 from .calls import Call
 from .cost import Cost, costs, size_of
 from .eager import differentiable, direct
+from .layer_norm import normalise, normalise_backward
 from .main_grad import weight_gradient
 from .partial_sums import vector_gradients
 from .philox import dropout_arguments, dropout_multiplier
-from .rows import launch_options, register_candidates, rows_per_chunk
+from .rows import chunk_rows, launch_options, register_candidates, row_tile, statistics
 
 SMALL_TABLE = 32  # rows up to which a product with a one-hot matrix sums faster than a sort
 register_candidates("embed_layer_norm")
@@ -43,22 +44,14 @@ def _embed_layer_norm_forward_kernel(
     acc_dtype: tl.constexpr = mean_ptr.dtype.element_ty
     cols = tl.arange(0, BLOCK_COLS)
     col_mask = cols < N_COLS
-    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    row_mask = rows < n_rows
-    mask = row_mask[:, None] & col_mask[None, :]
+    rows, row_mask, offsets, mask = row_tile(tl.program_id(0) * BLOCK_ROWS, n_rows, cols, N_COLS, BLOCK_ROWS)
     weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
     layer_norm_bias = tl.load(layer_norm_bias_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
     value = _gather_sum(word_ptr, position_ids_ptr, type_ids_ptr, position_ptr, type_ptr, rows, row_mask, cols, mask,
                         acc_dtype, N_COLS)  # fmt: skip
-    mean = tl.sum(value, axis=1) / N_COLS
-    centred = tl.where(col_mask[None, :], value - mean[:, None], 0.0)
-    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / N_COLS + epsilon)
-    tl.store(mean_ptr + rows, mean, row_mask)
-    tl.store(rstd_ptr + rows, rstd, row_mask)
-    y = centred * rstd[:, None] * weight + layer_norm_bias
+    y = normalise(value, col_mask, mean_ptr, rstd_ptr, rows, row_mask, epsilon, N_COLS) * weight + layer_norm_bias
     if HAS_DROPOUT:
         y *= dropout_multiplier(key_ptr, site, rows, threshold, scale, BLOCK_ROWS, BLOCK_COLS)
-    offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask)
 
 
@@ -78,22 +71,13 @@ def _embed_layer_norm_backward_kernel(
     first = chunk * rows_per_chunk
     last = tl.minimum(first + rows_per_chunk, n_rows)
     for start in range(first, last, BLOCK_ROWS):
-        rows = start + tl.arange(0, BLOCK_ROWS)
-        row_mask = rows < last
-        mask = row_mask[:, None] & col_mask[None, :]
-        offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
+        rows, row_mask, offsets, mask = row_tile(start, last, cols, N_COLS, BLOCK_ROWS)
         grad = tl.load(grad_ptr + offsets, mask, other=0.0).to(acc_dtype)
         if HAS_DROPOUT:
             grad *= dropout_multiplier(key_ptr, site, rows, threshold, scale, BLOCK_ROWS, BLOCK_COLS)
         value = _gather_sum(word_ptr, position_ids_ptr, type_ids_ptr, position_ptr, type_ptr, rows, row_mask, cols,
                             mask, acc_dtype, N_COLS)  # fmt: skip
-        mean = tl.load(mean_ptr + rows, row_mask, other=0.0)[:, None]
-        rstd = tl.load(rstd_ptr + rows, row_mask, other=0.0)[:, None]
-        normalised = (value - mean) * rstd
-        grad_normalised = grad * weight
-        mean_grad = tl.sum(grad_normalised, axis=1)[:, None] / N_COLS
-        slope = tl.sum(grad_normalised * normalised, axis=1)[:, None] / N_COLS
-        grad_sum = (grad_normalised - mean_grad - normalised * slope) * rstd
+        grad_sum, normalised = normalise_backward(grad, value, weight, mean_ptr, rstd_ptr, rows, row_mask, N_COLS)
         tl.store(grad_sum_ptr + offsets, grad_sum.to(grad_sum_ptr.dtype.element_ty), mask)
         grad_weight += grad * normalised
         grad_layer_norm_bias += grad
@@ -123,8 +107,7 @@ def _forward(
 
 @_forward.register_fake
 def _forward_fake(word, *_):
-    mean = word.new_empty(word.shape[0], dtype=torch.promote_types(word.dtype, torch.float32))
-    return torch.empty_like(word, memory_format=torch.contiguous_format), mean, torch.empty_like(mean)
+    return torch.empty_like(word, memory_format=torch.contiguous_format), *statistics(word)
 
 
 def _table_bytes(word, tables):
@@ -152,8 +135,8 @@ def _backward(
         with torch.cuda.device_of(word):
             _embed_layer_norm_backward_kernel[(partials.shape[0],)](
                 grad, word, position_ids, type_ids, positions, types, weight, key, mean, rstd, grad_sum, partials,
-                n_rows, rows_per_chunk(n_rows, n_cols, options["BLOCK_ROWS"]), site,
-                *dropout_arguments(dropout), N_COLS=n_cols, HAS_DROPOUT=dropout > 0, **options,
+                n_rows, chunk_rows("embed_layer_norm_backward", word), site, *dropout_arguments(dropout),
+                N_COLS=n_cols, HAS_DROPOUT=dropout > 0, **options,
             )  # fmt: skip
     return grad_sum, partials
 
@@ -161,9 +144,8 @@ def _backward(
 @_backward.register_fake
 def _backward_fake(grad, word, position_ids, type_ids, positions, types, weight, mean, *_):
     n_rows, n_cols = word.shape
-    rows = rows_per_chunk(n_rows, n_cols, launch_options("embed_layer_norm_backward", word)["BLOCK_ROWS"])
     grad_sum = torch.empty_like(word, memory_format=torch.contiguous_format)
-    return grad_sum, mean.new_empty(cdiv(n_rows, rows), 2, n_cols)
+    return grad_sum, mean.new_empty(cdiv(n_rows, chunk_rows("embed_layer_norm_backward", word)), 2, n_cols)
 
 
 @costs("albert_fast::embed_layer_norm_backward")

@@ -14,7 +14,7 @@ from .arguments import cdiv, check_device
 from .calls import Call
 from .cost import Cost, costs, size_of
 from .eager import direct
-from .rows import launch_options, register_candidates
+from .rows import launch_options, register_candidates, row_tile
 
 register_candidates("gather_rows")
 
@@ -27,7 +27,7 @@ def _gather_rows_backward_kernel(
     acc_dtype: tl.constexpr = tl.float64 if grad_ptr.dtype.element_ty == tl.float64 else tl.float32
     cols = tl.arange(0, BLOCK_COLS)
     col_mask = cols < N_COLS
-    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    rows, _row_mask, row_offsets, mask = row_tile(tl.program_id(0) * BLOCK_ROWS, n_rows, cols, N_COLS, BLOCK_ROWS)
     low = tl.zeros((BLOCK_ROWS,), tl.int32)  # all places before it are below the row's; none from `high` on is
     high = low + n_places
     for _ in range(HALVINGS):
@@ -43,9 +43,7 @@ def _gather_rows_backward_kernel(
         total += tl.load(grad_ptr + offsets, found[:, None] & col_mask[None, :], other=0.0).to(acc_dtype)
         low += 1
         found = found & (low < n_places) & (tl.load(place_ptr + low, low < n_places, other=0) == rows)
-    offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
-    mask = (rows < n_rows)[:, None] & col_mask[None, :]
-    tl.store(grad_x_ptr + offsets, total.to(grad_x_ptr.dtype.element_ty), mask)
+    tl.store(grad_x_ptr + row_offsets, total.to(grad_x_ptr.dtype.element_ty), mask)
 
 
 @torch.library.custom_op("albert_fast::gather_rows_backward", mutates_args=())

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .arguments import cdiv
 from .partial_sums import store_partial
+from .rows import row_tile
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu")
 
@@ -57,9 +58,7 @@ def _gelu_backward_kernel(
     first = chunk * rows_per_chunk
     last = tl.minimum(first + rows_per_chunk, n_rows)
     for start in range(first, last, BLOCK_ROWS):
-        rows = start + tl.arange(0, BLOCK_ROWS)
-        mask = (rows < last)[:, None] & col_mask[None, :]
-        offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
+        _rows, _row_mask, offsets, mask = row_tile(start, last, cols, N_COLS, BLOCK_ROWS)
         grad_h = tl.load(grad_h_ptr + offsets, mask, other=0.0).to(acc_dtype)
         h, slope = activate_with_slope(tl.load(z_ptr + offsets, mask, other=0.0).to(acc_dtype), ACTIVATION)
         grad_z = grad_h * slope

@@ -14,9 +14,10 @@ from .calls import Call
 from .cost import Cost, costs, size_of
 from .eager import differentiable, direct
 from .gelu import ACTIVATIONS, activate_with_slope
+from .layer_norm import normalise, normalise_backward
 from .main_grad import weight_gradient
 from .partial_sums import vector_gradients
-from .rows import launch_options, register_candidates, rows_per_chunk
+from .rows import chunk_rows, launch_options, register_candidates, row_tile, statistics
 
 register_candidates("gelu_layer_norm")
 
@@ -29,21 +30,14 @@ def _gelu_layer_norm_forward_kernel(
     acc_dtype: tl.constexpr = mean_ptr.dtype.element_ty
     cols = tl.arange(0, BLOCK_COLS)
     col_mask = cols < N_COLS
-    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    row_mask = rows < n_rows
-    mask = row_mask[:, None] & col_mask[None, :]
-    offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
+    rows, row_mask, offsets, mask = row_tile(tl.program_id(0) * BLOCK_ROWS, n_rows, cols, N_COLS, BLOCK_ROWS)
     bias = tl.load(bias_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
     weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
     layer_norm_bias = tl.load(layer_norm_bias_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
     # Columns past the row's end are zero, and so is their activation.
     h, _slope = activate_with_slope(tl.load(z_ptr + offsets, mask, other=0.0).to(acc_dtype) + bias, ACTIVATION)
-    mean = tl.sum(h, axis=1) / N_COLS
-    centred = tl.where(col_mask[None, :], h - mean[:, None], 0.0)
-    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / N_COLS + epsilon)
-    tl.store(mean_ptr + rows, mean, row_mask)
-    tl.store(rstd_ptr + rows, rstd, row_mask)
-    tl.store(y_ptr + offsets, (centred * rstd[:, None] * weight + layer_norm_bias).to(y_ptr.dtype.element_ty), mask)
+    y = normalise(h, col_mask, mean_ptr, rstd_ptr, rows, row_mask, epsilon, N_COLS) * weight + layer_norm_bias
+    tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask)
 
 
 @triton.jit(do_not_specialize=["n_rows", "rows_per_chunk"])
@@ -63,20 +57,11 @@ def _gelu_layer_norm_backward_kernel(
     first = chunk * rows_per_chunk
     last = tl.minimum(first + rows_per_chunk, n_rows)
     for start in range(first, last, BLOCK_ROWS):
-        rows = start + tl.arange(0, BLOCK_ROWS)
-        row_mask = rows < last
-        mask = row_mask[:, None] & col_mask[None, :]
-        offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
+        rows, row_mask, offsets, mask = row_tile(start, last, cols, N_COLS, BLOCK_ROWS)
         grad = tl.load(grad_ptr + offsets, mask, other=0.0).to(acc_dtype)
         h, slope = activate_with_slope(tl.load(z_ptr + offsets, mask, other=0.0).to(acc_dtype) + bias, ACTIVATION)
-        mean = tl.load(mean_ptr + rows, row_mask, other=0.0)[:, None]
-        rstd = tl.load(rstd_ptr + rows, row_mask, other=0.0)[:, None]
-        # Rows past the end have grad 0 and rstd 0, columns past it weight 0 and grad 0: nothing of them is summed.
-        normalised = (h - mean) * rstd
-        grad_normalised = grad * weight
-        mean_grad = tl.sum(grad_normalised, axis=1)[:, None] / N_COLS
-        tilt = tl.sum(grad_normalised * normalised, axis=1)[:, None] / N_COLS
-        grad_z = (grad_normalised - mean_grad - normalised * tilt) * rstd * slope
+        grad_h, normalised = normalise_backward(grad, h, weight, mean_ptr, rstd_ptr, rows, row_mask, N_COLS)
+        grad_z = grad_h * slope
         tl.store(grad_z_ptr + offsets, grad_z.to(grad_z_ptr.dtype.element_ty), mask)
         grad_bias += grad_z
         grad_weight += grad * normalised
@@ -94,7 +79,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """y, and for backward the product without its bias, mean and 1 / standard deviation."""
     z = x @ weight.t()
-    y, mean, rstd = torch.empty_like(z), *_statistics(z)
+    y, mean, rstd = torch.empty_like(z), *statistics(z)
     n_rows, n_cols = z.shape
     options = launch_options("gelu_layer_norm_forward", z)
     if n_rows:
@@ -106,15 +91,10 @@ def _forward(
     return y, z, mean, rstd
 
 
-def _statistics(z: Tensor) -> tuple[Tensor, Tensor]:
-    mean = z.new_empty(z.shape[0], dtype=torch.promote_types(z.dtype, torch.float32))
-    return mean, torch.empty_like(mean)
-
-
 @_forward.register_fake
 def _forward_fake(x, weight, bias, layer_norm_weight, layer_norm_bias, activation, epsilon):
     z = x.new_empty(x.shape[0], weight.shape[0])
-    return torch.empty_like(z), z, *_statistics(z)
+    return torch.empty_like(z), z, *statistics(z)
 
 
 @costs("albert_fast::linear_gelu_layer_norm")
@@ -137,8 +117,7 @@ def _backward(
     if n_rows:
         with torch.cuda.device_of(z):
             _gelu_layer_norm_backward_kernel[(partials.shape[0],)](
-                grad, z, bias, weight, mean, rstd, grad_z, partials,
-                n_rows, rows_per_chunk(n_rows, n_cols, options["BLOCK_ROWS"]),
+                grad, z, bias, weight, mean, rstd, grad_z, partials, n_rows, chunk_rows("gelu_layer_norm_backward", z),
                 N_COLS=n_cols, ACTIVATION=activation, **options,
             )  # fmt: skip
     return grad_z, partials
@@ -147,8 +126,8 @@ def _backward(
 @_backward.register_fake
 def _backward_fake(grad, z, bias, weight, mean, rstd, activation):
     n_rows, n_cols = z.shape
-    rows = rows_per_chunk(n_rows, n_cols, launch_options("gelu_layer_norm_backward", z)["BLOCK_ROWS"])
-    return torch.empty_like(z), mean.new_empty(cdiv(n_rows, rows), 3, n_cols)
+    chunks = cdiv(n_rows, chunk_rows("gelu_layer_norm_backward", z))
+    return torch.empty_like(z), mean.new_empty(chunks, 3, n_cols)
 
 
 @costs("albert_fast::gelu_layer_norm_backward")

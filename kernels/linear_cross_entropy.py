@@ -16,8 +16,9 @@ from .calls import Call
 from .candidates import Candidate, Problem, candidates, chosen, problem_of
 from .cost import Cost, costs, size_of
 from .eager import direct
-from .main_grad import accumulate_product
+from .main_grad import accumulate_product, scaled_gradients
 from .partial_sums import vector_gradients
+from .rows import row_tile
 
 ROWS_PER_PARTIAL = 64
 
@@ -60,10 +61,7 @@ def _cross_entropy_gradient_kernel(
     summed = tl.zeros((BLOCK_ROWS, BLOCK_COLS), acc_dtype)
     last = tl.minimum((chunk + 1) * CHUNK, n_rows)
     for start in range(chunk * CHUNK, last, BLOCK_ROWS):
-        rows = start + tl.arange(0, BLOCK_ROWS)
-        row_mask = rows < last
-        mask = row_mask[:, None] & col_mask[None, :]
-        offsets = rows.to(tl.int64)[:, None] * N_COLS + cols[None, :]
+        rows, row_mask, offsets, mask = row_tile(start, last, cols, N_COLS, BLOCK_ROWS)
         log_sum_exp = tl.load(log_sum_exp_ptr + rows, row_mask, other=0.0)[:, None]
         target = tl.load(target_ptr + rows, row_mask, other=-1).to(tl.int32)[:, None]
         scale = tl.load(scale_ptr + rows, row_mask, other=0.0)[:, None]
@@ -178,15 +176,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad_loss, _):
         if grad_loss is None:
             return (None,) * 7
-        grad_x, *grads = ctx.saved_tensors
-        returned = []
-        for parameter, grad in zip((ctx.weight, ctx.bias), grads, strict=True):
-            if (main_grad := getattr(parameter, "main_grad", None)) is not None:
-                main_grad.addcmul_(grad, grad_loss)
-                returned.append(None)
-            else:
-                returned.append((grad * grad_loss).to(parameter.dtype))
-        return (grad_x * grad_loss).to(grad_x.dtype), *returned, None, None, None, None
+        return *scaled_gradients(ctx, grad_loss), None, None, None, None
 
 
 def linear_cross_entropy(

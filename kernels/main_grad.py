@@ -5,6 +5,7 @@ elsewhere it returns an ordinary gradient. So the L uses of a shared weight neve
 """
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,6 +78,27 @@ _accumulate = direct(_accumulate_product)
 def accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total [M, K] += a [T, M].T @ b [T, K], products and sums in total's dtype, in place."""
     _accumulate(total, a, b)
+
+
+def placed(main_grad: Tensor | None, gradient: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """A gradient under the rule: None where it was added to main_grad, else itself in the parameter's dtype."""
+    if main_grad is None:
+        return gradient.to(dtype)
+    main_grad.add_(gradient)
+    return None
+
+
+def scaled_gradients(ctx: Any, scale: Tensor) -> list[Tensor | None]:
+    """Of a loss whose forward made them: the saved gradients of x, ctx.weight and ctx.bias, times that of the loss."""
+    grad_x, *grads = ctx.saved_tensors
+    found: list[Tensor | None] = [(grad_x * scale).to(grad_x.dtype)]
+    for parameter, grad in zip((ctx.weight, ctx.bias), grads, strict=True):
+        if (main_grad := getattr(parameter, "main_grad", None)) is None:
+            found.append((grad * scale).to(parameter.dtype))
+        else:
+            main_grad.addcmul_(grad, scale)
+            found.append(None)
+    return found
 
 
 def weight_gradient(main_grad: Tensor | None, a: Tensor, b: Tensor) -> Tensor | None:

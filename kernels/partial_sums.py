@@ -15,6 +15,7 @@ from .arguments import cdiv
 from .calls import Call
 from .cost import Cost, costs, size_of
 from .eager import direct
+from .main_grad import placed
 from .pending_sums import wait
 
 
@@ -113,12 +114,9 @@ def calls(sizes, dtype, make):
 
 
 def vector_gradients(
-    partials: Tensor,
-    main_grads: Sequence[Tensor | None],
-    dtypes: Sequence[torch.dtype],
-    n_rows: int | None = None,
+    partials: Tensor, main_grads: Sequence[Tensor | None], dtypes: Sequence[torch.dtype], n_rows: int | None = None,
     earlier: Tensor | None = None,
-) -> list[Tensor | None]:
+) -> list[Tensor | None]:  # fmt: skip
     """The main_grad rule for the K vectors of partials [P, K, N]: None where added to main_grad, else a gradient.
 
     n_rows: the rows that they are summed over, where later uses of the vectors may add to the same partial sums;
@@ -130,11 +128,4 @@ def vector_gradients(
         if n_rows is None or not wait(partials, main_grads, n_rows):
             accumulate_partials(partials, main_grads)
         return [None] * len(main_grads)
-    gradients: list[Tensor | None] = []
-    for total, main_grad, dtype in zip(sum_partials(partials).unbind(0), main_grads, dtypes, strict=True):
-        if main_grad is None:
-            gradients.append(total.to(dtype))
-        else:
-            main_grad.add_(total)
-            gradients.append(None)
-    return gradients
+    return list(map(placed, main_grads, sum_partials(partials).unbind(0), dtypes))

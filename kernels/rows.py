@@ -1,10 +1,21 @@
 """Tiles of the kernels that take whole rows (LayerNorm and its kin), and how backward cuts rows into partial sums."""
 
+import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from .arguments import cdiv
 from .candidates import Candidate, Problem, candidates, chosen, problem_of
+
+
+@triton.jit
+def row_tile(first, last, cols, N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr):
+    """BLOCK_ROWS rows from `first` and which come before `last`; their elements' offsets, and which of these exist."""
+    rows = first + tl.arange(0, BLOCK_ROWS)
+    row_mask = rows < last
+    mask = row_mask[:, None] & (cols < N_COLS)[None, :]
+    return rows, row_mask, rows.to(tl.int64)[:, None] * N_COLS + cols[None, :], mask
 
 
 def _options(n_cols: int, columns_per_thread: int, rows: int) -> dict[str, int]:
@@ -52,6 +63,17 @@ def register_candidates(op: str) -> None:
 def launch_options(op: str, like: Tensor) -> dict[str, int]:
     """The chosen tile and warps of `op` for the rows of `like` [T, H]."""
     return chosen(problem_of(op, like, *like.shape)).options
+
+
+def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for the mean and 1 / standard deviation [T] of the rows of x [T, H], in fp32 or, of fp64, in that."""
+    mean = x.new_empty(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
+    return mean, torch.empty_like(mean)
+
+
+def chunk_rows(op: str, like: Tensor) -> int:
+    """`rows_per_chunk` of `op`, a backward, for the rows of `like` [T, H] and its chosen tile."""
+    return rows_per_chunk(*like.shape, launch_options(op, like)["BLOCK_ROWS"])
 
 
 def rows_per_chunk(n_rows: int, n_cols: int, block_rows: int, n_vectors: int = 3) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from albert_fast.kernels.main_grad import accumulate_product
+from albert_fast.kernels.main_grad import accumulate_product, scaled_gradients
 from albert_fast.ops.products import product, upcast
 
 
@@ -52,15 +52,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        grad_x, *grads = ctx.saved_tensors
-        returned: list[Tensor | None] = []
-        for parameter, grad in zip((ctx.weight, ctx.bias), grads, strict=True):
-            if (main_grad := getattr(parameter, "main_grad", None)) is not None:
-                main_grad.addcmul_(grad, grad_loss)
-                returned.append(None)
-            else:
-                returned.append((grad * grad_loss).to(parameter.dtype))
-        return (grad_x * grad_loss).to(grad_x.dtype), *returned, None, None, None, None
+        return *scaled_gradients(ctx, grad_loss), None, None, None, None
 
 
 def logit_rows(device_type: str) -> int:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from albert_fast.kernels.main_grad import accumulate_product
+from albert_fast.kernels.main_grad import accumulate_product, placed
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
@@ -31,10 +31,7 @@ class _UpcastParameter(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor | None:
-        if ctx.main_grad is None:
-            return grad.to(ctx.dtype)
-        ctx.main_grad.add_(grad)
-        return None
+        return placed(ctx.main_grad, grad, ctx.dtype)
 
 
 def upcast_parameter(parameter: Tensor) -> Tensor:
@@ -90,10 +87,7 @@ class _Linear(torch.autograd.Function):
             grad_weight = left.t() @ right
         if ctx.bias_dtype is not None:
             total = rows[1].sum(0, dtype=accumulation_dtype(grad))
-            if ctx.bias_main_grad is not None:
-                ctx.bias_main_grad.add_(total)
-            else:
-                grad_bias = total.to(ctx.bias_dtype)
+            grad_bias = placed(ctx.bias_main_grad, total, ctx.bias_dtype)
         grad_x = product(grad, weight if ctx.transposed else weight.t()) if ctx.needs_input_grad[0] else None
         return grad_x, grad_weight, grad_bias, None
 
