@@ -11,8 +11,6 @@ From a prepared folder to a trained model in one's own Python (`albert-fast pret
         optimizer.zero_grad()
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

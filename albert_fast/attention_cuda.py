@@ -8,8 +8,6 @@ workspace, a fault that no check survives (pytorch#186142), and before cuDNN 9.2
 Dimension letters: T tokens (packed), R queries, B sequences, N heads, D head size.
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 import torch

@@ -1,7 +1,5 @@
 """Functions captured in CUDA graphs: warmed up, recorded, and where that fails, left as if nobody had tried."""
 
-from __future__ import annotations
-
 import gc
 import importlib
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """What a card can do: its peak, and the rates at which a training step's ops run on it, with their sources."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path

@@ -5,8 +5,6 @@ state (optimizer.safetensors) and checkpoint.json: the position in the data, and
 RUN/last names the newest.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import dataclass

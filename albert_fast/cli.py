@@ -1,7 +1,5 @@
 """albert-fast: one subcommand a job. Parses, builds the option dataclasses, calls one function."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import importlib

@@ -1,7 +1,5 @@
 """`albert-fast demo`: text to a model, memory per share_type and kernels against eager, in about two minutes."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import time

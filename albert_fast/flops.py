@@ -1,7 +1,5 @@
 """The matrix products that a training step is made of, and their FLOPs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from albert_fast.config import AlbertConfig

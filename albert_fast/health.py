@@ -1,7 +1,5 @@
 """Is the run well? Looks at the metrics that are read for the log anyway, and says once what is wrong."""
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """The static buffers that a step reads a micro-batch from, and the ring that fills them while the one before runs."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """The modules that hold weights, each over one op, and how weights begin."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ Nothing here asks the host for a number: step count, learning rate, clipping and
 are tensors, so that a CUDA graph of `update` is right at every replay.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

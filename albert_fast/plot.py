@@ -1,7 +1,5 @@
 """`albert-fast plot RUN...`: the curves of one or several runs, from their metrics.jsonl, in one PNG."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The one place that loads matplotlib: figures are made for files alone, and written whole or not at all."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The pretraining loop: prepared folder -> batches -> step -> checkpoints, visible in one place."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext

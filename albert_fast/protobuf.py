@@ -1,7 +1,5 @@
 """The wire format of protocol buffers, as far as TensorFlow's checkpoints and SentencePiece's models need it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 

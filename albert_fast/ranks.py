@@ -1,7 +1,5 @@
 """The processes of one run: which of them this is, on which device, and how their group ends."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A run's folder and what it is made of: the options it was given, what it may be resumed with, and its model."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Gives layers that share weights copies of their own, so that every layer computes exactly what it did."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor

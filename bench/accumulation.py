@@ -5,8 +5,6 @@ the truth is the sum in float64. Ours adds each product to an fp32 buffer (alber
 with autocast too, since its cache hands all L uses one bf16 cast of the weight.
 """
 
-from __future__ import annotations
-
 import argparse
 
 import torch

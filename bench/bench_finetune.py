@@ -6,8 +6,6 @@ reviews alone. `python -m bench.bench_finetune --help` lists what can be changed
 bench/results/finetune.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import tempfile

@@ -11,8 +11,6 @@ Then packing, the time to a first batch of 10 and 100 GB, and the cost of a seek
 loader does depends on lengths and word starts, not on what words mean. Results go to bench/results/loader.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -6,8 +6,6 @@ behaviour: BERT's basic tokenizer and greedy WordPiece, chunks of sentences cut 
 shuffled list of positions. Rates are per CPU second, children included; the ratio is to albert_pytorch's rules.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform

@@ -11,8 +11,6 @@ attention) of the same shapes in the same run: its share is the time of those pr
 can pass 100% where our ops reach a faster library (oneDNN) than torch.mm does.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import tempfile

@@ -5,8 +5,6 @@ starts from the same weights and gets the same micro-batches through the adapter
 settings; every run has the same seed, so curves differ by arithmetic alone. Writes bench/results/quality.json and .png.
 """
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 from contextlib import redirect_stderr, redirect_stdout

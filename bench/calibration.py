@@ -4,8 +4,6 @@ BERT-base's masked-word step and ALBERT-base's, bf16 autocast, SDPA, fused AdamW
 gaps between kernels nor power limits, so it is a bound; how far published runs miss it is what a plan should expect.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Prepared folders for benches: made-up text over a vocabulary of the published size, through the real `prepare`."""
 
-from __future__ import annotations
-
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path

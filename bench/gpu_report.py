@@ -6,8 +6,6 @@ the first row that is not there. What is worth most comes first. At the end (and
 plots are written. --dry-run does all of it that a CPU can, in small.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import itertools

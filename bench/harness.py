@@ -6,8 +6,6 @@ times replays of a CUDA graph with the cache flushed, as a captured step runs th
 stands beside it as the host's time, which is what eager mode waits for where it is longer.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable

@@ -6,8 +6,6 @@ packages  first paragraphs of English docstrings: which of eight packages they c
 pairs     two sentences: neighbours in one docstring ("next"), or from two docstrings of the same package ("other").
 """
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 import random

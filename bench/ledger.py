@@ -1,7 +1,5 @@
 """python -m bench.ledger: the step of several models and shapes priced for an H100, as one JSON list."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """What a bench ran on, and the two rates that its numbers are held against: copy bandwidth and matrix products."""
 
-from __future__ import annotations
-
 import platform
 import re
 import statistics

@@ -1,7 +1,5 @@
 """Plots of bench results: a roofline, bars against peers, tokens/s by batch, and two files with noise bars."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`python -m bench.report FILES`: result files of benches -> one Markdown table, and plots; two files side by side."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass

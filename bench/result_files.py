@@ -1,7 +1,5 @@
 """Result files of benches, read back and put by what they timed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

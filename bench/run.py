@@ -4,8 +4,6 @@ It says how long it will take before it starts, and what "ours" runs on this dev
 each bench ends: a run that is stopped leaves them in NAME-unfinished.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import signal

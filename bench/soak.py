@@ -4,8 +4,6 @@
 bench/results/soak.json and soak.png. Exit code 1 where something grows.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -11,8 +11,6 @@ are not run again, so that the sweep can be stopped and gone on with at any time
     python -m bench.sweep_finetune --table                        # the table of what stands there
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

@@ -4,8 +4,6 @@ Every variable of a source is used, skipped for a stated reason or refused by na
 filled: nothing is left out or made up in silence.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

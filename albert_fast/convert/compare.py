@@ -1,7 +1,5 @@
 """Compares a converted model with outputs that the original recorded, layer by layer."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Finds a checkpoint's files and reads PyTorch's: .safetensors and .bin."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which of our models a checkpoint fills, and its weights under our names: none left out or made up in silence."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

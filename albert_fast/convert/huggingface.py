@@ -1,7 +1,5 @@
 """Writes a model of ours as a folder that HuggingFace's AutoModel and AutoTokenizer load."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -4,8 +4,6 @@ Each function maps every parameter of ours, for a config, to the names of theirs
 end to end along dimension 0 (query, key, value). The config's sharing and groups are those of the checkpoint itself.
 """
 
-from __future__ import annotations
-
 import re
 
 from albert_fast.config import AlbertConfig

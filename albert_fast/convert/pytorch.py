@@ -1,7 +1,5 @@
 """Reads the PyTorch checkpoints of HuggingFace, of albert_pytorch and our own."""
 
-from __future__ import annotations
-
 import re
 from functools import partial
 from pathlib import Path

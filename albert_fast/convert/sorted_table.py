@@ -4,8 +4,6 @@ Blocks of sorted entries whose keys share prefixes, each block followed by its c
 that lists the blocks; a footer. Numbers are little-endian.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager

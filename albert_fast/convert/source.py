@@ -1,7 +1,5 @@
 """What is known of a checkpoint once it is read: its project, config, weights and how ours are made of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -5,8 +5,6 @@ little-endian, in PREFIX.data-00000-of-0000N. The table's values are protocol bu
 (tensorflow/core/protobuf/tensor_bundle.proto).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

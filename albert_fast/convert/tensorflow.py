@@ -1,7 +1,5 @@
 """Reads the checkpoints of albert_zh and of Google's ALBERT, which are TensorFlow's."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path

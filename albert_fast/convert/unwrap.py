@@ -1,7 +1,5 @@
 """Takes off what training frameworks put around a model: dictionaries of more than weights, prefixes of names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path

@@ -14,8 +14,6 @@ that `albert-fast prepare` made:
     Trainer(AlbertForPreTraining(config), arguments, train_dataset=dataset, data_collator=collator).train()
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields

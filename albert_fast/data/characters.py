@@ -1,7 +1,5 @@
 """Rules on characters that every reader of text shares."""
 
-from __future__ import annotations
-
 from albert_fast.options import UserError
 
 

@@ -1,7 +1,5 @@
 """What a file is that holds no text, told by how it begins, and what to do about it."""
 
-from __future__ import annotations
-
 _UNPACK = "unpack it, or compress it by zstd or gzip"
 _BINARY = {
     b"PK\x03\x04": ("a zip archive, a spreadsheet or an office document", "give the text in it"),

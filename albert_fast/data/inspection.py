@@ -1,7 +1,5 @@
 """`inspect`: what the loader makes of a prepared folder, as examples to read and as statistics of the first batches."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import islice

@@ -1,7 +1,5 @@
 """A tokenizer from the files that hold one: a vocab.txt, a tokenizer.json, a SentencePiece model, or their folder."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The prepared folder's manifest: what lies in it, under a checksum each, and under one of its own."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import dataclass

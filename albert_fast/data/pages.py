@@ -1,7 +1,5 @@
 """Encoded chunks to pages: lines joined over chunks, documents told apart, long ones cut, all in bounded memory."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ A shard is closed at the end of a chunk, so that all a later run needs is where 
 file says so after every shard. Whichever run finds every part complete writes the manifest, which is the merge.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """How far a part of `prepare` has come: a small file after every shard, and the checks before it is believed."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace

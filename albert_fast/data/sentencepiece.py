@@ -7,8 +7,6 @@ taken apart into the pieces of "9" and ",". A tokenizer.json cannot say that, so
 AlbertTokenizer gives such pieces a penalty, which is nearly the same. So do we; `take_penalties` finds them again.
 """
 
-from __future__ import annotations
-
 import struct
 from typing import Any, NamedTuple
 

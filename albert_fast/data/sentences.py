@@ -1,7 +1,5 @@
 """Paragraphs to sentences, by the rules of Unicode for every script (UAX 29), as the library ICU applies them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

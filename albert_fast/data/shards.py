@@ -5,8 +5,6 @@ then one bit a token that says whether it begins a word; the bitmap of ordinary 
 csrc/shard.h reads the same. A page holds whole documents, or a piece of a longer one, which then is a document.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

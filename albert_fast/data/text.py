@@ -3,8 +3,6 @@
 Only \\n ends a line, a \\r before it goes. A file's end ends a document; what else does is its layout's affair.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Text to token ids and back, through HuggingFace's tokenizers library; load_tokenizer.py makes it from files."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

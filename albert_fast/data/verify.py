@@ -3,8 +3,6 @@
 Each shard is checked by csrc/shard.h, as the loader checks it; here stand the folder, the manifest and the tokenizer.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 import time

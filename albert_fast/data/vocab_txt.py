@@ -4,8 +4,6 @@ TensorFlow's and HuggingFace's readers take empty and repeated lines as they com
 that they gave; so no line is refused or dropped that would move the ids after it.
 """
 
-from __future__ import annotations
-
 import re
 
 from albert_fast.data.characters import check_line_ends

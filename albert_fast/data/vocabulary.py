@@ -1,7 +1,5 @@
 """A WordPiece vocabulary from text: the same tokens in the same order every time, on every machine."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter

@@ -6,8 +6,6 @@ its own model, give its ids; a chunk then costs two passes in C and a gather. Wh
 (marks that normalisation reorders) is left to HuggingFace.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from array import array

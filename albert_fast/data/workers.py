@@ -4,8 +4,6 @@ A worker is a plain child process that speaks pickle over its pipes. It ends whe
 none outlives its parent, however that ended; and it starts without running the caller's main module again.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import queue

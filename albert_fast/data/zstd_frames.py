@@ -4,8 +4,6 @@ Files laid end to end and zstd's seekable format have many frames, each decompre
 their headers or in the seekable format's table at the end; pzstd writes neither. No text is decompressed here.
 """
 
-from __future__ import annotations
-
 from typing import BinaryIO, NamedTuple
 
 MAGIC = b"\x28\xb5\x2f\xfd"

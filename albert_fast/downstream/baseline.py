@@ -1,7 +1,5 @@
 """What word counts alone would reach: the figure that a fine-tuned model has to beat."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

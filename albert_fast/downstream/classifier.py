@@ -1,7 +1,5 @@
 """ALBERT that sorts sentences, or pairs of them, into classes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

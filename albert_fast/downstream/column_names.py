@@ -1,7 +1,5 @@
 """The names that published data sets give their columns, in lower case: GLUE, CLUE, XNLI, SNLI, LCQMC, PAWS and kin."""
 
-from __future__ import annotations
-
 # First and second text of a pair; the first line whose two names both occur is taken.
 PAIRS = (
     ("text_a", "text_b"),

@@ -1,7 +1,5 @@
 """Decides by a table's content which row is the header, and which columns are the texts and the label."""
 
-from __future__ import annotations
-
 import math
 import re
 import unicodedata

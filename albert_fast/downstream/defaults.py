@@ -4,8 +4,6 @@ The rules come from bench/sweep_finetune.py, whose table is bench/results/finetu
 settings it was published with (ALBERT-base 3e-5, albert_zh's tiny 1e-4; 3 epochs on the first token's vector).
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

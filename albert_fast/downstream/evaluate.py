@@ -1,7 +1,5 @@
 """Scores a classifier on labelled sentences or pairs, and writes its predictions with their probabilities."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Reads labelled sentences and sentence pairs from TSV, CSV, JSONL and JSON files."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fine-tuning on labelled sentences or pairs: examples -> packed batches -> step -> the checkpoint best on --dev."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path

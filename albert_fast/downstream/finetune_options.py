@@ -1,7 +1,5 @@
 """The flags of albert-fast finetune."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

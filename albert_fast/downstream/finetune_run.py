@@ -1,7 +1,5 @@
 """A fine-tuning run on disk: the best checkpoint, the state to resume from, metrics.jsonl and the progress bar."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

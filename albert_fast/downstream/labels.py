@@ -1,7 +1,5 @@
 """Labels as people write them: blanks around them, signs that there is none, and which of them can be classes."""
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata

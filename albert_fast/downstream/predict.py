@@ -1,7 +1,5 @@
 """Looking at what was trained: the words that a model puts into gaps, and its vectors for texts."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Accuracy, F1 and Matthews correlation of predicted classes, beside what naming the commonest class reaches."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The classifier that a fine-tuning run starts from, and the settings that follow from it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """How texts reach a model and vectors leave it: token ids end to end, packed without padding, and means over texts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The memory of a real step: allocator statistics on CUDA; allocator events and the high-water mark on CPU."""
 
-from __future__ import annotations
-
 import gc
 import statistics
 import time

@@ -1,7 +1,5 @@
 """A micro-batch of full sequences: what predictions and benches feed a step where no corpus is given."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from albert_fast.config import AlbertConfig

@@ -1,7 +1,5 @@
 """`albert-fast doctor`: is everything right on this machine, what runs which op here, and what could not be checked."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The ops of an ALBERT layer as one would write them in eager PyTorch, and ours timed beside them."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """How a priced step is shown: Markdown tables, and stacked bars of its classes for several models."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from albert_fast.measure.pricing import Priced

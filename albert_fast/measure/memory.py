@@ -1,7 +1,5 @@
 """`albert-fast memory`: what a training step needs, for each share_type and ln_type, predicted and measured."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path

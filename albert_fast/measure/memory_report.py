@@ -1,7 +1,5 @@
 """How `albert-fast memory` shows its rows: Markdown tables and stacked bars."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Which part of the model an op works for: by the code that runs it, or in backward by the code that made its node."""
 
-from __future__ import annotations
-
 import sys
 from bisect import bisect_right
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How long a training run takes on several cards, from the priced step of one."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from albert_fast.measure.ledger_report import PUBLISHED_MISS

@@ -4,8 +4,6 @@ Opaque ops are followed inside the bodies that run on the target; what a CUDA ke
 by its formula (`_scratch_bytes`).
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`albert-fast profile --predict CARD`: the time of a training step on a card that need not be here."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """A step's ledger at a card's rates: seconds of each row, of the whole step and of each class, and the floor."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any

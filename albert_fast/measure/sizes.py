@@ -1,7 +1,5 @@
 """`albert-fast sizes`: the seed's model-size table beside ours, and every preset's parameters."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -4,8 +4,6 @@ On the meta device tensors have shapes and no memory, so the real step runs at a
 to PyTorch run there through `bodies`: the code which runs inside them on the device that is asked about.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial

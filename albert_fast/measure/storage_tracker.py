@@ -1,7 +1,5 @@
 """Follows every tensor storage from allocation to free while ordinary code runs, on the meta device or a real one."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass

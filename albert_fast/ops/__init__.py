@@ -8,8 +8,6 @@ Dimension letters: T tokens (packed), H hidden, F feed-forward, V vocabulary, E 
 D head size, B sequences.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import warnings

@@ -1,7 +1,5 @@
 """Attention by its equation, a sequence at a time: what the kernels are held against, on any device, in any dtype."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch

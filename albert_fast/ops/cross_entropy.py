@@ -1,7 +1,5 @@
 """The loss over the vocabulary, fused with the decoder's product so that no [P, V] logits are kept."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

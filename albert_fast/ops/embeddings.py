@@ -1,7 +1,5 @@
 """The embeddings' sum and LayerNorm."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from albert_fast.ops.norms import layer_norm

@@ -1,7 +1,5 @@
 """The feed-forward layer, the transform of the masked-word head, and their activation."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor
 

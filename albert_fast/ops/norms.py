@@ -1,7 +1,5 @@
 """LayerNorm, alone or behind a residual add."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor
 

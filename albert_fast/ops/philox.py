@@ -1,7 +1,5 @@
 """Dropout whose mask is a pure function of (seed, micro-batch, site, row, column)."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

@@ -4,8 +4,6 @@ One file for each card, driver, torch, Triton and state of our kernels' sources;
 holds dtype and shape class. A file is written whole, by one process at a time.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

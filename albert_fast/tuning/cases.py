@@ -1,7 +1,5 @@
 """The cases on which a problem's candidates are checked and timed: each op of `Ops` at the problem's sizes."""
 
-from __future__ import annotations
-
 import itertools
 from functools import partial
 

@@ -6,8 +6,6 @@ miss: of the whole tensor, of its worst row (one row in thousands that is droppe
 where they should be rounded leave numbers too small, by no more than rounding errors).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ The default, the library's where there is one, stays unless another is faster by
 plain op runs; where the budget is spent defaults stay.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """How long a call takes: on CUDA the replay of its graph with the cache flushed, elsewhere the call itself."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import Any, Protocol

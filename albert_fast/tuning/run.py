@@ -1,7 +1,5 @@
 """The choice for a training step: from its checkpoint, from the cache, or made now; one for all ranks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The update of all weights as a case: a small model's flat buffers, by LAMB or AdamW."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
