@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.conversions import (
-    fixture,
-)
+from support.conversions import fixture
 
 from albert_fast.convert.tensor_bundle import TensorBundle
 

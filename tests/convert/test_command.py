@@ -11,14 +11,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from support.albert_pytorch import seed
-from support.conversions import (
-    SIZES,
-    assert_equal_outputs,
-    fixture,
-    google,
-    huggingface,
-    run,
-)
+from support.conversions import SIZES, assert_equal_outputs, fixture, google, huggingface, run
 
 from albert_fast.cli import main
 from albert_fast.config import AlbertConfig

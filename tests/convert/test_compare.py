@@ -6,11 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.conversions import (
-    SIZES,
-    fixture,
-    run,
-)
+from support.conversions import SIZES, fixture, run
 
 from albert_fast.config import AlbertConfig
 from albert_fast.model import AlbertForPreTraining

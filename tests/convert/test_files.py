@@ -10,12 +10,7 @@ import torch
 from safetensors.torch import save_file
 from support.bundles import write_bundle
 from support.checkpoints import huggingface_weights, write_huggingface
-from support.conversions import (
-    fixture,
-    google,
-    huggingface,
-    run,
-)
+from support.conversions import fixture, google, huggingface, run
 
 from albert_fast.options import UserError
 

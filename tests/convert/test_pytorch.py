@@ -7,13 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.albert_pytorch import seed
-from support.conversions import (
-    SHARE_TYPES,
-    assert_equal_outputs,
-    huggingface,
-    inputs,
-    run,
-)
+from support.conversions import SHARE_TYPES, assert_equal_outputs, huggingface, inputs, run
 
 from albert_fast.convert.command import ConvertOptions, convert
 from albert_fast.options import UserError

@@ -8,10 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.bundles import write_bundle
-from support.conversions import (
-    fixture,
-    run,
-)
+from support.conversions import fixture, run
 
 from albert_fast.convert.tensor_bundle import TensorBundle
 from albert_fast.options import UserError

@@ -9,13 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.checkpoints import google_variables, write_google
-from support.conversions import (
-    CASES,
-    SHARE_TYPES,
-    fixture,
-    google,
-    run,
-)
+from support.conversions import CASES, SHARE_TYPES, fixture, google, run
 
 from albert_fast.config import AlbertConfig
 from albert_fast.convert.command import ConvertOptions, convert

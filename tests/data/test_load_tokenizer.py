@@ -21,10 +21,7 @@ def test_from_vocab_file_alone(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        (b"a\nb\n", r"lacks \[PAD\] \[UNK\] \[CLS\] \[SEP\] \[MASK\]"),
-        (b"a\n\xff\n", "offset 2 is not UTF-8"),
-    ],
+    [(b"a\nb\n", r"lacks \[PAD\] \[UNK\] \[CLS\] \[SEP\] \[MASK\]"), (b"a\n\xff\n", "offset 2 is not UTF-8")],
     ids=["no-specials", "not-utf8"],
 )
 def test_bad_vocabularies_are_refused(tmp_path, content, message):

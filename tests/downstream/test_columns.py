@@ -79,10 +79,7 @@ def test_a_first_row_like_the_others_is_no_header(tmp_path: Path) -> None:
         ("The food was good, and cheap.\tgreat\n" + "b\tyes\nc\tno\n" * 3, LABELLED),
     ):
         rows, columns = found(tmp_path, content, expected)
-        assert (rows, columns) == (
-            content.count("\n"),
-            Columns(header=[], text_a="1", text_b=None, label="2"),
-        )
+        assert (rows, columns) == (content.count("\n"), Columns(header=[], text_a="1", text_b=None, label="2"))
 
 
 def test_the_flag_decides(tmp_path: Path) -> None:

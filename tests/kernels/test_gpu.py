@@ -17,10 +17,7 @@ from albert_fast import ops
 from albert_fast.config import TrainConfig
 from albert_fast.optimizer import FlatParameters, Optimizer
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 SHAPES = [(1, 312), (37, 768), (4099, 768), (1000, 2048), (129, 4096), (1023, 1023)]
 

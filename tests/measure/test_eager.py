@@ -19,10 +19,7 @@ def test_every_op_is_timed_beside_its_peer() -> None:
 @pytest.mark.parametrize("name", ["add_layer_norm", "gelu_ffn"])
 def test_peers_compute_what_ours_compute(name: str) -> None:
     torch.manual_seed(0)
-    shapes = {
-        "add_layer_norm": [(5, 8), (8,), (5, 8), (8,), (8,)],
-        "gelu_ffn": [(5, 8), (16, 8), (16,), (8, 16)],
-    }[name]
+    shapes = {"add_layer_norm": [(5, 8), (8,), (5, 8), (8,), (8,)], "gelu_ffn": [(5, 8), (16, 8), (16,), (8, 16)]}[name]
     inputs = [torch.randn(shape) for shape in shapes]
     torch.testing.assert_close(getattr(ops, name)(*inputs), getattr(eager, name)(*inputs))
 
