@@ -69,12 +69,10 @@ def jobs(inputs: Path) -> dict[str, Job]:
         )
 
     def pretraining(output: Path, resume: bool) -> None:
-        torch.set_num_threads(1)
         run = RunOptions(data=str(inputs / "data"), output=str(output), resume=resume, save_steps=5, logging_steps=2)
         pretrain(run, ModelOptions(config=str(config)), DATA, TRAIN)
 
     def finetuning(output: Path, resume: bool) -> None:
-        torch.set_num_threads(1)
         labelled = dict(train=str(inputs / "train.tsv"), dev=str(inputs / "train.tsv"))
         options = FinetuneOptions(
             model=str(inputs / "model"), output=str(output), resume=resume, epochs=2, batch_size=16, save_steps=5,
@@ -106,7 +104,7 @@ def undisturbed(name: str, jobs: dict[str, Job], tmp_path: Path) -> Undisturbed:
     """The job that the test names, what it makes when it is left alone, and how many seconds that takes."""
     job, output = jobs[name], tmp_path / "undisturbed"
     begun = time.monotonic()
-    assert finish(launch(job.start, output, job.ranks)) == [0] * job.ranks
+    assert finish(launch(job.start, output, ranks=job.ranks)) == [0] * job.ranks
     found = job.digest(output)
     assert found
     return job, found, time.monotonic() - begun
@@ -139,7 +137,7 @@ def test_killed_at_any_moment(undisturbed: Undisturbed, tmp_path: Path, moments:
 def test_a_signal_saves(undisturbed: Undisturbed, tmp_path: Path, name: str, number: signal.Signals) -> None:
     job, expected, _ = undisturbed
     output = tmp_path / "disturbed"
-    processes = launch(job.start, output, job.ranks)
+    processes = launch(job.start, output, ranks=job.ranks)
     while not (output / "metrics.jsonl").exists() or not (output / "metrics.jsonl").read_text():
         time.sleep(0.01)
     kill(processes, number)

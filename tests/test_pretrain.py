@@ -7,24 +7,29 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.crashes import finish, kill, launch
 from support.pretraining import (
-    ENVIRONMENT,
     arguments,
     assert_equal,
     assert_same_run,
-    command,
     metrics,
     prepared_folder,
     refuse,
+    started,
     succeed,
     tensors,
     wait_for_step,
 )
 
+from albert_fast.cli import main
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.demo import python_topics
 from albert_fast.files import locked
 from albert_fast.model import AlbertForPreTraining
+
+
+def evaluated(folder: Path, output: Path, **flags) -> list[str]:
+    return arguments(folder, output, eval_data=folder / "eval", eval_steps=20, eval_batches=4, **flags)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +39,11 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def forty_steps(folder) -> Path:
+    """The output of a run of forty steps, by a new interpreter."""
     output = folder / "forty"
-    succeed(*arguments(folder, output, eval_data=folder / "eval", eval_steps=20, eval_batches=4))
+    process = started(*evaluated(folder, output), stderr=subprocess.PIPE)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
     return output
 
 
@@ -61,11 +69,10 @@ def test_forty_steps_learn_and_leave_what_is_promised(folder, forty_steps):
 
 def test_seventeen_steps_kill_and_the_rest_equal_forty(folder, forty_steps):
     output = folder / "killed"
-    words = arguments(folder, output, eval_data=folder / "eval", eval_steps=20, eval_batches=4)
-    process = subprocess.Popen(command(*words), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    processes = launch(main, evaluated(folder, output))
     wait_for_step(output, 17)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill(processes, signal.SIGKILL)
+    assert finish(processes) == [-signal.SIGKILL]
     assert len(metrics(output)) < 40
     resumed = succeed("pretrain", f"--output={output}", "--resume")  # the other flags are the first run's
     assert "resumed from" in resumed.stderr
@@ -74,10 +81,7 @@ def test_seventeen_steps_kill_and_the_rest_equal_forty(folder, forty_steps):
 
 def test_a_signal_ends_the_step_and_saves_it(folder, forty_steps):
     output = folder / "stopped"
-    words = arguments(folder, output, eval_data=folder / "eval", eval_steps=20, eval_batches=4, save_steps=1000)
-    process = subprocess.Popen(
-        command(*words), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = started(*evaluated(folder, output, save_steps=1000), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for_step(output, 3)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=120)

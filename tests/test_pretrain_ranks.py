@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.pretraining import ENVIRONMENT, arguments, metrics, prepared_folder, succeed, tensors, wait_for_step
+from support.crashes import finish, launch, said
+from support.pretraining import (
+    ENVIRONMENT,
+    arguments,
+    metrics,
+    prepared_folder,
+    started,
+    succeed,
+    tensors,
+    wait_for_step,
+)
+
+from albert_fast.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -17,46 +29,46 @@ def folder(tmp_path_factory) -> Path:
     return prepared_folder(tmp_path_factory.mktemp("text"))
 
 
-def launcher(ranks: int) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+TWO_RANKS = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_share_one_stream(folder, world_size):
-    """W ranks with 4 / W micro-batches each make the steps that one rank makes with 4."""
-    outputs = {}
-    for ranks in (1, world_size):
-        outputs[ranks] = folder / f"ranks-{ranks}-of-{world_size}"
-        words = arguments(
-            folder, outputs[ranks], max_steps=4, gradient_accumulation_steps=4 // ranks, optimizer="adamw",
-            eval_data=folder / "eval", eval_batches=3,
-        )  # fmt: skip
-        result = subprocess.run(
-            [*launcher(ranks), "-m", "albert_fast", *words],
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-        assert result.returncode == 0, result.stderr[-3000:]
-    one, many = (tensors(outputs[ranks]) for ranks in (1, world_size))
-    for name, tensor in one.items():
+@pytest.fixture(scope="module")
+def one_rank(folder) -> Path:
+    return shared(folder, 1)
+
+
+def shared(folder: Path, ranks: int) -> Path:
+    """The output of four steps by so many ranks, each with 4 / ranks of a step's micro-batches."""
+    output = folder / f"ranks-{ranks}"
+    words = arguments(
+        folder, output, max_steps=4, gradient_accumulation_steps=4 // ranks, optimizer="adamw",
+        eval_data=folder / "eval", eval_batches=3,
+    )  # fmt: skip
+    processes = launch(main, words, ranks=ranks)
+    assert finish(processes) == [0] * ranks, said(processes[0])
+    return output
+
+
+def assert_close(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
         # The key bias has no true gradient, only rounding noise, which Adam normalises.
         atol = 0.1 if name.endswith("query_key_value.bias") else 2e-5
-        torch.testing.assert_close(many[name], tensor, atol=atol, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
-    for ours, theirs in zip(*(metrics(output) for output in outputs.values()), strict=True):
+        torch.testing.assert_close(actual[name], tensor, atol=atol, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_one_stream(folder, one_rank, ranks):
+    """They make the steps that one rank makes."""
+    output = shared(folder, ranks)
+    assert_close(tensors(output), tensors(one_rank))
+    for ours, theirs in zip(metrics(output), metrics(one_rank), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 
 def test_a_failed_rank_stops_all_with_a_message(folder, tmp_path):
     words = arguments(folder, tmp_path / "run", max_steps=5000)
-    process = subprocess.Popen(
-        [*launcher(2), "-m", "albert_fast", *words],
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = started(*words, launcher=TWO_RANKS, stderr=subprocess.PIPE)
     wait_for_step(tmp_path / "run", 2)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
@@ -91,11 +103,7 @@ def test_an_exception_in_one_rank_ends_all_within_a_minute(folder, tmp_path):
     (tmp_path / "failing.py").write_text(FAILING_RANK)
     words = arguments(folder, tmp_path / "run", max_steps=5000)
     result = subprocess.run(
-        [*launcher(2), str(tmp_path / "failing.py"), *words],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=60,
+        [*TWO_RANKS, str(tmp_path / "failing.py"), *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
     )
     assert result.returncode != 0
     assert "planted in rank 1" in result.stderr
@@ -107,19 +115,11 @@ def test_another_number_of_ranks_goes_on_with_the_same_stream(folder):
     options = dict(max_steps=4, optimizer="adamw", hidden_dropout_prob=0.1, gradient_accumulation_steps=2, save_steps=2)
     succeed(*arguments(folder, whole, **options))
     words = arguments(folder, parts, **options, **{"gradient-accumulation-steps": 1})
-    process = subprocess.Popen(
-        [*launcher(2), "-m", "albert_fast", *words],
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_for_step(parts, 2)
-    process.wait(timeout=120)
+    processes = launch(main, words, ranks=2)
+    assert finish(processes) == [0, 0]
     for file in (parts / "checkpoint-4").iterdir():
         file.unlink()
     resumed = succeed(*arguments(folder, parts, **options), "--resume")
     assert "2 x 512 = 1,024 tokens" in resumed.stderr
     assert "at micro-batch 4" in resumed.stderr
-    for name, tensor in tensors(whole).items():
-        atol = 0.1 if name.endswith("query_key_value.bias") else 2e-5
-        torch.testing.assert_close(tensors(parts)[name], tensor, atol=atol, rtol=1e-3)
+    assert_close(tensors(parts), tensors(whole))

@@ -17,6 +17,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from albert_fast.files import file_crc
 from albert_fast.options import UserError
@@ -50,8 +53,8 @@ class Job:
         return inside + [path.name for path in output.parent.glob(f".{output.name}*")]
 
 
-def launch(function: Callable[[Path], None], output: Path, ranks: int = 1) -> list[int]:
-    """Run `function(output)` in `ranks` forked processes, each the head of its own process group; gives their ids."""
+def launch(function: Callable[..., None], *arguments: Any, ranks: int = 1) -> list[int]:
+    """Run `function(*arguments)` in `ranks` forks, each of one thread and the head of its process group; their ids."""
     port = _free_port()
     processes = []
     for rank in range(ranks):
@@ -61,10 +64,12 @@ def launch(function: Callable[[Path], None], output: Path, ranks: int = 1) -> li
             try:
                 os.setpgid(0, 0)
                 _quiet()
+                torch.set_num_threads(1)
+                torch.cuda.is_available = lambda: False  # a fork cannot use a device that its parent has looked at
                 if ranks > 1:
                     given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
                     os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in given.items()}}
-                function(output)
+                function(*arguments)
                 code = 0
             except (UserError, OSError) as error:  # what the command line tells in one line
                 print(f"error: {error}", file=sys.stderr)
@@ -106,7 +111,7 @@ def kill(processes: list[int], number: int) -> None:
 
 def disturb(job: Job, output: Path, after_seconds: float, number: int) -> list[int]:
     """Start `job`, send it a signal after a while, and give its exit codes."""
-    processes = launch(job.start, output, job.ranks)
+    processes = launch(job.start, output, ranks=job.ranks)
     time.sleep(after_seconds)
     kill(processes, number)
     return finish(processes)
@@ -115,17 +120,24 @@ def disturb(job: Job, output: Path, after_seconds: float, number: int) -> list[i
 def recover(job: Job, output: Path) -> None:
     """Go on with a disturbed job to its end, as its user would; what the job says is the assertion's message."""
     for function in (job.resume, job.start):
-        codes = finish(launch(function, output, job.ranks))
+        processes = launch(function, output, ranks=job.ranks)
+        codes = finish(processes)
         if not any(codes):
             return
-    said = "".join(path.read_text() for path in sorted(SAID.iterdir(), key=os.path.getmtime)[-2 * job.ranks :])
-    raise AssertionError(f"{job.name} could be neither resumed nor started again in {output}: {codes}\n{said[-3000:]}")
+    told = "".join(said(process)[1] for process in processes)
+    raise AssertionError(f"{job.name} could be neither resumed nor started again in {output}: {codes}\n{told[-3000:]}")
+
+
+def said(process: int) -> tuple[str, str]:
+    """What a process that has ended printed to its standard output and to its standard error."""
+    out, error = ((SAID / f"{process}-{number}").read_text() for number in (1, 2))
+    return out, error
 
 
 def _quiet() -> None:
-    said = open(SAID / str(os.getpid()), "w")  # noqa: SIM115
-    os.dup2(said.fileno(), 1)
-    os.dup2(said.fileno(), 2)
+    sys.stdout, sys.stderr = (open(SAID / f"{os.getpid()}-{number}", "w") for number in (1, 2))  # noqa: SIM115
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stderr.fileno(), 2)
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""`albert-fast pretrain` as a process of its own on a small English corpus, and what it leaves."""
+"""`albert-fast pretrain` in a process of its own, most often a fork, on a small English corpus, and what it leaves."""
 
 import json
 import os
@@ -6,10 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from support.crashes import finish, launch, said
 
+from albert_fast.cli import main
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.demo import python_topics
 
@@ -40,12 +43,17 @@ def arguments(folder: Path, output: Path, **flags) -> list[str]:
     return ["pretrain", *(f"--{name}={value}" for name, value in flags.items())]
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "albert_fast", *words]
+def started(*words: str, launcher: tuple[str, ...] = (sys.executable,), **where: Any) -> subprocess.Popen:
+    """`albert-fast` with these words in a new interpreter, or in those of a launcher; prints to nowhere by default."""
+    where = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **where}
+    return subprocess.Popen([*launcher, "-m", "albert_fast", *words], env=ENVIRONMENT, text=True, **where)
 
 
-def run(*words: str, **kwargs) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*words), capture_output=True, text=True, env=ENVIRONMENT, timeout=300, **kwargs)
+def run(*words: str) -> subprocess.CompletedProcess:
+    """`albert-fast` with these words, in a fork of this process, which has imported everything."""
+    (process,) = launch(main, words)
+    (code,) = finish([process], seconds=300)
+    return subprocess.CompletedProcess(words, code, *said(process))
 
 
 def succeed(*words: str) -> subprocess.CompletedProcess:
