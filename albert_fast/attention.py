@@ -44,13 +44,9 @@ class Queries:
 
 
 def varlen_attention(
-    qkv: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
-    q: Tensor | None = None,
-    cu_queries: Tensor | None = None,
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, q: Tensor | None = None, cu_queries: Tensor | None = None,
     bias: Tensor | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """softmax(q k.T / sqrt(D)) v within each packed sequence: qkv [T, 3, N, D] -> [T, N, D].
 
     One opaque op: tracing freezes nothing of cu_seqlens. Gradients reach qkv and q.
@@ -93,16 +89,9 @@ def _outputs(
 
 @torch.library.custom_op("albert_fast::varlen_attention_backward", mutates_args=("sums",))
 def _varlen_attention_backward(
-    grad: Tensor,
-    qkv: Tensor,
-    q: Tensor | None,
-    out: Tensor,
-    log_sum_exp: Tensor,
-    cu_queries: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
-    sums: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad: Tensor, qkv: Tensor, q: Tensor | None, out: Tensor, log_sum_exp: Tensor, cu_queries: Tensor,
+    cu_seqlens: Tensor, max_seqlen: int, sums: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The gradients of qkv and of q, empty without it; sums of qkv's over chunks of tokens [P, 1, K N D].
 
     On CUDA they are added to earlier ones where these are given as `sums`, and P = 0 are returned.

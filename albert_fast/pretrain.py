@@ -190,14 +190,9 @@ def _utilization(
 
 
 def _describe(
-    config: AlbertConfig,
-    data: DataConfig,
-    train: TrainConfig,
-    world_size: int,
-    train_step: TrainStep,
-    folder: RunFolder,
-    loader: PretrainingLoader,
-) -> None:
+    config: AlbertConfig, data: DataConfig, train: TrainConfig, world_size: int, train_step: TrainStep,
+    folder: RunFolder, loader: PretrainingLoader,
+) -> None:  # fmt: skip
     """Notes on what starts: model, device, size of a step, and what the user would want to know before it ends."""
     parameters = sum(p.numel() for p in train_step.model.parameters())
     micro_batches = train.gradient_accumulation_steps * world_size

@@ -12,13 +12,9 @@ SetIndex = Callable[[int, int, int], int]
 
 
 def unshare(
-    weights: dict[str, Tensor],
-    old: AlbertConfig,
-    new: AlbertConfig,
-    *,
-    power: int = 0,
+    weights: dict[str, Tensor], old: AlbertConfig, new: AlbertConfig, *, power: int = 0,
     set_index: SetIndex | None = None,
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor]:  # fmt: skip
     """The weights of a model whose share_type or groups are loosened from old's to new's, equal in every output.
 
     Args:

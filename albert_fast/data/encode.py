@@ -112,12 +112,9 @@ def _unknown_words(unk_id: int, lines: Sequence[str], encodings: list[tokenizers
 
 
 def _inside_words(
-    tokenizer: Tokenizer,
-    ids: np.ndarray,
-    encodings: list[tokenizers.Encoding],
-    lines: Sequence[str],
+    tokenizer: Tokenizer, ids: np.ndarray, encodings: list[tokenizers.Encoding], lines: Sequence[str],
     segment: Segmenter,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """bool [T]: an ideograph that begins no word of `segment`."""
     inside = [
         begin not in edges

@@ -37,14 +37,9 @@ class FinetuneRun:
     """
 
     def __init__(
-        self,
-        output: Path,
-        model: AlbertForSequenceClassification,
-        optimizer: Optimizer,
-        settings: dict[str, Any],
-        metric: str,
-        patience: int,
-    ):
+        self, output: Path, model: AlbertForSequenceClassification, optimizer: Optimizer, settings: dict[str, Any],
+        metric: str, patience: int,
+    ):  # fmt: skip
         self.output, self.model, self.optimizer, self.settings = output, model, optimizer, settings
         self.metric, self.patience = metric, patience
         self.step, self.epochs_since_best = 0, 0

@@ -9,13 +9,9 @@ from albert_fast.ops.products import upcast_parameter
 
 
 def plain_attention(
-    qkv: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
-    q: Tensor | None = None,
-    cu_queries: Tensor | None = None,
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, q: Tensor | None = None, cu_queries: Tensor | None = None,
     bias: Tensor | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """softmax(q k.T / sqrt(D)) v within each packed sequence; arguments as in `varlen_attention`.
 
     It reads cu_seqlens on the host, so that it cannot be captured, and keeps every score for backward.

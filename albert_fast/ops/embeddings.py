@@ -8,18 +8,10 @@ from albert_fast.ops.products import embedding
 
 
 def embed_layer_norm(
-    word: Tensor,
-    position_ids: Tensor,
-    token_type_ids: Tensor,
-    position_weight: Tensor,
-    token_type_weight: Tensor,
-    weight: Tensor,
-    layer_norm_bias: Tensor,
-    epsilon: float = 1e-12,
-    dropout: float = 0.0,
-    key: Tensor | None = None,
+    word: Tensor, position_ids: Tensor, token_type_ids: Tensor, position_weight: Tensor, token_type_weight: Tensor,
+    weight: Tensor, layer_norm_bias: Tensor, epsilon: float = 1e-12, dropout: float = 0.0, key: Tensor | None = None,
     site: int = 0,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """dropout(LN(word + position_weight[position_ids] + token_type_weight[token_type_ids])) -> [..., H].
 
     Args:

@@ -23,13 +23,8 @@ def gelu_ffn(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, activat
 
 
 def linear_gelu_layer_norm(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    layer_norm_weight: Tensor,
-    layer_norm_bias: Tensor,
-    activation: str = "gelu",
-    epsilon: float = 1e-12,
-) -> Tensor:
+    x: Tensor, weight: Tensor, bias: Tensor, layer_norm_weight: Tensor, layer_norm_bias: Tensor,
+    activation: str = "gelu", epsilon: float = 1e-12,
+) -> Tensor:  # fmt: skip
     """LN(activation(x [..., H] @ weight [M, H].T + bias [M])) -> [..., M]: the transform of the masked-word head."""
     return layer_norm(activate(linear(x, weight, bias), activation), layer_norm_weight, layer_norm_bias, epsilon)

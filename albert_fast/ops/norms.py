@@ -13,16 +13,9 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-12) 
 
 
 def add_pre_layer_norm(
-    x: Tensor,
-    bias: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    layer_norm_bias: Tensor,
-    epsilon: float = 1e-12,
-    dropout: float = 0.0,
-    key: Tensor | None = None,
-    site: int = 0,
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, bias: Tensor, residual: Tensor, weight: Tensor, layer_norm_bias: Tensor, epsilon: float = 1e-12,
+    dropout: float = 0.0, key: Tensor | None = None, site: int = 0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Pre-LN residual add + LayerNorm: s = residual + dropout(x + bias), y = LN(s); returns (y, s), both [..., H].
 
     The statistics are those of s as stored. `bias` [H] is the bias of the product that made x.
@@ -32,16 +25,9 @@ def add_pre_layer_norm(
 
 
 def add_post_layer_norm(
-    x: Tensor,
-    bias: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    layer_norm_bias: Tensor,
-    epsilon: float = 1e-12,
-    dropout: float = 0.0,
-    key: Tensor | None = None,
-    site: int = 0,
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, bias: Tensor, residual: Tensor, weight: Tensor, layer_norm_bias: Tensor, epsilon: float = 1e-12,
+    dropout: float = 0.0, key: Tensor | None = None, site: int = 0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Post-LN residual add + LayerNorm: y = LN(residual + dropout(x + bias)); returns (y, y), both [..., H].
 
     Twice, for the branch and for the residual, so that a kernel's backward can take the two gradients apart.
@@ -51,16 +37,9 @@ def add_post_layer_norm(
 
 
 def add_layer_norm(
-    x: Tensor,
-    bias: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    layer_norm_bias: Tensor,
-    epsilon: float = 1e-12,
-    dropout: float = 0.0,
-    key: Tensor | None = None,
-    site: int = 0,
-) -> Tensor:
+    x: Tensor, bias: Tensor, residual: Tensor, weight: Tensor, layer_norm_bias: Tensor, epsilon: float = 1e-12,
+    dropout: float = 0.0, key: Tensor | None = None, site: int = 0,
+) -> Tensor:  # fmt: skip
     """LN(residual + dropout(x + bias)) -> [..., H]; see `add_pre_layer_norm`."""
     return add_pre_layer_norm(x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)[0]
 

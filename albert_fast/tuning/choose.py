@@ -35,13 +35,9 @@ class Outcome:
 
 
 def tune(
-    problems: Iterable[Problem],
-    ops: Ops,
-    clock: Clock,
-    seconds: float,
-    device: torch.device,
+    problems: Iterable[Problem], ops: Ops, clock: Clock, seconds: float, device: torch.device,
     timed_rows: Callable[[Problem], int] = lambda problem: problem.rows_to,
-) -> list[Outcome]:
+) -> list[Outcome]:  # fmt: skip
     """An Outcome for each problem whose op has cases, within about `seconds`; none at all where that is 0.
 
     Args:

@@ -15,13 +15,9 @@ from albert_fast.tuning.clock import Clock, clock_for
 
 
 def tune_step(
-    step: TrainStep,
-    mode: Literal["auto", "off", "again"],
-    seconds: float,
-    saved: dict[str, str],
-    clock: Clock | None = None,
-    timed_rows: Callable[[Problem], int] = lambda problem: problem.rows_to,
-) -> dict[str, str]:
+    step: TrainStep, mode: Literal["auto", "off", "again"], seconds: float, saved: dict[str, str],
+    clock: Clock | None = None, timed_rows: Callable[[Problem], int] = lambda problem: problem.rows_to,
+) -> dict[str, str]:  # fmt: skip
     """Choose who runs each problem of `step`, before it is captured, and let them run from now on.
 
     Args:
@@ -56,14 +52,9 @@ def problems_of(step: TrainStep) -> list[Problem]:
 
 
 def _choice(
-    problems: list[Problem],
-    step: TrainStep,
-    mode: str,
-    seconds: float,
-    saved: dict[str, str],
-    clock: Clock,
+    problems: list[Problem], step: TrainStep, mode: str, seconds: float, saved: dict[str, str], clock: Clock,
     timed_rows: Callable[[Problem], int],
-) -> dict[str, str]:
+) -> dict[str, str]:  # fmt: skip
     device = step.key.device
     known = cache.card(device)
     choice = {} if mode == "again" else saved
