@@ -1,6 +1,7 @@
 """Writes a model of ours as a folder that HuggingFace's AutoModel and AutoTokenizer load."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,21 +57,12 @@ def export_huggingface(model: PretrainedModel, directory: Path, tokenizer: Token
         for name, part in zip(theirs, state[ours].chunk(len(theirs)), strict=True)
     }
     save_tensors(weights, directory / WEIGHTS)
-    fields = {name: value for name, value in shared.to_dict().items() if name not in _OURS_ALONE}
-    special = (
-        {}
-        if tokenizer is None
-        else {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
-    )
-    fields = (
-        special
-        | fields
-        | {
-            "model_type": "albert",
-            "architectures": [type(model).__name__],  # HuggingFace's names are ours
-            "dtype": str(dtype).removeprefix("torch."),
-        }
-    )
+    fields: dict[str, Any] = {}
+    if tokenizer is not None:
+        fields = {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
+    fields |= {name: value for name, value in shared.to_dict().items() if name not in _OURS_ALONE}
+    fields |= {"model_type": "albert", "architectures": [type(model).__name__]}  # HuggingFace's names are ours
+    fields["dtype"] = str(dtype).removeprefix("torch.")
     fields.pop("torch_dtype", None)  # dtype's older name
     write_json(directory / CONFIG, fields)
 

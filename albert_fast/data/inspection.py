@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -60,7 +61,7 @@ def original_ids(batch: Batch) -> np.ndarray:
     return ids
 
 
-def batch_statistics(batches: list[Batch], tokenizer: Tokenizer) -> dict[str, object]:
+def batch_statistics(batches: list[Batch], tokenizer: Tokenizer) -> dict[str, Any]:
     """Counts and rates over batches; a word is what begins with no ##, whatever a segmenter found."""
     total: Counter[str] = Counter()
     runs: Counter[int] = Counter()
@@ -136,14 +137,12 @@ def _print_example(console: Console, title: str, batch: Batch, index: int, token
         console.print(Text(f"{name}: {tokenizer.decode(segment.tolist())}", "dim"), soft_wrap=True)
 
 
-def _print_statistics(console: Console, statistics: dict[str, object]) -> None:
+def _print_statistics(console: Console, statistics: dict[str, Any]) -> None:
     table = Table(title=f"The first {statistics['batches']} batches", title_justify="left")
     table.add_column("statistic")
     table.add_column("value", justify="right")
     table.add_column("expected", justify="right")
-    runs = statistics["masked_run_words"]
-    assert isinstance(runs, dict)
-    rows: list[tuple[str, object, str]] = [
+    rows: list[tuple[str, Any, str]] = [
         ("sequences", statistics["sequences"], ""),
         ("tokens", statistics["tokens"], ""),
         ("unused tokens", statistics["unused_token_share"], "0"),
@@ -154,15 +153,10 @@ def _print_statistics(console: Console, statistics: dict[str, object]) -> None:
         ("... kept", statistics["kept"], "0.10"),
         ("... replaced at random", statistics["replaced_by_random"], "0.10"),
         ("label 1 (swapped)", statistics["label_1_rate"], "0.50"),
-        *((f"masked runs of {n} words", share, "") for n, share in runs.items()),
-        *((f"batches closed by {reason}", count, "") for reason, count in _items(statistics["closed_by"])),
+        *((f"masked runs of {n} words", share, "") for n, share in statistics["masked_run_words"].items()),
+        *((f"batches closed by {reason}", count, "") for reason, count in statistics["closed_by"].items()),
     ]
     for name, value, expected in rows:
         text = "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
         table.add_row(name, text, expected)
     console.print(table)
-
-
-def _items(counts: object) -> list[tuple[str, object]]:
-    assert isinstance(counts, dict)
-    return list(counts.items())

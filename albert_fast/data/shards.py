@@ -46,33 +46,17 @@ _FIELDS = {  # name: (type, offset)
     "ordinary_offset": ("<u8", 144),
     "header_crc": ("<u4", 252),
 }
-HEADER = np.dtype(
-    {
-        "names": list(_FIELDS),
-        "formats": [kind for kind, _ in _FIELDS.values()],
-        "offsets": [offset for _, offset in _FIELDS.values()],
-        "itemsize": 256,
-    }
-)
-PAGE = np.dtype(
-    [
-        ("offset", "<u8"),
-        ("first_sentence", "<u8"),
-        ("num_tokens", "<u4"),
-        ("num_sentences", "<u4"),
-        ("page_crc", "<u4"),
-        ("lengths_crc", "<u4"),
-    ]
-)
+_KINDS, _OFFSETS = zip(*_FIELDS.values(), strict=True)
+HEADER = np.dtype({"names": list(_FIELDS), "formats": _KINDS, "offsets": _OFFSETS, "itemsize": 256})
+PAGE = np.dtype([("offset", "<u8"), ("first_sentence", "<u8"), ("num_tokens", "<u4"), ("num_sentences", "<u4"),
+                 ("page_crc", "<u4"), ("lengths_crc", "<u4")])  # fmt: skip
 
 
 class ShardWriter:
     """Writes one shard, page by page, into an open file; keeps the lengths and the table until `finish`."""
 
     def __init__(self, file: BinaryIO, tokenizer: Tokenizer, segmented: bool):
-        self._file = file
-        self._tokenizer = tokenizer
-        self._segmented = segmented
+        self._file, self._tokenizer, self._segmented = file, tokenizer, segmented
         self._token_type = np.dtype("<u2" if tokenizer.vocab_size <= 65_536 else "<u4")
         self._offset = HEADER.itemsize
         self._lengths: list[np.ndarray] = []

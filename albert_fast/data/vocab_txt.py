@@ -7,10 +7,10 @@ that they gave; so no line is refused or dropped that would move the ids after i
 import re
 
 from albert_fast.data.characters import check_line_ends
+from albert_fast.data.sentencepiece import MARKER
 from albert_fast.options import UserError
 
 _NUMBERED = re.compile(r"(.*?)[\t ]+(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)")
-_MARKER = "\u2581"
 
 
 def read_vocab_txt(text: str) -> tuple[list[str], list[str]]:
@@ -48,7 +48,7 @@ def _numbered(lines: list[str]) -> tuple[list[str], list[str]]:
         return lines, []
     pairs = [(match[1], match[2]) if (match := _NUMBERED.fullmatch(line)) else ("", "") for line in lines]
     numbers = [number for _, number in pairs if number]
-    if any(token.startswith(_MARKER) for token, _ in pairs) or not all(number.isdecimal() for number in numbers):
+    if any(token.startswith(MARKER) for token, _ in pairs) or not all(number.isdecimal() for number in numbers):
         raise UserError("it is SentencePiece's list of pieces (.vocab); give the .model that lies beside it")
     if sorted(map(int, numbers)) == list(range(len(lines))):
         placed = {int(number): token for token, number in pairs}

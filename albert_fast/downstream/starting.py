@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-from torch import Tensor
-
 from albert_fast.config import AlbertConfig
 from albert_fast.downstream.classifier import SETTINGS, AlbertForSequenceClassification
 from albert_fast.downstream.defaults import choose_defaults, fill_in, first_token_spread, tokens_seen
@@ -55,12 +53,9 @@ def starting_model(options: FinetuneOptions, names: list[str], ops: str) -> Albe
         },
     )
     model = AlbertForSequenceClassification(config, ops)
-    kept: tuple[str, ...] = ("albert.", "classifier.") if keep_classifier else ("albert.",)
-    weights = {name: tensor for name, tensor in weights.items() if name.startswith(kept)}
-    fresh: dict[str, Tensor] = (
-        {}
-        if keep_classifier
-        else {name: tensor for name, tensor in model.state_dict().items() if name.startswith("classifier.")}
+    head = weights if keep_classifier else model.state_dict()
+    parts = {"albert.": weights, "classifier.": head}
+    model.load_weights(
+        {name: held[name] for part, held in parts.items() for name in held if name.startswith(part)}, str(folder)
     )
-    model.load_weights(weights | fresh, str(folder))
     return model

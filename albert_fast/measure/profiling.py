@@ -1,12 +1,10 @@
 """`albert-fast profile`: where the time of a training step goes, by stage and by op, with a trace to look into."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -84,24 +82,14 @@ class _Stages:
             step.run_update()
         return tokens
 
-    def _timed(self, name: str) -> _Timed:
-        return _Timed(self, name)
-
-
-class _Timed:
-    def __init__(self, stages: _Stages, name: str):
-        self.stages, self.name, self.scope = stages, name, record_function(name)
-
-    def __enter__(self) -> None:
-        self.begun = time.perf_counter()
-        self.scope.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        if self.stages.step.key.is_cuda:
-            torch.cuda.synchronize()
-        self.scope.__exit__(*error)
-        seconds = self.stages.seconds
-        seconds[self.name] = seconds.get(self.name, 0.0) + time.perf_counter() - self.begun
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        with record_function(name):
+            yield
+            if self.step.key.is_cuda:
+                torch.cuda.synchronize()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
 
 
 def profile_step(step: TrainStep, batches: Iterator[Batch], options: ProfileOptions) -> dict[str, Any]:

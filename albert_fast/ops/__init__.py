@@ -22,49 +22,16 @@ from albert_fast.ops.cross_entropy import linear_cross_entropy, logit_rows
 from albert_fast.ops.embeddings import embed_layer_norm
 from albert_fast.ops.feed_forward import activate, gelu_ffn, linear_gelu_layer_norm
 from albert_fast.ops.norms import add_layer_norm, add_post_layer_norm, add_pre_layer_norm, add_residual, layer_norm
-from albert_fast.ops.philox import dropout, dropout_keep, dropout_site, dropout_threshold
-from albert_fast.ops.products import (
-    embedding,
-    gather_rows,
-    linear,
-    permute_rows,
-    product,
-    take_rows,
-    upcast,
-    upcast_parameter,
-)
+from albert_fast.ops.philox import dropout, dropout_keep, dropout_site
+from albert_fast.ops.products import embedding, gather_rows, linear, permute_rows, take_rows, upcast, upcast_parameter
 from albert_fast.options import UserError
 
 __all__ = [
-    "Ops",
-    "activate",
-    "add_layer_norm",
-    "add_post_layer_norm",
-    "add_pre_layer_norm",
-    "add_residual",
-    "dropout",
-    "dropout_keep",
-    "dropout_site",
-    "dropout_threshold",
-    "embed_layer_norm",
-    "embedding",
-    "gather_rows",
-    "gelu_ffn",
-    "get_ops",
-    "kernel_ops",
-    "layer_norm",
-    "linear",
-    "linear_cross_entropy",
-    "linear_gelu_layer_norm",
-    "logit_rows",
-    "permute_rows",
-    "plain_attention",
-    "product",
-    "take_rows",
-    "upcast",
-    "upcast_parameter",
-    "varlen_attention",
-]
+    "Ops", "activate", "add_layer_norm", "add_post_layer_norm", "add_pre_layer_norm", "add_residual", "dropout",
+    "dropout_keep", "dropout_site", "embed_layer_norm", "embedding", "gather_rows", "gelu_ffn", "get_ops", "kernel_ops",
+    "layer_norm", "linear", "linear_cross_entropy", "linear_gelu_layer_norm", "logit_rows", "permute_rows",
+    "plain_attention", "take_rows", "upcast", "upcast_parameter", "varlen_attention",
+]  # fmt: skip
 
 
 class Ops:
