@@ -40,16 +40,10 @@ class TrainStep:
     """
 
     def __init__(
-        self,
-        model: AlbertForPreTraining,
-        example: Batch,
-        max_seq_length: int,
-        config: TrainConfig,
-        dtype: torch.dtype = torch.float32,
-        rank: int = 0,
-        world_size: int = 1,
+        self, model: AlbertForPreTraining, example: Batch, max_seq_length: int, config: TrainConfig,
+        dtype: torch.dtype = torch.float32, rank: int = 0, world_size: int = 1,
         before_capture: Callable[[TrainStep], Any] | None = None,
-    ):
+    ):  # fmt: skip
         device = next(model.parameters()).device
         self.model, self.config, self.rank, self.world_size = model, config, rank, world_size
         model.albert.encoder.recompute = config.recompute

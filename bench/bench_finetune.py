@@ -111,18 +111,10 @@ def finetuned(folder: Path, model: Path, epochs: int, seed: int) -> dict[str, An
     """Accuracy on dev and test after fine-tuning `model`."""
     output = folder / f"{model.name}-seed{seed}"
     options = FinetuneOptions(
-        model=str(model),
-        train=str(folder / "train.tsv"),
-        dev=str(folder / "dev.tsv"),
-        output=str(output),
-        epochs=epochs,
-        seed=seed,
-        learning_rate=7e-4,
-        hidden_dropout_prob=0.1,
-        pooling="mean",
-        max_seq_length=160,
+        model=str(model), train=str(folder / "train.tsv"), dev=str(folder / "dev.tsv"), output=str(output),
+        epochs=epochs, seed=seed, learning_rate=7e-4, hidden_dropout_prob=0.1, pooling="mean", max_seq_length=160,
         logging_steps=50,
-    )
+    )  # fmt: skip
     finetune(options, ColumnOptions(), DeviceOptions(device="cpu"))
     classifier = AlbertForSequenceClassification.from_pretrained(output)
     assert classifier.tokenizer is not None

@@ -40,15 +40,9 @@ VOCAB_SIZE, NUM_NOT_ORDINARY = 21_128, 106
 TOKENS_PER_BATCH = 16_384
 PEERS = ("albert_pytorch", "huggingface", "huggingface_whole_word")
 VOCABULARY: Any = SimpleNamespace(
-    vocab_size=VOCAB_SIZE,
-    is_ordinary=np.arange(VOCAB_SIZE) >= NUM_NOT_ORDINARY,
-    pad_id=0,
-    unk_id=100,
-    cls_id=101,
-    sep_id=102,
-    mask_id=103,
-    fingerprint=bytes(32),
-)
+    vocab_size=VOCAB_SIZE, is_ordinary=np.arange(VOCAB_SIZE) >= NUM_NOT_ORDINARY, pad_id=0, unk_id=100, cls_id=101,
+    sep_id=102, mask_id=103, fingerprint=bytes(32),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -37,13 +37,9 @@ def made(model: AlbertForPreTraining, implementation: str) -> tuple[Callable, Ca
     decayed, others = ([p for p in parameters if (p.dim() > 1) == yes] for yes in (True, False))
     groups = [{"params": decayed, "weight_decay": TRAIN.weight_decay}, {"params": others, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(
-        groups,
-        TRAIN.learning_rate,
-        Optimizer.betas,
-        Optimizer.epsilon,
-        foreach=kind == "foreach",
+        groups, TRAIN.learning_rate, Optimizer.betas, Optimizer.epsilon, foreach=kind == "foreach",
         fused=kind == "fused",
-    )
+    )  # fmt: skip
     for p, grad in zip(parameters, grads, strict=True):
         p.grad = grad.clone()
 

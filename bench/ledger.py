@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import torch
-
 from albert_fast.cards import CARDS
-from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.config import AlbertConfig, DataConfig, TrainConfig
 from albert_fast.files import strict_json
+from albert_fast.measure.predicted_time import step_spec
 from albert_fast.measure.pricing import price
-from albert_fast.measure.step_spec import StepSpec
 
 SHAPES = [("base", 65536, 128), ("base", 65536, 512), ("base", 16384, 128), ("base", 8192, 128),
           ("large", 65536, 128), ("xxlarge", 65536, 128)]  # fmt: skip
@@ -16,15 +14,8 @@ SHAPES = [("base", 65536, 128), ("base", 65536, 512), ("base", 16384, 128), ("ba
 
 def row(preset: str, tokens: int, length: int, ffn: str) -> dict[str, Any]:
     """The totals and classes of one step."""
-    spec = StepSpec(
-        config=AlbertConfig.from_preset(preset),
-        tokens_per_batch=tokens,
-        max_seq_length=length,
-        train=TrainConfig(capture="off"),
-        target="cuda",
-        dtype=torch.bfloat16,
-    )
-    priced = price(spec, CARDS["h100"], ffn)
+    data = DataConfig(tokens_per_batch=tokens, max_seq_length=length)
+    priced = price(step_spec(AlbertConfig.from_preset(preset), data, TrainConfig()), CARDS["h100"], ffn)
     return {
         "preset": preset,
         "tokens_per_batch": tokens,

@@ -15,11 +15,8 @@ from albert_fast.convert.unwrap import unwrap
 from albert_fast.options import UserError
 
 _WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
 _TORCH = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # What HuggingFace's Trainer leaves beside a model.
 _NO_MODELS = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state.pth")

@@ -52,15 +52,9 @@ def _huggingface(file: Path, asked: AlbertConfig, weights: dict[str, Tensor]) ->
     remarks += _drop_tie(weights, "predictions.decoder.weight", "albert.embeddings.word_embeddings.weight", word)
     remarks += _drop_tie(weights, "predictions.decoder.bias", "predictions.bias", weights.get("predictions.bias"))
     return Source(
-        path=file,
-        project="HuggingFace",
-        asked=asked,
-        config=config,
-        weights=weights,
-        names=huggingface_names(config),
-        layer_group=partial(huggingface_group, config),
-        remarks=remarks,
-    )
+        path=file, project="HuggingFace", asked=asked, config=config, weights=weights, names=huggingface_names(config),
+        layer_group=partial(huggingface_group, config), remarks=remarks,
+    )  # fmt: skip
 
 
 def _albert_pytorch(file: Path, asked: AlbertConfig, weights: dict[str, Tensor]) -> Source:
@@ -78,14 +72,9 @@ def _albert_pytorch(file: Path, asked: AlbertConfig, weights: dict[str, Tensor])
     remarks += _drop_tie(weights, "cls.predictions.project_layer.weight", f"the transpose of {second}", projection)
     remarks += adapt_projection(config, weights, word, second)
     return Source(
-        path=file,
-        project="albert_pytorch",
-        asked=asked,
-        config=config,
-        weights=weights,
-        names=albert_pytorch_names(config),
-        remarks=remarks,
-    )
+        path=file, project="albert_pytorch", asked=asked, config=config, weights=weights,
+        names=albert_pytorch_names(config), remarks=remarks,
+    )  # fmt: skip
 
 
 def _skip_buffers(weights: dict[str, Tensor]) -> list[str]:

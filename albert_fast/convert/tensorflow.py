@@ -91,13 +91,8 @@ def _source(index: Path, asked: AlbertConfig, weights: dict[str, Tensor], google
         remarks.append('hidden_act: "gelu" means the tanh form in TensorFlow\'s code, so the config says gelu_new')
     remarks += adapt_projection(config, weights, "bert/embeddings/word_embeddings", "bert/embeddings/word_embeddings_2")
     layers, groups = config.num_hidden_layers, config.num_hidden_groups
+    layer_group = (lambda layer: int(layer / layers * groups)) if google else None  # modeling.py, transformer_model
     return Source(
-        path=index,
-        project="Google's ALBERT in TensorFlow" if google else "albert_zh in TensorFlow",
-        asked=asked,
-        config=config,
-        weights=weights,
-        names=tensorflow_names(config),
-        layer_group=(lambda layer: int(layer / layers * groups)) if google else None,  # modeling.py, transformer_model
-        remarks=remarks,
-    )
+        path=index, project="Google's ALBERT in TensorFlow" if google else "albert_zh in TensorFlow", asked=asked,
+        config=config, weights=weights, names=tensorflow_names(config), layer_group=layer_group, remarks=remarks,
+    )  # fmt: skip

@@ -111,16 +111,10 @@ class PretrainingLoader(Iterator[Batch]):
         _warn_of_waste(config, corpus)
         with _as_user_error():
             self._core = _loader.Loader(
-                corpus=corpus,
-                config=config,
-                index=index,
-                epoch=epoch,
-                group=group,
-                batch=batch,
-                rank=as_integer("rank", rank, 64),
-                world_size=as_integer("world_size", world_size, 64),
+                corpus=corpus, config=config, index=index, epoch=epoch, group=group, batch=batch,
+                rank=as_integer("rank", rank, 64), world_size=as_integer("world_size", world_size, 64),
                 threads=as_integer("threads", threads, 32),
-            )
+            )  # fmt: skip
         self._close = weakref.finalize(self, _close_in, os.getpid(), self._core)
 
     def __iter__(self) -> PretrainingLoader:

@@ -100,14 +100,10 @@ def _epoch(
 
 def _train_config(options: FinetuneOptions, max_steps: int) -> TrainConfig:
     return TrainConfig(
-        optimizer="adamw",
-        max_steps=max_steps,
-        learning_rate=options.learning_rate or 0.0,
-        warmup_steps=int(options.warmup_ratio * max_steps),
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.max_grad_norm,
-        seed=options.seed,
-    )
+        optimizer="adamw", max_steps=max_steps, learning_rate=options.learning_rate or 0.0,
+        warmup_steps=int(options.warmup_ratio * max_steps), weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm, seed=options.seed,
+    )  # fmt: skip
 
 
 def _checksum(*examples: tuple[EncodedTexts, np.ndarray]) -> int:

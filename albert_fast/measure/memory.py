@@ -55,13 +55,9 @@ class MemoryOptions(Options):
         target = self.target()
         train = TrainConfig(optimizer=self.optimizer, recompute=recompute, capture="off")  # type: ignore[arg-type]
         return StepSpec(
-            config=config,
-            tokens_per_batch=self.tokens_per_batch,
-            max_seq_length=self.max_seq_length,
-            train=train,
-            target=target,
-            dtype=compute_dtype(self.precision, target),
-        )
+            config=config, tokens_per_batch=self.tokens_per_batch, max_seq_length=self.max_seq_length, train=train,
+            target=target, dtype=compute_dtype(self.precision, target),
+        )  # fmt: skip
 
 
 def parse_bytes(text: str) -> int:

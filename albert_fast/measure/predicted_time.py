@@ -25,13 +25,9 @@ def step_spec(config: AlbertConfig, data: DataConfig, train: TrainConfig) -> Ste
         raise UserError("precision=fp32 is not priced: the rates of cards are those of bf16; leave --precision out")
     config.check_length(data.max_seq_length)
     return StepSpec(
-        config=config,
-        tokens_per_batch=data.tokens_per_batch,
-        max_seq_length=data.max_seq_length,
-        train=replace(train, capture="off", device="auto"),
-        target="cuda",
-        dtype=torch.bfloat16,
-    )
+        config=config, tokens_per_batch=data.tokens_per_batch, max_seq_length=data.max_seq_length,
+        train=replace(train, capture="off", device="auto"), target="cuda", dtype=torch.bfloat16,
+    )  # fmt: skip
 
 
 def predict_time(

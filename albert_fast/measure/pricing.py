@@ -45,15 +45,8 @@ class Priced:
     def document(self) -> dict[str, Any]:
         """What --json prints."""
         rows = [{k: v for k, v in asdict(row).items() if k not in ("bound", "kind")} for row in self.rows]
-        return {
-            "card": self.card.name,
-            "seconds": self.seconds,
-            "tokens_per_second": self.tokens_per_second,
-            "mfu": self.mfu,
-            "launches": self.launches,
-            "floor_seconds": self.floor_seconds,
-            "rows": rows,
-        }
+        names = ("seconds", "tokens_per_second", "mfu", "launches", "floor_seconds")
+        return {"card": self.card.name, **{name: getattr(self, name) for name in names}, "rows": rows}
 
 
 def price(spec: StepSpec, card: Card, ffn: str = "library") -> Priced:

@@ -42,16 +42,13 @@ def sizes(options: SizesOptions) -> None:
     for (embedding_size, share_type), megabytes in SEED_MEGABYTES.items():
         config = AlbertConfig.from_preset("base", embedding_size=embedding_size, share_type=share_type)
         ours = round(seed_checkpoint_bytes(config) / 1e6, 3)
-        rows.append(
-            dict(embedding_size=embedding_size, share_type=share_type, megabytes=ours, seed_megabytes=megabytes)
-        )
+        made = dict(embedding_size=embedding_size, share_type=share_type, megabytes=ours)
+        rows.append(made | dict(seed_megabytes=megabytes))
     presets: list[dict] = []
     for name in PRESETS:
         for layout in ("zh", "google"):
-            parameters = sum(t.numel() for t in state_shapes(AlbertConfig.from_preset(name, layout=layout)).values())
-            presets.append(
-                dict(preset=name, layout=layout, parameters=parameters, megabytes=round(parameters * 4e-6, 1))
-            )
+            count = sum(t.numel() for t in state_shapes(AlbertConfig.from_preset(name, layout=layout)).values())
+            presets.append(dict(preset=name, layout=layout, parameters=count, megabytes=round(count * 4e-6, 1)))
     console = Console()
     if options.json:
         console.print_json(data={"rows": rows, "presets": presets})
@@ -60,9 +57,8 @@ def sizes(options: SizesOptions) -> None:
     for column in ("embedding_size", "share_type", "albert_pytorch", "albert_fast"):
         table.add_column(column, justify="right")
     for row in rows:
-        table.add_row(
-            str(row["embedding_size"]), row["share_type"], str(row["seed_megabytes"]), f"{row['megabytes']:.2f}"
-        )
+        seed = str(row["seed_megabytes"])
+        table.add_row(str(row["embedding_size"]), row["share_type"], seed, f"{row['megabytes']:.2f}")
     console.print(table)
     table = Table(title="Presets, share_type=all, every parameter once")
     for column in ("preset", "layout", "parameters", "fp32 MB"):
