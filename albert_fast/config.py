@@ -224,6 +224,9 @@ class DataConfig(Options):
     max_ngram: int = option(3, "words of the longest masked span")
     masked_lm_prob: float = option(0.15, "share of a sequence's tokens to predict")
     max_predictions: int | None = option(None, "most predictions in one sequence (the share above alone)")
+    max_sequences: int | None = option(
+        None, "most sequences in one micro-batch, room for which attention pays (from the documents' mean length)"
+    )
     short_seq_prob: float = option(0.1, "probability that a document is cut into shorter sequences")
     sentence_order: bool = option(True, "draw pairs of segments for the sentence-order loss")
     loader_threads: int = option(2, "threads of the data loader, at most 256", at_least=1)

@@ -153,10 +153,9 @@ def open_loader(
     folder: str, data: DataConfig, seed: int, rank: int = 0, world_size: int = 1, **more: Any
 ) -> PretrainingLoader:
     """The loader that these options mean; `more` are further arguments of PretrainingLoader."""
-    same = asdict(data)
-    return PretrainingLoader(
-        folder, seed=seed, rank=rank, world_size=world_size, threads=same.pop("loader_threads"), **same, **more
-    )
+    settings = asdict(data) | more
+    threads = settings.pop("loader_threads")
+    return PretrainingLoader(folder, seed=seed, rank=rank, world_size=world_size, threads=threads, **settings)
 
 
 def _held_out_loader(

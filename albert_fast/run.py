@@ -20,8 +20,9 @@ from albert_fast.sharing import unshare
 OPTIONS = "options.json"
 # What makes a run the run it is, beside its data, config and first weights, which are compared by content.
 FIXED = (
-    "seed", "tokens_per_batch", "max_seq_length", "max_ngram", "masked_lm_prob", "max_predictions", "short_seq_prob",
-    "sentence_order", "ln_type", "layout", "hidden_act", "hidden_dropout_prob", "final_layer_norm", "optimizer",
+    "seed", "tokens_per_batch", "max_seq_length", "max_ngram", "masked_lm_prob", "max_predictions", "max_sequences",
+    "short_seq_prob", "sentence_order", "ln_type", "layout", "hidden_act", "hidden_dropout_prob", "final_layer_norm",
+    "optimizer",
 )  # fmt: skip
 
 

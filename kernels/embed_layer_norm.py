@@ -14,12 +14,11 @@ from .calls import Call
 from .cost import Cost, costs, size_of
 from .eager import differentiable, direct
 from .layer_norm import normalise, normalise_backward
-from .main_grad import weight_gradient
 from .partial_sums import vector_gradients
 from .philox import dropout_arguments, dropout_multiplier
+from .row_sums import table_gradient
 from .rows import chunk_rows, launch_options, register_candidates, row_tile, statistics
 
-SMALL_TABLE = 32  # rows up to which a product with a one-hot matrix sums faster than a sort
 register_candidates("embed_layer_norm")
 
 
@@ -172,19 +171,6 @@ def calls(sizes, dtype, make):
 backward = direct(_backward)
 
 
-def _table_gradient(main_grad, ids, grad, table):
-    """The gradient of a table under the main_grad rule, the same on every run."""
-    if len(table) <= SMALL_TABLE:
-        one_hot = (ids[:, None] == torch.arange(len(table), device=ids.device)).to(grad.dtype)
-        return weight_gradient(main_grad, one_hot, grad)
-    acc_dtype = torch.promote_types(grad.dtype, torch.float32)
-    sums = torch.ops.aten.embedding_dense_backward(grad.to(acc_dtype), ids, len(table), -1, False)
-    if main_grad is None:
-        return sums.to(table.dtype)
-    main_grad.add_(sums)
-    return None
-
-
 def _save_for_backward(ctx, inputs, output):
     *saved, layer_norm_bias, key, _, ctx.dropout, ctx.site = inputs
     ctx.save_for_backward(*saved, *output[1:], key)
@@ -199,8 +185,8 @@ def _differentiate(ctx, grad, *_):
         return (None,) * 11
     _, position_ids, type_ids, positions, types, *_ = saved = ctx.saved_tensors
     grad_sum, partials = backward(grad, *saved, ctx.dropout, ctx.site)
-    grad_positions = _table_gradient(ctx.main_grads[0], position_ids, grad_sum, positions)
-    grad_types = _table_gradient(ctx.main_grads[1], type_ids, grad_sum, types)
+    grad_positions = table_gradient(ctx.main_grads[0], position_ids, grad_sum, positions)
+    grad_types = table_gradient(ctx.main_grads[1], type_ids, grad_sum, types)
     vectors = vector_gradients(partials, ctx.main_grads[2:], ctx.dtypes)
     return grad_sum, None, None, grad_positions, grad_types, *vectors, None, None, None, None
 

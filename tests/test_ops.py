@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from albert_fast import ops
 from albert_fast.attention import Queries
 from albert_fast.ops import philox
-from albert_fast.ops.products import row_sums
 
 EDGES = {"mixed": [0, 7, 20, 20, 27, 45, 45], "equal": [0, 15, 30, 45], "one": [0, 45], "empty first": [0, 0, 20, 45]}
 
@@ -102,18 +101,6 @@ def test_linear_cross_entropy_of_no_weight_is_zero_with_zero_gradients():
     assert loss == accuracy == 0
     assert not x.grad.any()
     assert not weight.grad.any()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("count", [2, 3, 32, 33, 500])
-def test_row_sums_are_what_the_cpu_adds_up(count, dtype):
-    """The sums of an embedding's gradient as CUDA makes them: a product for small tables, a sorted sum for others."""
-    torch.manual_seed(0)
-    ids, grad = torch.randint(0, count, (400,), dtype=torch.int32), torch.randn(400, 24).to(dtype)
-    expected = torch.zeros(count, 24, dtype=torch.float64).index_add_(0, ids, grad.double())
-    sums = row_sums(ids, grad, count)
-    assert sums.dtype == torch.float32
-    torch.testing.assert_close(sums.double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_mask_does_not_depend_on_how_many_rows_are_made_at_a_time(monkeypatch):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from albert_fast import _loader
-from albert_fast.data.capacities import as_integer, loader_config, stream_fingerprint
+from albert_fast.data.capacities import as_integer, earlier_max_sequences, loader_config, stream_fingerprint
 from albert_fast.data.manifest import open_folder
 from albert_fast.options import UserError
 
@@ -95,6 +95,9 @@ class PretrainingLoader(Iterator[Batch]):
         config = loader_config(
             corpus, tokens_per_batch=tokens_per_batch, max_seq_length=max_seq_length, seed=seed, **settings
         )
+        if isinstance(cursor, Mapping) and settings.get("max_sequences") is None:  # its stream's, whatever our default
+            known = cursor.get("max_sequences", earlier_max_sequences(config, corpus))
+            config.max_sequences = as_integer("cursor max_sequences", known, 32)
         self.corpus = corpus
         self.config = config
         self.tokens_per_batch: int = config.tokens_per_batch
@@ -133,7 +136,8 @@ class PretrainingLoader(Iterator[Batch]):
     def cursor(self) -> dict[str, Any]:
         """Where the next round of micro-batches begins, for a checkpoint: plain JSON, the same on every rank."""
         index, epoch, group, batch = self._core.cursor()
-        return {"index": index, "epoch": epoch, "group": group, "batch": batch, "stream": self._fingerprint}
+        place = {"index": index, "epoch": epoch, "group": group, "batch": batch}
+        return {**place, "max_sequences": self.max_sequences, "stream": self._fingerprint}
 
     def statistics(self) -> dict[str, Any]:
         """Counts over the batches handed out.

@@ -74,21 +74,33 @@ def loader_config(
 def capacities(config: LoaderConfig, corpus: Corpus | None = None) -> tuple[int, int]:
     """(max_sequences, predictions_per_batch) for batches that tokens close, not examples or predictions.
 
-    max_sequences: T / 32, or a quarter more than T divided by a lower bound of the mean example, where that is more.
+    max_sequences: T over a lower bound of the mean example, m, and two standard deviations of that number of examples
+    where lengths vary as much as they can, n (1 + 2 sqrt((S - m) / T)). Attention pays for each slot, used or not.
     predictions_per_batch: ceil(T max(masked_lm_prob, b(S) / S)) + ceil(sqrt(T / S)), rounded up to 16, with b(S) the
     budget of a full example.
     """
     tokens, length = config.tokens_per_batch, config.max_seq_length
     share = max(Fraction(config.masked_lm_millionths, _MILLION), Fraction(config.budget(length), length))
     slots = math.ceil(tokens * share) + math.isqrt(-(-tokens // length) - 1) + 1
+    mean = _mean_example(config, corpus)
+    sequences = math.ceil(tokens / mean * (1 + 2 * math.sqrt((length - mean) / tokens)))
+    return min(sequences, tokens), min(-(-slots // 16) * 16, tokens)
+
+
+def earlier_max_sequences(config: LoaderConfig, corpus: Corpus) -> int:
+    """max_sequences of a stream whose cursors do not name it yet: T / 32, or a quarter more than T / m."""
+    tokens = config.tokens_per_batch
+    return min(max(tokens // 32, math.ceil(tokens * Fraction(5, 4) / _mean_example(config, corpus))), tokens)
+
+
+def _mean_example(config: LoaderConfig, corpus: Corpus | None) -> Fraction:
+    """A lower bound of the mean tokens of an example, specials included."""
     specials = 2 + config.sentence_order
-    most = length - specials
+    most = config.max_seq_length - specials
     short = Fraction(config.short_seq_millionths, _MILLION)
     mean_inverse = (1 - short) / most + short * Fraction(sum(1 / n for n in range(2, most + 1))) / (most - 1)
     documents = Fraction(corpus.num_documents, corpus.num_tokens) if corpus else 0  # a document: its share, rounded up
-    mean_length = 1 / (documents + mean_inverse) + specials
-    sequences = max(tokens // 32, math.ceil(tokens * Fraction(5, 4) / mean_length))
-    return min(sequences, tokens), min(-(-slots // 16) * 16, tokens)
+    return 1 / (documents + mean_inverse) + specials
 
 
 def stream_fingerprint(config: LoaderConfig, corpus: Corpus) -> str:

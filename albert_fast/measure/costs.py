@@ -29,6 +29,9 @@ _FILLS = ("zero", "fill", "new_zeros", "full", "new_full", "ones", "arange")
 # Products of matrices, and which argument is the left one.
 _LEFT_OPERAND = {"mm": 0, "bmm": 0, "addmm": 1, "addmm_": 1, "baddbmm": 1, "_addmm_activation": 1}
 _GATHERS = ("embedding", "gather", "index_select")
+# Launches of ops that make several. embedding_dense_backward: zeros, arange, a radix sort of 16 bits (histogram,
+# scan, two passes, memsets), unique, scan, and five kernels (aten/src/ATen/native/cuda/EmbeddingBackwardKernel.cu).
+_LAUNCHES = {"embedding_dense_backward": 17}
 
 
 def is_free(func: Any) -> bool:
@@ -56,7 +59,7 @@ def costs_of(func: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> lis
         moved = 2 * size_of(*outputs)
     flops = 2 * outputs[0].numel() * args[_LEFT_OPERAND[name]].shape[-1] if name in _LEFT_OPERAND else 0
     kind: Kind = "product" if name in _LEFT_OPERAND else "layer_norm" if "layer_norm" in name else "memory"
-    return [Cost(name, moved, flops, kind=kind)]
+    return [Cost(name, moved, flops, _LAUNCHES.get(name, 1), kind)]
 
 
 def _flash(name: str, args: tuple, tensors: list[Tensor]) -> Cost:

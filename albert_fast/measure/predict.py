@@ -110,7 +110,14 @@ def _note_static(tracker: StorageTracker, step: TrainStep, cuda: bool) -> None:
 
 
 def _scratch_bytes(func: Any, args: tuple) -> int:
-    """FlashAttention's backward: dq in fp32 and the row sums, 128 rows spare a sequence slot (flash_api.cpp)."""
+    """What an op's host code takes in C++.
+
+    FlashAttention's backward: dq in fp32 and the row sums, 128 rows spare a sequence slot (flash_api.cpp). The gradient
+    of an embedding: sorted ids, their order and their segments, and the partial sums (EmbeddingBackwardKernel.cu).
+    """
+    if func is torch.ops.aten.embedding_dense_backward.default:
+        grad, ids = args[:2]
+        return grad.numel() * grad.element_size() + 6 * ids.numel() * ids.element_size()
     if func is not torch.ops.aten._flash_attention_backward.default:
         return 0
     query, cu_seqlens = args[1], args[6]

@@ -16,6 +16,7 @@ from albert_fast.attention import Queries
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.data.batches import Batch
 from albert_fast.kernels.main_grad import accumulate_product_upcast
+from albert_fast.kernels.row_sums import add_row_sums_on_cpu, add_row_sums_on_cuda
 from albert_fast.measure.batch import full_batch
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.packed import PretrainingBatch
@@ -59,14 +60,13 @@ class StepSpec:
 
     def bodies(self) -> dict[Any, Callable]:
         """What runs inside the opaque ops on the target."""
-        forward, backward = (
-            torch.ops.albert_fast.varlen_attention.default,
-            torch.ops.albert_fast.varlen_attention_backward.default,
-        )
+        op = torch.ops.albert_fast
+        forward, backward = op.varlen_attention.default, op.varlen_attention_backward.default
         if self.target == "cuda":
             return {
                 forward: lambda *inputs: attention.cuda_attention(*inputs[:5]),  # of the bias backward alone knows
                 backward: attention.cuda_attention_backward,
+                op.add_row_sums.default: add_row_sums_on_cuda,
             }
         # The CPU bodies read cu_seqlens and cu_queries, so these are real. q, where given, has its own.
         packed = PretrainingBatch.from_loader(self.batch(), torch.device("cpu"))
@@ -82,5 +82,6 @@ class StepSpec:
         return {
             forward: lambda *inputs: real(attention.cpu_attention, 1)(*inputs[:5]),
             backward: real(attention.cpu_attention_backward, 2),
-            torch.ops.albert_fast.accumulate_product.default: accumulate_product_upcast,
+            op.accumulate_product.default: accumulate_product_upcast,
+            op.add_row_sums.default: add_row_sums_on_cpu,
         }

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from albert_fast.kernels.main_grad import accumulate_product, placed
+from albert_fast.kernels.row_sums import table_gradient
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
@@ -97,42 +98,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, transposed: bo
     return _Linear.apply(x, weight, bias, transposed)
 
 
-SMALL_TABLE = 32  # rows, of token types say, up to which a product sums faster than a sort
-
-
-def row_sums(ids: Tensor, grad: Tensor, count: int) -> Tensor:
-    """The sums of grad [T, E] over the tokens of each id: [count, E] in the accumulation dtype, the same on every run.
-
-    For CUDA: index_add_ would add with atomics, and index_put_ takes the thousands of tokens of one type one by one.
-    """
-    if count <= SMALL_TABLE:
-        one_hot = (ids[:, None] == torch.arange(count, device=ids.device)).to(grad.dtype)
-        total = torch.zeros(count, grad.shape[1], dtype=accumulation_dtype(grad), device=grad.device)
-        accumulate_product(total, one_hot, grad)
-        return total
-    # It sorts the ids and sums the tokens of each in parts whose bounds depend on the ids alone.
-    return torch.ops.aten.embedding_dense_backward(upcast(grad).contiguous(), ids, count, -1, False)
-
-
 class _Embedding(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ids: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(ids)
-        ctx.main_grad, ctx.count, ctx.dtype = getattr(weight, "main_grad", None), weight.shape[0], weight.dtype
+        ctx.save_for_backward(ids, weight)
+        ctx.main_grad = getattr(weight, "main_grad", None)
         return F.embedding(ids, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None]:
-        (ids,) = ctx.saved_tensors
-        ids, grad, total = ids.reshape(-1), grad.reshape(-1, grad.shape[-1]), ctx.main_grad
-        if grad.is_cuda:
-            sums = row_sums(ids, grad, ctx.count)
-            total = sums if total is None else total.add_(sums)
-        else:
-            grad = upcast(grad)
-            total = grad.new_zeros(ctx.count, grad.shape[1]) if total is None else total
-            total.index_add_(0, ids, grad)
-        return None, total.to(ctx.dtype) if ctx.main_grad is None else None
+        ids, weight = ctx.saved_tensors
+        rows = ids.reshape(-1), grad.reshape(-1, grad.shape[-1])
+        return None, table_gradient(ctx.main_grad, *rows, weight)
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:

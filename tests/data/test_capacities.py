@@ -28,12 +28,44 @@ def test_short_documents_fill_their_batches(tmp_path):
         assert loader.statistics()["closed_by"]["sequences"] == 150
 
 
+def test_lengths_that_vary_as_much_as_they_can_fill_their_batches(tmp_path):
+    """Half of the documents longer than S, half of a few tokens: the number of examples in a batch varies the most."""
+    write_shard(
+        tmp_path / "a.bin",
+        random_documents(1, 2000, sentences=(1, 1), tokens=(5, 6)) + random_documents(2, 2000, (20, 20), (24, 26)),
+        500,
+    )
+    with PretrainingLoader([tmp_path / "a.bin"], tokens_per_batch=16384, max_seq_length=512, seed=1) as loader:
+        sizes = [next(loader).num_sequences for _ in range(60)]
+        assert loader.statistics()["closed_by"]["sequences"] == 0
+    assert max(sizes) > 0.5 * loader.max_sequences
+
+
 def test_capacities_are_those_of_the_formulas():
-    """T = 2048, S = 128: T / 32 examples; ceil(.15 T) + ceil(sqrt(T / S)) = 308 + 4 predictions, in sixteens."""
+    """T = 2048, S = 128, documents without end; ceil(.15 T) + ceil(sqrt(T / S)) = 308 + 4 predictions, in sixteens.
+
+    Chunks of 125 and, one in ten, of 2 to 125: 1 / mean(1 / n) = 93.0, an example 96.0, 21.3 examples; a quarter more.
+    """
     config = loader_config(tokens_per_batch=2048, max_seq_length=128)
-    assert (config.max_sequences, config.predictions_per_batch) == (64, 320)
+    assert (config.max_sequences, config.predictions_per_batch) == (27, 320)
     given = loader_config(tokens_per_batch=2048, max_seq_length=128, max_sequences=9, predictions_per_batch=1024)
     assert (given.max_sequences, given.predictions_per_batch) == (9, 1024)
+
+
+def test_a_cursor_keeps_the_capacity_of_its_stream(tmp_path):
+    """Whatever the default is when the run goes on; cursors that do not name it are of the rule before."""
+    write_shard(tmp_path / "a.bin", random_documents(1, 200), 500)
+    options = {"tokens_per_batch": 2048, "max_seq_length": 64, "seed": 1}
+    for given in (40, 64):
+        with PretrainingLoader([tmp_path / "a.bin"], **options, max_sequences=given) as loader:
+            next(loader)
+            cursor, expected = loader.cursor(), next(loader)
+        assert cursor["max_sequences"] == given != loader_config(loader.corpus, **options).max_sequences
+        if given == 2048 // 32:
+            del cursor["max_sequences"]
+        with PretrainingLoader([tmp_path / "a.bin"], **options, cursor=cursor) as again:
+            assert again.max_sequences == given
+            assert next(again).input_ids.tolist() == expected.input_ids.tolist()
 
 
 def test_every_setting_that_decides_a_byte_is_in_the_fingerprint(tmp_path):

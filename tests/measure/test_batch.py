@@ -8,7 +8,7 @@ from albert_fast.measure.batch import full_batch
 
 def test_batch_has_the_loaders_capacities():
     batch = full_batch(small(), 2048, 128)
-    assert batch.cu_seqlens.shape == (64 + 14 + 1,)  # T / 32 examples, and padding where each of them is the shortest
+    assert batch.cu_seqlens.shape == (27 + 15 + 1,)  # the most examples, and padding where each of them is the shortest
     assert batch.cu_seqlens[16] == batch.cu_seqlens[-1] == 2048
     assert batch.masked_lm_positions.shape == (320,)  # ceil(2048 * .15) + 4, in sixteens
 

@@ -48,5 +48,8 @@ def test_micro_batches_repeat_all_but_the_update():
 
 
 def test_recomputing_costs_flops():
-    none, layer = (sum(e.cost.flops for e in record(spec(train={"recompute": r}))) for r in ("none", "layer"))
-    assert 1.2 * none < layer < 1.4 * none
+    def flops(recompute: str) -> int:
+        entries = record(spec(train={"recompute": recompute}))
+        return sum(e.cost.flops for e in entries if not e.op.startswith("embeddings"))
+
+    assert 1.2 * flops("none") < flops("layer") < 1.4 * flops("none")
