@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.commands import refused
 
 from albert_fast.cli import main
 from albert_fast.data.prepare import PrepareOptions, prepare
@@ -44,14 +45,6 @@ def words(root: Path, **flags) -> list[str]:
         "max_seq_length": 32, "max_steps": 4, "save_steps": 2, "logging_steps": 1, "loader_threads": 1, **flags,
     }  # fmt: skip
     return ["pretrain", *(f"--{name}={value}" for name, value in flags.items() if value is not None)]
-
-
-def refused(capsys, *arguments: str, code: int = 2) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ending:
-        main(arguments)
-    assert ending.value.code == code
-    return capsys.readouterr().err.strip().split("\n")[-1]
 
 
 def weights(root: Path) -> dict[str, torch.Tensor]:

@@ -273,8 +273,7 @@ def test_quality_curves_of_both_are_one(tmp_path):
 
 
 def gpu_report_run(folder, *flags) -> dict:
-    command = [sys.executable, "-m", "bench.gpu_report", "--output", str(folder), *flags]
-    subprocess.run(command, check=True, cwd=machine.ROOT, capture_output=True)
+    gpu_report.main(["--output", str(folder), *flags])
     return json.loads((folder / "report.json").read_text())
 
 
@@ -332,8 +331,5 @@ def test_gpu_report_runs_dry_as_a_whole(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
 def test_gpu_report_wants_a_gpu():
-    run = subprocess.run(
-        [sys.executable, "-m", "bench.gpu_report"], cwd=machine.ROOT, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 1
-    assert "use --dry-run" in run.stderr
+    with pytest.raises(SystemExit, match="use --dry-run"):
+        gpu_report.main([])

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from support.commands import refused
 from support.memory_steps import small
 
 from albert_fast.cli import main
@@ -73,9 +74,7 @@ def test_command_measures_and_prints_markdown(tmp_path, capsys):
     (["--fit", "much"], "fit='much'"),
 ])  # fmt: skip
 def test_command_refuses(flags, message, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(["memory", "--config", "tiny", *flags])
-    assert message in capsys.readouterr().err
+    assert message in refused(capsys, "memory", "--config", "tiny", *flags)
 
 
 def test_a_size_that_nothing_fits_is_said_in_the_table(capsys):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support.commands import refused
 
 from albert_fast.cli import main
 
@@ -31,6 +32,4 @@ def test_command_prints_tables_and_a_plan(capsys):
     (["--predict", "h100", "--gpus", "0"], "gpus=0"),
 ])  # fmt: skip
 def test_command_refuses(flags, message, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(["profile", "--config", "tiny", *flags])
-    assert message in capsys.readouterr().err
+    assert message in refused(capsys, "profile", "--config", "tiny", *flags)

@@ -1,7 +1,6 @@
 """What was chosen is remembered for one card and its versions, and believed only as it was written."""
 
-import subprocess
-import sys
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -45,26 +44,22 @@ def test_a_card_is_described_by_its_versions() -> None:
     assert (known["card"], known["torch"], known["kernels"]) == ("cpu", torch.__version__, cache.kernels_hash())
 
 
-WRITER = """
-import sys
-from albert_fast.tuning import cache
-known, name = {"card": "shared", "driver": "", "torch": "", "triton": "", "kernels": ""}, sys.argv[1]
-for turn in range(15):
-    cache.store(known, {f"{name} {turn}": "library"}, {})
-    assert cache.load(known)[f"{name} {turn}"] == "library"
-"""
+def store_fifteen(name: str) -> None:
+    for turn in range(15):
+        cache.store(KNOWN, {f"{name} {turn}": "library"}, {})
+        assert cache.load(KNOWN)[f"{name} {turn}"] == "library"
 
 
 def test_two_processes_at_once_lose_nothing_and_read_nothing_torn() -> None:
     """Each adds 15 choices and sees them all, while this one reads."""
-    known = {"card": "shared", "driver": "", "torch": "", "triton": "", "kernels": ""}
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, name], stderr=subprocess.PIPE) for name in ("a", "b")]
+    writers = [multiprocessing.get_context("fork").Process(target=store_fifteen, args=(name,)) for name in ("a", "b")]
     seen = 0
-    while any(writer.poll() is None for writer in writers):
-        choices = len(cache.load(known))
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        choices = len(cache.load(KNOWN))
         assert choices >= seen
         seen = choices
-    assert [writer.communicate()[1] for writer in writers] == [b"", b""]
-    assert [writer.returncode for writer in writers] == [0, 0]
-    assert len(cache.load(known)) == 30
-    assert {path.suffix for path in cache.path(known).parent.iterdir()} == {".json", ".lock"}
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert len(cache.load(KNOWN)) == 30
+    assert {path.suffix for path in cache.path(KNOWN).parent.iterdir()} == {".json", ".lock"}

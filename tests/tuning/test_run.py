@@ -1,13 +1,12 @@
 """The choice of a run: remembered, taken from its checkpoint, agreed on by all ranks; the clock is injected."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from support.crashes import finish, launch
 from support.interpreter import corrected_interpreter
 from support.steps import LENGTH, VOCABULARY, make_batch
 
@@ -51,7 +50,7 @@ def make_step(before_capture=None, rank=0, world_size=1) -> TrainStep:
     return TrainStep(model, make_batch(0), LENGTH, train, torch.bfloat16, rank, world_size, before_capture)
 
 
-def tune(fastest: int = 1, mode: str = "auto", saved: dict | None = None, seconds: float = 60.0):
+def tune(fastest=1, mode: str = "auto", saved: dict | None = None, seconds: float = 60.0, rank=0, world_size=1):
     """The choice, and the clock that was asked or not; of the feed-forward's product alone."""
     clock, made = Clock(fastest), []
     with pytest.MonkeyPatch.context() as patch, candidates.running({}):
@@ -60,8 +59,10 @@ def tune(fastest: int = 1, mode: str = "auto", saved: dict | None = None, second
         patch.setattr(choose, "ROUNDS", 1)
         patch.setattr(choose, "RAGGED_ROWS", 3)
         patch.setattr(choose, "candidates_of", lambda problem: candidates.candidates_of(problem)[:3])
-        step = make_step(lambda step: made.append(
-            tuning.tune_step(step, mode, seconds, saved or {}, clock, lambda problem: 3)))  # fmt: skip
+        step = make_step(
+            lambda step: made.append(tuning.tune_step(step, mode, seconds, saved or {}, clock, lambda problem: 3)),
+            rank, world_size,
+        )  # fmt: skip
         problem = tuning.problems_of(step)[0]
         running = candidates.chosen(problem).name
     assert made[0].get(key(problem), running) == running
@@ -133,30 +134,16 @@ def test_a_folder_that_cannot_be_written_is_a_note(capsys, monkeypatch, tmp_path
     assert "could not be written" in capsys.readouterr().err
 
 
-RANK = """
-import json, os, sys
-import torch.distributed as dist
-from tuning import test_run
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-make_step = test_run.make_step
-test_run.make_step = lambda before: make_step(before, rank, 2)
-with test_run.corrected_interpreter():
-    choice, clock, _ = test_run.tune(fastest=1 + rank)
-print(json.dumps([rank, clock.prepared, choice]))
-dist.destroy_process_group()
-"""
+def choose_as_a_rank(folder: Path) -> None:
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    choice, clock, _ = tune(fastest=1 + rank, rank=rank, world_size=2)
+    (folder / f"{rank}.json").write_text(json.dumps([clock.prepared, choice]))
+    dist.destroy_process_group()
 
 
 def test_rank_0_chooses_for_all(tmp_path):
-    (tmp_path / "rank.py").write_text(RANK)
-    tests = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(tests), "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    run = subprocess.run(
-        [*launcher, str(tmp_path / "rank.py")], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    lines = sorted(json.loads(line) for line in run.stdout.splitlines() if line.startswith("["))
-    assert [line[:2] for line in lines] == [[0, 3], [1, 0]]
-    assert lines[0][2] == lines[1][2] != {}
+    assert finish(launch(choose_as_a_rank, tmp_path, ranks=2)) == [0, 0]
+    (asked, choice), (not_asked, same) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert (asked, not_asked) == (3, 0)
+    assert choice == same != {}
