@@ -21,8 +21,8 @@ from albert_fast.health import IllRun
 from albert_fast.options import UserError, note
 from albert_fast.pretrained import (
     INDEX,
-    TOKENIZER_FILES,
     WEIGHTS,
+    copy_tokenizer,
     non_finite,
     refuse_non_finite,
     save_config,
@@ -48,19 +48,16 @@ class Checkpoint:
         target = train_step.model.config
         weights, state = load_file(self.directory / WEIGHTS), load_file(self.directory / OPTIMIZER)
         refuse_non_finite(weights, self.directory / WEIGHTS)
-        moments = {kind: _strip(state, f"{kind}.") for kind in ("exp_avg", "exp_avg_sq")}
         if config.share_type != target.share_type:
             weights = unshare(weights, config, target)
             # A loosened weight's gradient is that of one use where it was the sum of several.
-            moments = {
-                k: unshare(m, config, target, power=p) for (k, m), p in zip(moments.items(), (1, 2), strict=True)
-            }
+            for kind, power in (("exp_avg.", 1), ("exp_avg_sq.", 2)):
+                moments = {name.removeprefix(kind): state.pop(name) for name in [*state] if name.startswith(kind)}
+                moments = unshare(moments, config, target, power=power)
+                state |= {f"{kind}{name}": tensor for name, tensor in moments.items()}
         flat = train_step.flat
         _copy(weights, flat.views(flat.master), self.directory / WEIGHTS)
         flat.cast()
-        state = {name: tensor for name, tensor in state.items() if "." not in name}
-        for kind, tensors in moments.items():
-            state |= {f"{kind}.{name}": tensor for name, tensor in tensors.items()}
         _copy(state, train_step.optimizer.state(), self.directory / OPTIMIZER)
         train_step.key[1] = self.data["cursor"]["index"] + train_step.rank
 
@@ -85,9 +82,7 @@ def save(run: Path, step: int, train_step: TrainStep, data: dict[str, Any], toke
         save_tensors(flat.views(flat.master), partial / WEIGHTS)
         save_tensors(train_step.optimizer.state(), partial / OPTIMIZER)
         save_config(train_step.model.config, partial)
-        for name in TOKENIZER_FILES:
-            if (tokenizer_from / name).exists():
-                shutil.copyfile(tokenizer_from / name, partial / name)
+        copy_tokenizer(tokenizer_from, partial)
         index = {"step": step, "data": data, "files": {f.name: file_crc(f) for f in sorted(partial.iterdir())}}
         write_json(partial / INDEX, seal(index))
     write_file(run / "last", f"{final.name}\n")
@@ -120,10 +115,6 @@ def _verify(directory: Path) -> dict[str, Any]:
 def _checkpoints(run: Path) -> list[int]:
     names = [path.name.removeprefix("checkpoint-") for path in run.glob("checkpoint-*")]
     return [int(name) for name in names if name.isdigit()]
-
-
-def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor], file: Path) -> None:

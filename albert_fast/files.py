@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from safetensors import SafetensorError
 from albert_fast.options import UserError, note
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path) -> AbstractContextManager[Path]:
     """Give a path to write in place of `path`; when the block ends well its content becomes `path`, all at once.
 
     The content is on the disk before the name is, so that neither a crash nor a full disk leaves half a file. Where the
@@ -28,18 +27,15 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the file system's refusal, with the file and the remedy.
     """
-    with _whole(path, is_folder=False) as partial:
-        yield partial
+    return _whole(path, is_folder=False)
 
 
-@contextmanager
-def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+def whole_folder(path: Path, replace: bool = False) -> AbstractContextManager[Path]:
     """`whole_file` for a folder, which is there when the block begins.
 
     `path` is then missing or an empty folder or, with `replace`, any folder, whose place is taken at once.
     """
-    with _whole(path, is_folder=True, replace=replace) as partial:
-        yield partial
+    return _whole(path, is_folder=True, replace=replace)
 
 
 def write_file(path: Path, content: bytes | str) -> None:

@@ -60,9 +60,8 @@ class PretrainedModel(nn.Module):
         directory.mkdir(parents=True, exist_ok=True)
         save_tensors({name: tensor.float() for name, tensor in self.state_dict().items()}, directory / WEIGHTS)
         save_config(self.config, directory)
-        for name in TOKENIZER_FILES:
-            if tokenizer_from is not None and (Path(tokenizer_from) / name).exists():
-                write_file(directory / name, (Path(tokenizer_from) / name).read_bytes())
+        if tokenizer_from is not None:
+            copy_tokenizer(Path(tokenizer_from), directory)
 
 
 def checkpoint_folder(directory: str | Path) -> Path:
@@ -102,6 +101,13 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None
     """UserError where a tensor holds NaN or infinity; `source` is where they come from."""
     if names := non_finite(tensors):
         raise UserError(f"{source} holds numbers that are not finite, in {names}; take an earlier checkpoint")
+
+
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    """Copy the tokenizer's files that `source` holds."""
+    for name in TOKENIZER_FILES:
+        if (source / name).exists():
+            write_file(directory / name, (source / name).read_bytes())
 
 
 def save_config(config: AlbertConfig, directory: Path) -> None:

@@ -1,13 +1,9 @@
 """The feed-forward layer gelu(x W1' + b1) W2': eager torch, torch.compile, ours."""
 
 import pytest
-import torch.nn.functional as F
 
+from albert_fast.measure.eager import gelu_ffn as plain
 from bench import harness
-
-
-def plain(x, weight1, bias1, weight2):
-    return F.linear(F.gelu(F.linear(x, weight1, bias1)), weight2)
 
 
 def case(shape) -> harness.Case:
@@ -24,11 +20,7 @@ def case(shape) -> harness.Case:
         op="gelu_ffn",
         shape=shape,
         inputs=inputs,
-        implementations={
-            "torch": plain,
-            "compile": harness.compiled(plain),
-            "ours": harness.our_ops().gelu_ffn,
-        },
+        implementations={"torch": plain, "compile": harness.compiled(plain), "ours": harness.our_ops().gelu_ffn},
         # x in, pre-activation and activation out, activation in, y out; weights once
         bytes=(rows * (2 * hidden + 3 * feed) + weights) * size,
         # gradient in twice, x in, dx out; pre-activation in, its gradient out and in twice, activation out and in

@@ -32,8 +32,9 @@ from rich.table import Table
 
 from albert_fast.data.batches import PretrainingLoader
 from albert_fast.data.shards import MAX_PAGE_TOKENS, ShardWriter
+from albert_fast.data.tokenizer import SPECIAL_TOKENS
 from albert_fast.files import strict_json
-from bench.bench_prepare import chunks, mask
+from bench.bench_prepare import chunks, make_example
 
 RESULTS = Path(__file__).parent / "results" / "loader.json"
 VOCAB_SIZE, NUM_NOT_ORDINARY = 21_128, 106
@@ -139,16 +140,11 @@ def albert_pytorch_rate(shape: Shape, max_seq_length: int, num_tokens: int) -> f
     cpu = time.process_time()
     for document in made:
         for a, b, label in chunks(document, rng, max_seq_length):
-            tokens = ["[CLS]", *a, "[SEP]", *b, "[SEP]"]
-            types = [0] * (len(a) + 2) + [1] * (len(b) + 1)
-            positions, labels = mask(tokens, words, rng, max_predictions)
-            example = {"tokens": tokens, "segment_ids": types, "is_random_next": label}
-            example |= {"masked_lm_positions": positions, "masked_lm_labels": labels}
-            example = json.loads(json.dumps(example))
+            example = json.loads(json.dumps(make_example(a, b, label, words, rng, max_predictions)))
             ids = np.zeros(max_seq_length, np.int64)
-            ids[: len(tokens)] = [index[token] for token in example["tokens"]]
+            ids[: len(example["tokens"])] = [index[token] for token in example["tokens"]]
             targets = np.full(max_seq_length, -1, np.int64)
-            targets[positions] = [index[token] for token in example["masked_lm_labels"]]
+            targets[example["masked_lm_positions"]] = [index[token] for token in example["masked_lm_labels"]]
     return total / (time.process_time() - cpu)
 
 
@@ -158,7 +154,7 @@ def huggingface_rate(shape: Shape, max_seq_length: int, num_tokens: int, whole_w
     from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
     vocabulary = {f"w{i}": i for i in range(VOCAB_SIZE - 5)}
-    for special in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"):
+    for special in SPECIAL_TOKENS:
         vocabulary[special] = len(vocabulary)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]")),

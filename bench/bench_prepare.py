@@ -18,6 +18,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from rich.console import Console
@@ -136,6 +137,17 @@ def mask(
     return positions, [covered[position] for position in positions]
 
 
+def make_example(
+    a: list[str], b: list[str], label: int, words: list[str], rng: random.Random, max_predictions: int = MAX_PREDICTIONS
+) -> dict[str, Any]:
+    """A pair as a masked example under albert_pytorch's names."""
+    tokens = ["[CLS]", *a, "[SEP]", *b, "[SEP]"]
+    types = [0] * (len(a) + 2) + [1] * (len(b) + 1)
+    positions, labels = mask(tokens, words, rng, max_predictions)
+    example = {"tokens": tokens, "segment_ids": types, "is_random_next": label}
+    return example | {"masked_lm_positions": positions, "masked_lm_labels": labels}
+
+
 def albert_pytorch_rules(file: Path, tokenizer: Tokenizer, output: Path) -> int:
     """One epoch of examples as JSON lines; returns the tokens of the text."""
     vocabulary = {token: index for index, token in enumerate(tokenizer.tokens)}
@@ -144,12 +156,7 @@ def albert_pytorch_rules(file: Path, tokenizer: Tokenizer, output: Path) -> int:
         for document in documents(file, vocabulary):
             total += sum(map(len, document))
             for a, b, label in chunks(document, rng):
-                tokens = ["[CLS]", *a, "[SEP]", *b, "[SEP]"]
-                types = [0] * (len(a) + 2) + [1] * (len(b) + 1)
-                positions, labels = mask(tokens, words, rng)
-                example = {"tokens": tokens, "segment_ids": types, "is_random_next": label}
-                example |= {"masked_lm_positions": positions, "masked_lm_labels": labels}
-                out.write(strict_json(example) + "\n")
+                out.write(strict_json(make_example(a, b, label, words, rng)) + "\n")
     return total
 
 

@@ -35,7 +35,6 @@ from bench.corpus import synthetic_folder
 
 RESULTS = Path(__file__).parent / "results"
 TARGETS = {("full", "tiny"): 2.5, ("full", "base"): 1.2, ("short", "tiny"): 2.5, ("short", "base"): 1.8}
-MATRIX_SHARE_TARGET = 0.85  # on base, full sequences
 TOKENS = {"tiny": 4096, "base": 1024}
 DOCUMENTS = {"full": (20_000.0, 0.3), "short": (150.0, 0.8)}  # median tokens and sigma of the log-normal lengths
 LENGTH = {"full": 128, "short": 512}

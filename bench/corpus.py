@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from albert_fast.data.prepare import PrepareOptions, prepare
-
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+from albert_fast.data.tokenizer import SPECIAL_TOKENS
 
 
 def synthetic_folder(folder: Path, tokens: int, median: float, sigma: float, vocab_size: int, seed: int = 0) -> Path:
@@ -17,9 +16,9 @@ def synthetic_folder(folder: Path, tokens: int, median: float, sigma: float, voc
     Words follow Zipf's law, sentences are 8 to 40 words long.
     """
     random = np.random.default_rng(seed)
-    words = [f"w{i}" for i in range(vocab_size - len(SPECIAL))]
+    words = [f"w{i}" for i in range(vocab_size - len(SPECIAL_TOKENS))]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *words]) + "\n")
+    (folder / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, *words]) + "\n")
     ranks = np.arange(1, len(words) + 1)
     chance = np.cumsum(1 / ranks)
     documents, total = [], 0
@@ -33,8 +32,6 @@ def synthetic_folder(folder: Path, tokens: int, median: float, sigma: float, voc
     text = folder / "text.txt"
     text.write_text("\n\n".join(documents) + "\n")
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        options = PrepareOptions(
-            input=(str(text),), output=str(folder / "data"), vocab=str(folder / "vocab.txt"), workers=1
-        )
-        prepare(options)
-    return folder / "data"
+        vocab, output = str(folder / "vocab.txt"), folder / "data"
+        prepare(PrepareOptions(input=(str(text),), output=str(output), vocab=vocab, workers=1))
+    return output

@@ -50,14 +50,8 @@ def register_candidates(op: str) -> None:
     (at 8) to 42 at 768 with dropout. Backward above 2048 takes 8, because with 16 two programs no longer fit an SM's
     registers.
     """
-
-    @candidates(f"{op}_forward")
-    def forward(problem: Problem) -> list[Candidate]:
-        return _tiles(problem, 16)
-
-    @candidates(f"{op}_backward")
-    def backward(problem: Problem) -> list[Candidate]:
-        return _tiles(problem, 8 if problem.columns > 2048 else 16)
+    candidates(f"{op}_forward")(lambda problem: _tiles(problem, 16))
+    candidates(f"{op}_backward")(lambda problem: _tiles(problem, 8 if problem.columns > 2048 else 16))
 
 
 def launch_options(op: str, like: Tensor) -> dict[str, int]:

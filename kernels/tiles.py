@@ -1,6 +1,7 @@
 """The tiles of the feed-forward products: candidates beside the library's product and a pass behind it."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
@@ -74,14 +75,8 @@ def _with_library(direction: str, problem: Problem) -> list[Candidate]:
     return [library] if problem.dtype == "float32" else [library, *_tiles(direction, problem)]
 
 
-@candidates("gelu_ffn_forward")
-def _forward(problem: Problem) -> list[Candidate]:
-    return _with_library("forward", problem)
-
-
-@candidates("gelu_ffn_backward")
-def _backward(problem: Problem) -> list[Candidate]:
-    return _with_library("backward", problem)
+for _direction in ("forward", "backward"):
+    candidates(f"gelu_ffn_{_direction}")(partial(_with_library, _direction))
 
 
 def choose(direction: str, implementation: str, n_rows: int, n_cols: int, depth: int, like: Tensor) -> Tile | None:

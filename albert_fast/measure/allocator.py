@@ -4,8 +4,9 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -19,12 +20,9 @@ _MARK = "albert_fast_measured_step"
 
 def measure(spec: StepSpec) -> dict[str, Any]:
     """Peak bytes of a step on the device that is here, the seconds of one, and what the system saw."""
-    device, batch = torch.device(spec.target), spec.batch()
-
-    def build(capture: Literal["on", "off"] = "off") -> TrainStep:
-        return spec.build(device, "auto", capture)
-
-    return _measure_cuda(build, batch) if device.type == "cuda" else _measure_cpu(build, batch)
+    device = torch.device(spec.target)
+    measure_here = _measure_cuda if device.type == "cuda" else _measure_cpu
+    return measure_here(partial(spec.build, device, "auto"), spec.batch())
 
 
 def _measure_cpu(build: Callable[..., TrainStep], batch: Batch) -> dict[str, Any]:
