@@ -26,6 +26,7 @@ from albert_fast.plot import draw_runs
 from albert_fast.pretrain import RunOptions, open_loader, pretrain
 from albert_fast.pretrained import checkpoint_folder
 from albert_fast.step import TrainStep
+from albert_fast.text_tables import number_table
 
 SENTENCES = (
     "The function returns a new [MASK] object.",
@@ -135,9 +136,8 @@ def _learned(lines: list[dict[str, float]], by_frequency: tuple[float, float]) -
         return sum(line[name] for line in last) / len(last)
 
     tokens = sum(line["tokens_per_second"] for line in lines) / len(lines)
-    table = Table(title=f"{lines[-1]['step']:,.0f} steps of {TOKENS:,} tokens, {tokens:,.0f} tokens/s")
-    for column in ("masked words", "first step", "last steps", "guessing by word frequency"):
-        table.add_column(column, justify="left" if column == "masked words" else "right")
+    title = f"{lines[-1]['step']:,.0f} steps of {TOKENS:,} tokens, {tokens:,.0f} tokens/s"
+    table = number_table(title, ("masked words", "first step", "last steps", "guessing by word frequency"))
     loss, accuracy = by_frequency
     table.add_row("loss, nats", f"{lines[0]['mlm_loss']:.2f}", f"{mean('mlm_loss'):.2f}", f"{loss:.2f}")
     table.add_row("accuracy", f"{lines[0]['mlm_accuracy']:.1%}", f"{mean('mlm_accuracy'):.1%}", f"{accuracy:.1%}")

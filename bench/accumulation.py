@@ -9,11 +9,11 @@ import argparse
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from albert_fast.files import strict_json
 from albert_fast.ops import linear
+from albert_fast.text_tables import number_table
 
 USES, TOKENS, WIDTH = (1, 12, 24), (1024, 16384), 192
 
@@ -54,9 +54,9 @@ def main() -> None:
     if options.json:
         print(strict_json({"rows": rows}, indent=2))
         return
-    table = Table(title="Relative L2 error of a shared weight's gradient against float64, bf16 operands, CPU")
-    for column in ("tokens", "uses L", "fp32 main_grad (ours)", "autograd, bf16 weight", "autograd, autocast"):
-        table.add_column(column, justify="right")
+    title = "Relative L2 error of a shared weight's gradient against float64, bf16 operands, CPU"
+    columns = ("tokens", "uses L", "fp32 main_grad (ours)", "autograd, bf16 weight", "autograd, autocast")
+    table = number_table(title, columns, words=0)
     for row in rows:
         values = (row[key] for key in ("fp32_main_grad", "autograd_bf16", "autograd_autocast"))
         table.add_row(f"{row['tokens']:,}", str(row["uses"]), *(f"{value:.1e}" for value in values))

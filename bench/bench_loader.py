@@ -28,12 +28,12 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from albert_fast.data.batches import PretrainingLoader
 from albert_fast.data.shards import MAX_PAGE_TOKENS, ShardWriter
 from albert_fast.data.tokenizer import SPECIAL_TOKENS
 from albert_fast.files import strict_json
+from albert_fast.text_tables import number_table
 from bench.bench_prepare import chunks, make_example
 
 RESULTS = Path(__file__).parent / "results" / "loader.json"
@@ -278,10 +278,10 @@ def main() -> None:
         print(strict_json(results))
         return
     console = Console(width=140)
-    table = Table(title=f"Loader, millions of tokens per CPU second, batches of {TOKENS_PER_BATCH:,} tokens")
-    columns = ("corpus", "S", "loader", "copy loop", "of copy", "albert_pytorch", "HF", "HF whole word", "2 threads")
-    for column in (*columns, "T unused", "P unused", "closed by tokens/seqs/preds/end"):
-        table.add_column(column, justify="left" if column == "corpus" else "right")
+    columns = ("corpus", "S", "loader", "copy loop", "of copy", "albert_pytorch", "HF", "HF whole word", "2 threads",
+               "T unused", "P unused", "closed by tokens/seqs/preds/end")  # fmt: skip
+    title = f"Loader, millions of tokens per CPU second, batches of {TOKENS_PER_BATCH:,} tokens"
+    table = number_table(title, columns)
     for row in rows:
         rate = row["tokens_per_cpu_second"]
         peers = [f"{row[p] / 1e6:.2f} ({rate / row[p]:,.0f}x)" for p in PEERS]

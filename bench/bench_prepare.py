@@ -22,7 +22,6 @@ from typing import Any
 
 import tokenizers
 from rich.console import Console
-from rich.table import Table
 
 from albert_fast.data.inputs import input_files
 from albert_fast.data.load_tokenizer import load_tokenizer
@@ -31,6 +30,7 @@ from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.data.vocabulary import train_vocabulary
 from albert_fast.data.wordpiece import IDEOGRAPH, WordPieceCache
 from albert_fast.files import strict_json
+from albert_fast.text_tables import number_table
 
 MAX_SEQ_LENGTH, MAX_NGRAM, MASKED_LM_PROB, MAX_PREDICTIONS, SHORT_SEQ_PROB = 128, 3, 0.15, 20, 0.1
 
@@ -259,9 +259,8 @@ def main() -> None:
         versions = {"python": platform.python_version(), "tokenizers": tokenizers.__version__}
         print(strict_json({"cores": os.cpu_count(), **versions, "rows": rows}, indent=2))
         return
-    table = Table(title="Text to training data (per CPU second, children included)")
-    for column in ("text", "method", "MB/CPU-s", "tokens/CPU-s", "ratio", "MB/s wall"):
-        table.add_column(column, justify="left" if column in ("text", "method") else "right")
+    columns = ("text", "method", "MB/CPU-s", "tokens/CPU-s", "ratio", "MB/s wall")
+    table = number_table("Text to training data (per CPU second, children included)", columns, words=2)
     for row in rows:
         rates = (f"{row['megabytes_per_cpu_second']:.2f}", f"{row['tokens_per_cpu_second']:,.0f}")
         table.add_row(

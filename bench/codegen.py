@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from albert_fast.files import strict_json
+from albert_fast.text_tables import number_table
 from bench.launches import TARGETS, Launch, launches  # first: it has kernels compiled
 
 # isort: split
@@ -180,15 +180,13 @@ def rows(fast: bool = False) -> list[Row]:
 
 
 def print_table(rows: list[Row]) -> None:
-    table = Table(title=f"Compiled by Triton {triton.__version__}")
     headings = {
         "kernel": "kernel", "config": "config", "target": "target", "registers": "reg", "stack_bytes": "stack",
         "spill_instructions": "spills", "shared_bytes": "shared", "matrix_instructions": "matrix",
         "tma_instructions": "TMA", "wide_accesses": "128-bit", "narrow_accesses": "< 32-bit",
         "instructions_per_element": "instr. / element",
     }  # fmt: skip
-    for name, heading in headings.items():
-        table.add_column(heading, justify="left" if name in ("kernel", "config", "target") else "right")
+    table = number_table(f"Compiled by Triton {triton.__version__}", list(headings.values()), words=3)
     for row in rows:
         values = asdict(row)
         per_element = values["instructions_per_element"]

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from albert_fast.config import PRESETS, AlbertConfig, TrainConfig
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.optimizer import FlatParameters, Optimizer
 from albert_fast.packed import Packed
+from albert_fast.text_tables import number_table
 from bench.counting import OpBytes
 
 TOKENS, PREDICTIONS, BYTES_PER_MILLISECOND = 16384, 2560, 3.35e9
@@ -62,9 +62,8 @@ def count() -> list[tuple[str, int, int]]:
 
 
 def main() -> None:
-    table = Table(title="Fusions not written: MB now, MB in one pass, and the time between them")
-    for heading in ("fusion", "now", "fused", "ms a micro-step (LAMB: a step)"):
-        table.add_column(heading, justify="left" if heading == "fusion" else "right")
+    title = "Fusions not written: MB now, MB in one pass, and the time between them"
+    table = number_table(title, ("fusion", "now", "fused", "ms a micro-step (LAMB: a step)"))
     for name, now, fused in count():
         table.add_row(name, f"{now / 1e6:.0f}", f"{fused / 1e6:.0f}", f"{(now - fused) / BYTES_PER_MILLISECOND:.3f}")
     Console().print(table)

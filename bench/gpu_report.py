@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from albert_fast.files import strict_json
+from albert_fast.text_tables import markdown_lines
 from bench.timed_ops import TIMED_KERNELS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -248,9 +249,8 @@ def write(output: Path, report: dict[str, Any]) -> None:
     if memory:
         columns = ("preset", "max_seq_length", "tokens", "share_type", "ln_type", "recompute", "peak_bytes",
                    "measured_peak_bytes", "difference_percent")  # fmt: skip
-        lines += ["", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
         cells = [[f"{row[c]:.1f}" if isinstance(row[c], float) else str(row[c]) for c in columns] for row in memory]
-        lines += ["| " + " | ".join(row) + " |" for row in cells]
+        lines += ["", *markdown_lines(columns, "l" * len(columns), cells)]
     if "output" in report["parts"].get("tests", {}):
         lines += ["", "```", report["parts"]["tests"]["output"][-3000:], "```"]
     (output / "report.md").write_text("\n".join(lines) + "\n")

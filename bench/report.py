@@ -1,13 +1,13 @@
 """`python -m bench.report FILES`: result files of benches -> one Markdown table, and plots; two files side by side."""
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from albert_fast import cli
 from albert_fast.options import Options, UserError, note, option
+from albert_fast.text_tables import markdown_lines
 from bench import plots
 from bench.result_files import File, peer, read_results, timed_rows
 
@@ -59,36 +59,38 @@ def report(options: ReportOptions) -> None:
 
 def op_table(file: Path, document: dict[str, Any]) -> str:
     rows = timed_rows(document)
-    lines = [heading(file, document), "", rates_line(document), ""]
-    lines += [_line(("op", "direction", "model", "tokens", "by", "median ms", "quartiles", "against eager", "host ms",
-                     "GB/s", "of copy", "GFLOP/s", "of matrix", "MFU")),
-              _line(["---"] * 5 + ["---:"] * 9)]  # fmt: skip
+    head = ("op", "direction", "model", "tokens", "by", "median ms", "quartiles", "against eager", "host ms", "GB/s",
+            "of copy", "GFLOP/s", "of matrix", "MFU")  # fmt: skip
+    cells = []
     for key, row in rows.items():
         base = peer(rows, key)
         ratio = "" if base is None or base is row else f"{base['median_seconds'] / row['median_seconds']:.2f}x"
         quartiles = f"{1000 * row['q1_seconds']:.3f} to {1000 * row['q3_seconds']:.3f}"
-        cells = [row["op"], row["direction"], row["preset"], f"{row['tokens']:,}" if row["tokens"] else "",
-                 _by(row), f"{1000 * row['median_seconds']:.3f}", quartiles, ratio, _host(row),
-                 _number(row.get("gb_per_second")), _percent(row.get("copy_bandwidth_share")),
-                 _number(row.get("flops_per_second"), 1e9), _percent(row.get("matrix_rate_share")),
-                 _percent(row.get("mfu"))]  # fmt: skip
-        lines.append(_line(cells))
+        cells.append((
+            row["op"], row["direction"], row["preset"], f"{row['tokens']:,}" if row["tokens"] else "",
+            _by(row), f"{1000 * row['median_seconds']:.3f}", quartiles, ratio, _host(row),
+            _number(row.get("gb_per_second")), _percent(row.get("copy_bandwidth_share")),
+            _number(row.get("flops_per_second"), 1e9), _percent(row.get("matrix_rate_share")),
+            _percent(row.get("mfu")),
+        ))  # fmt: skip
+    lines = [heading(file, document), "", rates_line(document), "", *markdown_lines(head, "lllllrrrrrrrrr", cells)]
     lines += [f"\n{row['op']}: {row['failed']}" for row in document["rows"] if "failed" in row]
     return "\n".join(lines) + "\n"
 
 
 def pretrain_table(file: Path, document: dict[str, Any]) -> str:
-    lines = [heading(file, document), ""]
-    lines += [_line(("text", "model", "S", "tokens", "ours, tokens/s", "HuggingFace, tokens/s", "ratio", "range",
-                     "target", "of matrix rate", "padding")), _line(["---"] * 2 + ["---:"] * 9)]  # fmt: skip
+    head = ("text", "model", "S", "tokens", "ours, tokens/s", "HuggingFace, tokens/s", "ratio", "range", "target",
+            "of matrix rate", "padding")  # fmt: skip
+    cells = []
     for row in document["rows"]:
         low, high = row["ratio_range"]
-        cells = [row["text"], row["preset"], str(row["max_seq_length"]), f"{row['tokens_per_batch']:,}",
-                 f"{row['tokens_per_second']:,.0f}", f"{row['huggingface_tokens_per_second']:,.0f}",
-                 f"**{row['ratio']:.2f}x**", f"{low:.2f} to {high:.2f}", f"{row['target']}x" if row["target"] else "",
-                 _percent(row.get("matrix_rate_share")), _percent(row.get("padded_share"))]  # fmt: skip
-        lines.append(_line(cells))
-    return "\n".join(lines) + "\n"
+        cells.append((
+            row["text"], row["preset"], str(row["max_seq_length"]), f"{row['tokens_per_batch']:,}",
+            f"{row['tokens_per_second']:,.0f}", f"{row['huggingface_tokens_per_second']:,.0f}",
+            f"**{row['ratio']:.2f}x**", f"{low:.2f} to {high:.2f}", f"{row['target']}x" if row["target"] else "",
+            _percent(row.get("matrix_rate_share")), _percent(row.get("padded_share")),
+        ))  # fmt: skip
+    return "\n".join([heading(file, document), "", *markdown_lines(head, "llrrrrrrrrr", cells)]) + "\n"
 
 
 def side_by_side(first_file: File, second_file: File) -> str:
@@ -99,13 +101,13 @@ def side_by_side(first_file: File, second_file: File) -> str:
     lines = [f"## {before_file.name} against {after_file.name}", ""]
     if before["machine"]["device"] != after["machine"]["device"]:
         lines += ["The devices differ: this compares machines, not versions.", ""]
-    lines += [_line(("op", "direction", "model", "tokens", "by", "before ms", "after ms", "speed-up", "")),
-              _line(["---"] * 5 + ["---:"] * 3 + ["---"])]  # fmt: skip
+    cells = []
     for key in common:
         a, b = first[key], second[key]
-        cells = [*map(str, key), f"{1000 * a['median_seconds']:.3f}", f"{1000 * b['median_seconds']:.3f}"]
-        lines.append(_line([*cells, f"{a['median_seconds'] / b['median_seconds']:.2f}x", verdict(a, b)]))
-    return "\n".join(lines) + "\n"
+        times = f"{1000 * a['median_seconds']:.3f}", f"{1000 * b['median_seconds']:.3f}"
+        cells.append([*map(str, key), *times, f"{a['median_seconds'] / b['median_seconds']:.2f}x", verdict(a, b)])
+    head = ("op", "direction", "model", "tokens", "by", "before ms", "after ms", "speed-up", "")
+    return "\n".join([*lines, *markdown_lines(head, "lllllrrrl", cells)]) + "\n"
 
 
 def verdict(before: dict[str, Any], after: dict[str, Any]) -> str:
@@ -150,10 +152,6 @@ def _host(row: dict[str, Any]) -> str:
 
 def _percent(value: float | None) -> str:
     return "" if not value else f"{100 * value:.0f}%"
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from albert_fast.metrics import read_metrics
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import DeviceOptions
 from albert_fast.pretrain import RunOptions, pretrain
+from albert_fast.text_tables import markdown_lines
 from bench.labelled_texts import DATA_SETS, Rows, corpus
 
 RESULTS = Path(__file__).parent / "results" / "finetune-sweep.jsonl"
@@ -116,17 +117,16 @@ def table() -> str:
     """Accuracy on the held-out rows by rate, a line for each width, state, data set, pooling and number of epochs."""
     measured: dict[tuple[Any, ...], dict[float, float]] = {}
     for row in rows():
-        measured.setdefault((*(row[name] for name in KEY[:4]), row["epochs"]), {})[row["learning_rate"]] = row[
-            "accuracy"
-        ]
+        line = measured.setdefault((*(row[name] for name in KEY[:4]), row["epochs"]), {})
+        line[row["learning_rate"]] = row["accuracy"]
     rates = sorted({rate for line in measured.values() for rate in line})
     head = ["width", "pretrained", "data", "pooling", "epochs", *(f"{rate:g}" for rate in rates)]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for key, line in sorted(measured.items()):
         best = max(line.values())
         cells = (f"**{line[r]:.3f}**" if line.get(r) == best else f"{line[r]:.3f}" if r in line else "" for r in rates)
         lines.append([*map(str, key), *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(markdown_lines(head, "l" * len(head), lines))
 
 
 def main() -> None:

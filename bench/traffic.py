@@ -16,10 +16,10 @@ from math import prod
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from albert_fast.files import strict_json
+from albert_fast.text_tables import number_table
 from bench.counting import OpBytes, Traffic, counting  # first: it has kernels interpreted
 
 # isort: split
@@ -238,10 +238,8 @@ def table() -> list[Row]:
 
 
 def print_table(rows: list[Row]) -> None:
-    printed = Table(title="Bytes moved, MB (interpreted at small sizes; linear in each size)")
     headings = ("op", "direction", "shape", "dtype", "bytes", "/ least", "partials", "eager / ours", "autocast / ours")
-    for heading in headings:
-        printed.add_column(heading, justify="left" if heading in headings[:4] else "right")
+    printed = number_table("Bytes moved, MB (interpreted at small sizes; linear in each size)", headings, words=4)
     both: dict[tuple, list[Row]] = {}
     for row in rows:
         both.setdefault((row.op, tuple(row.shape), row.dtype), []).append(row)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from albert_fast.config import DataConfig
@@ -17,6 +16,7 @@ from albert_fast.data.manifest import open_folder
 from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.files import strict_json
 from albert_fast.options import Options, UserError, option
+from albert_fast.text_tables import number_table
 
 _STYLES = {"[MASK]": "bold red", "kept": "bold yellow", "random": "bold magenta"}
 
@@ -138,10 +138,8 @@ def _print_example(console: Console, title: str, batch: Batch, index: int, token
 
 
 def _print_statistics(console: Console, statistics: dict[str, Any]) -> None:
-    table = Table(title=f"The first {statistics['batches']} batches", title_justify="left")
-    table.add_column("statistic")
-    table.add_column("value", justify="right")
-    table.add_column("expected", justify="right")
+    table = number_table(f"The first {statistics['batches']} batches", ("statistic", "value", "expected"))
+    table.title_justify = "left"
     rows: list[tuple[str, Any, str]] = [
         ("sequences", statistics["sequences"], ""),
         ("tokens", statistics["tokens"], ""),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from albert_fast.measure.pricing import Priced
 from albert_fast.plots import save_figure, subplots
+from albert_fast.text_tables import markdown_lines
 
 # Eager PyTorch priced by the same rule takes this much longer in published runs (bench/calibration.py): the rule knows
 # neither the gaps between kernels nor what a card loses to its power limit.
@@ -20,27 +21,21 @@ def ledger_table(priced: Priced, title: str, rows: int) -> str:
         f"{priced.launches:,} launches; {1000 * priced.floor_seconds:.1f} ms with everything fused that can be.",
         f"A bound: published eager steps take about {PUBLISHED_MISS:.1f} times what this rule gives them.",
         "",
-        "| class | ms | share |",
-        "| --- | ---: | ---: |",
     ]
-    for name, seconds in priced.classes.items():
-        lines.append(f"| {name} | {1000 * seconds:.2f} | {100 * seconds / priced.seconds:.1f}% |")
-    lines += ["", "| phase | part: op | count | GB | TFLOP | launches | ms | share | bound |"]
-    lines.append("| --- | --- |" + " ---: |" * 6 + " --- |")
-    for row in priced.rows[:rows]:
-        cells = (row.phase, row.op, f"{row.count:,}", f"{row.bytes / 1e9:.2f}", f"{row.flops / 1e12:.2f}",
-                 f"{row.launches:,}", f"{1000 * row.seconds:.3f}", f"{100 * row.seconds / priced.seconds:.1f}%",
-                 row.bound)  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    others = priced.rows[rows:]
-    if others:
+    classes = ((k, f"{1000 * s:.2f}", f"{100 * s / priced.seconds:.1f}%") for k, s in priced.classes.items())
+    lines += [*markdown_lines(("class", "ms", "share"), "lrr", classes), ""]
+    shown = [
+        (row.phase, row.op, f"{row.count:,}", f"{row.bytes / 1e9:.2f}", f"{row.flops / 1e12:.2f}", f"{row.launches:,}",
+         f"{1000 * row.seconds:.3f}", f"{100 * row.seconds / priced.seconds:.1f}%", row.bound)
+        for row in priced.rows[:rows]
+    ]  # fmt: skip
+    if others := priced.rows[rows:]:
         left = sum(row.seconds for row in others)
         count, launches = sum(row.count for row in others), sum(row.launches for row in others)
-        lines.append(
-            f"| | {len(others)} smaller rows | {count:,} | | | {launches:,} | {1000 * left:.3f} | "
-            f"{100 * left / priced.seconds:.1f}% | |"
-        )
-    return "\n".join(lines) + "\n"
+        shown.append(("", f"{len(others)} smaller rows", f"{count:,}", "", "", f"{launches:,}", f"{1000 * left:.3f}",
+                      f"{100 * left / priced.seconds:.1f}%", ""))  # fmt: skip
+    head = ("phase", "part: op", "count", "GB", "TFLOP", "launches", "ms", "share", "bound")
+    return "\n".join([*lines, *markdown_lines(head, "llrrrrrrl", shown)]) + "\n"
 
 
 def plot_classes(steps: dict[str, Priced], file: Path, title: str) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from albert_fast.plots import save_figure, subplots
+from albert_fast.text_tables import markdown_lines
 
 PARTS = ("parameters", "gradients", "optimizer", "activations", "temporaries")
 MEGABYTE = 1e6
@@ -15,7 +16,7 @@ def markdown_table(rows: list[dict[str, Any]], details: list[dict[str, Any]], ti
     measured, fitted = any(row["measured_peak_bytes"] for row in rows), "fit_bytes" in details[0]
     columns += ["measured", "difference", "high-water mark", "step"] if measured else []
     columns += [f"tokens in {details[0]['fit_bytes'] / 1e9:g} GB", "peak then"] if fitted else []
-    lines = [f"### {title} (MB of 10^6 bytes)", "", _line(columns), _line("---:" for _ in columns)]
+    lines = []
     for row, detail in zip(rows, details, strict=True):
         cells = [row["ln_type"], row["share_type"], *([row["recompute"]] if "recompute" in row else [])]
         cells += [_megabytes(row[f"{part}_bytes"]) for part in (*PARTS, "peak")] + [detail["peak_phase"]]
@@ -27,21 +28,23 @@ def markdown_table(rows: list[dict[str, Any]], details: list[dict[str, Any]], ti
         if fitted:
             most = detail["fit_tokens_per_batch"]
             cells += ["nothing fits", ""] if most is None else [f"{most:,}", _megabytes(detail["fit_peak_bytes"])]
-        lines.append(_line(cells))
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    table = markdown_lines(columns, "r" * len(columns), lines)
+    return "\n".join([f"### {title} (MB of 10^6 bytes)", "", *table]) + "\n"
 
 
 def activation_table(row: dict[str, Any], detail: dict[str, Any]) -> str:
     """What forward keeps for backward, by tensor, largest first, and the largest temporaries at the peak."""
     title = f"share_type {row['share_type']}, {row['ln_type']}" + (f", recompute {row.get('recompute', 'none')}")
     total = max(detail["saved_activations_bytes"], 1)
-    lines = [f"#### Kept for backward: {title}", "", _line(("tensor", "layers", "MB a layer", "MB", "share"))]
-    lines.append(_line(("---", *("---:",) * 4)))
+    rows = []
     for item in sorted(detail["saved_activations"], key=lambda item: -item["bytes"]):
         each = _megabytes(item["bytes"] / item["layers"])
         share = f"{100 * item['bytes'] / total:.1f}%"
-        lines.append(_line((item["tensor"], str(item["layers"]), each, _megabytes(item["bytes"]), share)))
-    lines.append(_line(("all", "", "", _megabytes(total), "100%")))
+        rows.append((item["tensor"], str(item["layers"]), each, _megabytes(item["bytes"]), share))
+    rows.append(("all", "", "", _megabytes(total), "100%"))
+    table = markdown_lines(("tensor", "layers", "MB a layer", "MB", "share"), "lrrrr", rows)
+    lines = [f"#### Kept for backward: {title}", "", *table]
     largest = ", ".join(f"{name} {_megabytes(size)} MB" for name, size in detail["largest_temporaries"])
     return "\n".join(lines) + f"\n\nLargest temporaries at the peak ({detail['peak_phase']}): {largest or 'none'}\n"
 
@@ -63,10 +66,6 @@ def plot(rows: list[dict[str, Any]], file: Path, title: str) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside the bars, of which it hides none
     axes.grid(axis="y", alpha=0.3)
     save_figure(figure, file)
-
-
-def _line(cells: Any) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _megabytes(size: float | None) -> str:

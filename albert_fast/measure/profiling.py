@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import repeat
@@ -24,6 +24,7 @@ from albert_fast.options import Options, compute_dtype, device_kind, note, optio
 from albert_fast.pretrain import open_loader
 from albert_fast.run import check_trainable
 from albert_fast.step import TrainStep
+from albert_fast.text_tables import markdown_lines
 
 # What makes the host wait for a device, or look at a value; runtime calls carry CUDA's names.
 SYNCHRONISING = ("aten::_local_scalar_dense", "aten::nonzero", "cudaStreamSynchronize", "cudaDeviceSynchronize",
@@ -192,20 +193,19 @@ def report(result: dict[str, Any], rows: int, device: str) -> str:
     whole = result["step_seconds"]
     staged = sum(result["stages_seconds"].values())  # of their medians: the step's own is another one
     lines = [f"### A step on {device}: {1000 * whole:,.1f} ms, {result['tokens_per_second']:,.0f} tokens/s", ""]
-    lines += ["| stage | ms | share |", "| --- | ---: | ---: |"]
-    for name, seconds in result["stages_seconds"].items():
-        lines.append(f"| {name} | {1000 * seconds:,.2f} | {100 * seconds / staged:.1f}% |")
+    lines += markdown_lines(("stage", "ms", "share"), "lrr", _shares(result["stages_seconds"].items(), staged))
     waits = ", ".join(f"{name} {count:g}" for name, count in result["synchronisations_per_step"].items()) or "none"
     what = "kernel and graph launches" if device == "cuda" else "ops that compute"
     lines += ["", f"Per step: {result['launches_per_step']:,.0f} {what}; synchronisations: {waits}.", ""]
     traced = sum(row["seconds_per_step"] for row in result["ops"]) or 1.0
-    lines += ["| class | ms | share |", "| --- | ---: | ---: |"]
-    for name, seconds in result["classes_seconds"].items():
-        lines.append(f"| {name} | {1000 * seconds:,.2f} | {100 * seconds / traced:.1f}% |")
-    lines.append("")
-    lines += [f"| op (its own time on {device}) | calls | ms | share |", "| --- | ---: | ---: | ---: |"]
-    for row in result["ops"][:rows]:
-        share = 100 * row["seconds_per_step"] / traced
-        time_cell = f"{1000 * row['seconds_per_step']:,.2f}"
-        lines.append(f"| {row['op']} | {row['calls_per_step']:g} | {time_cell} | {share:.1f}% |")
+    lines += [*markdown_lines(("class", "ms", "share"), "lrr", _shares(result["classes_seconds"].items(), traced)), ""]
+    ops = result["ops"][:rows]
+    shares = _shares(((row["op"], row["seconds_per_step"]) for row in ops), traced)
+    cells = ((op, f"{row['calls_per_step']:g}", *share) for row, (op, *share) in zip(ops, shares, strict=True))
+    lines += markdown_lines((f"op (its own time on {device})", "calls", "ms", "share"), "lrrr", cells)
     return "\n".join(lines) + "\n"
+
+
+def _shares(seconds: Iterable[tuple[str, float]], whole: float) -> list[tuple[str, str, str]]:
+    """Name, milliseconds and share of `whole` for each."""
+    return [(name, f"{1000 * s:,.2f}", f"{100 * s / whole:.1f}%") for name, s in seconds]

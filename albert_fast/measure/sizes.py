@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from albert_fast.config import PRESETS, AlbertConfig
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import Options, option
+from albert_fast.text_tables import number_table
 
 SEED_MEGABYTES = {
     (768, "None"): 476.5, (768, "attention"): 372.4, (768, "ffn"): 268.6, (768, "all"): 164.6,
@@ -53,16 +53,14 @@ def sizes(options: SizesOptions) -> None:
     if options.json:
         console.print_json(data={"rows": rows, "presets": presets})
         return
-    table = Table(title="ALBERT-base, fp32 MB as the seed stores it (decoder and projection twice)")
-    for column in ("embedding_size", "share_type", "albert_pytorch", "albert_fast"):
-        table.add_column(column, justify="right")
+    title = "ALBERT-base, fp32 MB as the seed stores it (decoder and projection twice)"
+    table = number_table(title, ("embedding_size", "share_type", "albert_pytorch", "albert_fast"), words=0)
     for row in rows:
         seed = str(row["seed_megabytes"])
         table.add_row(str(row["embedding_size"]), row["share_type"], seed, f"{row['megabytes']:.2f}")
     console.print(table)
-    table = Table(title="Presets, share_type=all, every parameter once")
-    for column in ("preset", "layout", "parameters", "fp32 MB"):
-        table.add_column(column, justify="right")
+    title = "Presets, share_type=all, every parameter once"
+    table = number_table(title, ("preset", "layout", "parameters", "fp32 MB"), words=0)
     for row in presets:
         table.add_row(row["preset"], row["layout"], f"{row['parameters']:,}", f"{row['megabytes']:,.1f}")
     console.print(table)

@@ -21,7 +21,7 @@ def test_the_table_has_the_totals_the_classes_and_the_dearest_rows() -> None:
     assert "10.0 ms a step, 102,400 tokens/s, MFU 41.0%, 7 launches; 8.0 ms with" in table
     assert "| products | 6.00 | 60.0% |" in table
     assert "| forward | head: mm | 2 | 1.00 | 1.00 | 2 | 6.000 | 60.0% | FLOPs |" in table
-    assert "| | 2 smaller rows | 2 | | | 5 | 4.000 | 40.0% | |" in table
+    assert "|  | 2 smaller rows | 2 |  |  | 5 | 4.000 | 40.0% |  |" in table
     assert "smaller rows" not in ledger_table(PRICED, "a step", rows=3)
 
 
