@@ -19,6 +19,9 @@ from torch.utils._pytree import tree_leaves
 from triton.runtime import interpreter
 from triton.runtime.interpreter import GridExecutor, InterpretedFunction, InterpreterBuilder, TensorHandle
 
+from albert_fast.kernels.cost import size_of
+from albert_fast.measure.costs import is_free
+
 
 @dataclass
 class Argument:
@@ -151,18 +154,12 @@ class OpBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        returns = func._schema.returns
-        view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
         name = func.overloadpacket.__name__
-        if not view and not name.startswith(("empty", "new_empty", "detach", "_unsafe_view")):
+        if not is_free(func):
             inputs = {id(t): t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-            moved = sum(_bytes(t) for t in [*inputs.values(), *tree_leaves(result)] if isinstance(t, torch.Tensor))
+            moved = size_of(*inputs.values(), *(t for t in tree_leaves(result) if isinstance(t, torch.Tensor)))
             if name == "native_layer_norm_backward":
-                moved += _bytes(args[0]) + _bytes(args[1])
+                moved += size_of(*args[:2])
             self.bytes += moved
             self.ops.append((name, moved))
         return result
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

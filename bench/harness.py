@@ -70,12 +70,7 @@ class Case:
     def run(self, implementation: str, direction: str, grad: Tensor | None = None) -> Callable[[], Any]:
         function = self.implementations[implementation]
         if direction == "forward":
-
-            def forward() -> Tensor:
-                with torch.no_grad():
-                    return function(**self.inputs)
-
-            return forward
+            return torch.no_grad()(lambda: function(**self.inputs))
         leaves = self.leaves()
 
         def both() -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.convert.names import huggingface_names
-from albert_fast.data.adapters import IGNORED
+from albert_fast.data.adapters import PaddingCollator, examples_of
 from albert_fast.data.batches import Batch
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.optimizer import Optimizer
@@ -38,26 +38,11 @@ class Padded:
 
 
 def pad(batch: Batch) -> Padded:
-    """The sequences of a packed batch, one a row: the adapter that feeds HuggingFace from our loader."""
-    cu_seqlens = batch.cu_seqlens[: batch.num_sequences + 1].astype("int64")
-    lengths = torch.from_numpy(cu_seqlens[1:] - cu_seqlens[:-1])
-    keep = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
-
-    def rows(values: Any, fill: int) -> Tensor:
-        padded = torch.full(keep.shape, fill, dtype=torch.int64)
-        padded[keep] = torch.as_tensor(values[: cu_seqlens[-1]], dtype=torch.int64)
-        return padded
-
-    labels = torch.full((len(batch.input_ids),), IGNORED)
-    real = torch.from_numpy(batch.masked_lm_weights) > 0
-    labels[torch.from_numpy(batch.masked_lm_positions).long()[real]] = torch.from_numpy(batch.masked_lm_ids).long()[
-        real
-    ]
-    order = torch.from_numpy(batch.sentence_order_labels[: batch.num_sequences]).long()
-    order[torch.from_numpy(batch.sentence_order_weights[: batch.num_sequences]) == 0] = IGNORED
-    mask = None if bool(keep.all()) else keep.long()
-    types = rows(batch.token_type_ids, 0)
-    return Padded(rows(batch.input_ids, 0), types, mask, rows(labels, IGNORED), order, int(cu_seqlens[-1]))
+    """The sequences of a packed batch, one a row: what our adapters feed HuggingFace with."""
+    made: dict[str, Any] = PaddingCollator(pad_token_id=0, pad_to_multiple_of=1)(list(examples_of(batch)))
+    if bool(made["attention_mask"].all()):
+        made["attention_mask"] = None
+    return Padded(**made, tokens=batch.num_tokens)
 
 
 def build(config: AlbertConfig, attention: str = "sdpa") -> nn.Module:
@@ -108,16 +93,14 @@ class PeerStep:
         self.optimizer = torch.optim.AdamW(
             groups, lr=config.learning_rate, betas=Optimizer.betas, eps=Optimizer.epsilon, fused=True
         )
-        # Optimizer.learning_rate of ours, on the host.
-        warmup, last = max(config.warmup_steps, 1), config.max_steps
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
-            lambda done: (
-                (done + 1) / warmup
-                if done < config.warmup_steps
-                else max(last - done, 0) / max(last - config.warmup_steps, 1)
-            ),
-        )
+
+        def rate(done: int) -> float:
+            """Optimizer.learning_rate of ours, on the host."""
+            if done < config.warmup_steps:
+                return (done + 1) / config.warmup_steps
+            return max(config.max_steps - done, 0) / max(config.max_steps - config.warmup_steps, 1)
+
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate)
 
     def forward(self, batch: Padded) -> Tensor:
         with torch.autocast(self.device, self.autocast or torch.bfloat16, enabled=self.autocast is not None):

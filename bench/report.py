@@ -120,11 +120,8 @@ def heading(file: Path, document: dict[str, Any]) -> str:
     m = document["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
     threads = f", {m['threads']} threads" if m["kind"] == "cpu" else f", driver {m['driver']}"
-    small = (
-        " CPU runs use small shapes, which partly stay in caches."
-        if m["kind"] == "cpu" and document["bench"] == "ops"
-        else ""
-    )
+    is_small = m["kind"] == "cpu" and document["bench"] == "ops"
+    small = " CPU runs use small shapes, which partly stay in caches." if is_small else ""
     return f"## {m['device']}{threads}\n\n{file.name}: {m['date']}, commit {m['git']}; {versions}.{small}"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from albert_fast.config import AlbertConfig
+from albert_fast.config import AlbertConfig, ShareType
 from albert_fast.convert.compare import check_recorded
 from albert_fast.convert.files import beside, find_checkpoint, find_config
 from albert_fast.convert.fill import fill, settle_head, settle_vocabulary, take_backbone
@@ -20,7 +20,7 @@ from albert_fast.data.load_tokenizer import find_vocabulary, load_tokenizer
 from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.files import whole_folder, writing
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.options import Options, UserError, check_choice, note, option
+from albert_fast.options import Options, UserError, note, option
 from albert_fast.pretrained import checkpoint_folder, refuse_non_finite
 from albert_fast.sharing import unshare
 
@@ -33,7 +33,9 @@ class ConvertOptions(Options):
     output: str = option(help="folder to write; new or empty")
     config: str | None = option(None, "the checkpoint's JSON config (the one beside it)")
     to: Literal["albert_fast", "huggingface"] = option("albert_fast", "format to write: albert_fast or huggingface")
-    share_type: str | None = option(None, "give layers their own copies: ffn, attention or None (as in the checkpoint)")
+    share_type: ShareType | None = option(
+        None, "give layers their own copies: ffn, attention or None (as in the checkpoint)"
+    )
     vocab: str | None = option(
         None, "vocab.txt, tokenizer.json or SentencePiece .model to lay beside the weights (the one beside the source)"
     )
@@ -55,7 +57,6 @@ def convert(options: ConvertOptions) -> None:
     source = read_checkpoint(checkpoint_folder(options.checkpoint), options.config, options.use_averages)
     take_backbone(source) if options.backbone else settle_head(source)
     share_type = options.share_type or source.wanted_share_type
-    check_choice("share_type", share_type, ("all", "ffn", "attention", "None"))
     tokenizer = _tokenizer(options.vocab, source.path, source.config)
     if tokenizer is not None and tokenizer.vocab_size < source.config.vocab_size:
         source.config = source.config.replace(real_vocab_size=tokenizer.vocab_size)

@@ -14,7 +14,6 @@ that `albert-fast prepare` made:
     Trainer(AlbertForPreTraining(config), arguments, train_dataset=dataset, data_collator=collator).train()
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from albert_fast.data.batches import Batch, PretrainingLoader
+from albert_fast.data.batches import Batch, PretrainingLoader, Shards
 from albert_fast.options import UserError
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
@@ -37,7 +36,7 @@ class PackedDataset(IterableDataset):
     (The loader has threads of its own: num_workers=0 is as fast.)
     """
 
-    def __init__(self, shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], **settings: Any):
+    def __init__(self, shards: Shards, **settings: Any):
         self.shards, self.settings = shards, settings
         with PretrainingLoader(shards, **settings) as loader:  # refuses bad settings here, not in a worker
             self.vocab_size: int = loader.corpus.vocab_size
@@ -68,32 +67,30 @@ class ExampleDataset(PackedDataset):
     a time; its default is 64 full ones.
     """
 
-    def __init__(
-        self,
-        shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-        *,
-        max_seq_length: int,
-        tokens_per_batch: int | None = None,
-        **settings: Any,
-    ):
+    def __init__(self, shards: Shards, *, max_seq_length: int, tokens_per_batch: int | None = None, **settings: Any):
         settings |= {"max_seq_length": max_seq_length, "tokens_per_batch": tokens_per_batch or 64 * max_seq_length}
         super().__init__(shards, **settings)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         has_order = self.settings.get("sentence_order", True)
         for batch in self.batches():
-            used = slice(batch.num_predictions)
-            labels = np.full(len(batch.input_ids), IGNORED, np.int64)
-            labels[batch.masked_lm_positions[used]] = batch.masked_lm_ids[used]
-            orders = np.where(batch.sentence_order_weights > 0, batch.sentence_order_labels, IGNORED)
-            for i in range(batch.num_sequences):
-                part = slice(batch.cu_seqlens[i], batch.cu_seqlens[i + 1])
-                example = {
-                    "input_ids": batch.input_ids[part].astype(np.int64),
-                    "token_type_ids": batch.token_type_ids[part].astype(np.int64),
-                    "labels": labels[part],
-                }
-                yield example | ({"sentence_order_label": int(orders[i])} if has_order else {})
+            yield from examples_of(batch, has_order)
+
+
+def examples_of(batch: Batch, has_order: bool = True) -> Iterator[dict[str, Any]]:
+    """The examples of a packed batch, as ExampleDataset gives them."""
+    used = slice(batch.num_predictions)
+    labels = np.full(len(batch.input_ids), IGNORED, np.int64)
+    labels[batch.masked_lm_positions[used]] = batch.masked_lm_ids[used]
+    orders = np.where(batch.sentence_order_weights > 0, batch.sentence_order_labels, IGNORED)
+    for i in range(batch.num_sequences):
+        part = slice(batch.cu_seqlens[i], batch.cu_seqlens[i + 1])
+        example = {
+            "input_ids": batch.input_ids[part].astype(np.int64),
+            "token_type_ids": batch.token_type_ids[part].astype(np.int64),
+            "labels": labels[part],
+        }
+        yield example | ({"sentence_order_label": int(orders[i])} if has_order else {})
 
 
 class PaddingCollator:

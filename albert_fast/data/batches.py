@@ -18,6 +18,7 @@ from albert_fast.data.manifest import open_folder
 from albert_fast.options import UserError
 
 _BATCHES_BEFORE_REPORT = 100
+Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class PretrainingLoader(Iterator[Batch]):
 
     def __init__(
         self,
-        shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        shards: Shards,
         *,
         tokens_per_batch: int,
         max_seq_length: int,
@@ -193,7 +194,7 @@ def _as_user_error() -> Iterator[None]:
         raise UserError(str(error)) from None
 
 
-def _shard_paths(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+def _shard_paths(shards: Shards) -> list[str]:
     if not isinstance(shards, (str, os.PathLike)):
         paths = [os.fspath(shard) for shard in shards]
         if not paths:

@@ -15,7 +15,7 @@ from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.manifest import open_folder
 from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.files import strict_json
-from albert_fast.options import Options, UserError, option
+from albert_fast.options import Options, option
 from albert_fast.text_tables import number_table
 
 _STYLES = {"[MASK]": "bold red", "kept": "bold yellow", "random": "bold magenta"}
@@ -26,17 +26,14 @@ class InspectOptions(Options):
     """What to show."""
 
     data: str = option(help="prepared folder", positional=True)
-    examples: int = option(3, "examples to print")
-    batches: int = option(20, "first batches that the statistics are of")
+    examples: int = option(3, "examples to print", at_least=0)
+    batches: int = option(20, "first batches that the statistics are of", at_least=1)
     seed: int = option(42, "seed of the stream of batches")
     json: bool = option(False, "print the statistics as one JSON document, and nothing else")
 
 
 def inspect(options: InspectOptions, data: DataConfig) -> None:
     """Print examples of a prepared folder, masked words coloured, and the statistics of the first batches."""
-    for name, least in (("examples", 0), ("batches", 1)):
-        if getattr(options, name) < least:
-            raise UserError(f"{name}={getattr(options, name)} must be {least} or more")
     tokenizer = load_tokenizer(open_folder(options.data).directory / "tokenizer.json")
     settings = asdict(data)
     threads = settings.pop("loader_threads")

@@ -25,7 +25,7 @@ from albert_fast.data.vocabulary import train_vocabulary
 from albert_fast.data.workers import Recipe, load_segmenter
 from albert_fast.data.write_part import encode_part
 from albert_fast.files import locked, writing
-from albert_fast.options import Options, UserError, check_choice, note, option
+from albert_fast.options import Options, UserError, note, option
 
 WORKER_BYTES = 1 << 23  # about a second's work, and a worker takes a fifth of one to start
 
@@ -49,9 +49,11 @@ class PrepareOptions(Options):
     json_field: str | None = option(None, "input is one JSON object a line, and this string field is a document's text")
     columns: tuple[str, ...] = option((), "of tables, the columns that hold a document's text (text, or the only one)")
     split_sentences: bool = option(False, "the text has a paragraph a line: cut it into sentences, by the rules of ICU")
-    workers: int = option(0, "processes that tokenize (0: one a core)")
+    workers: int = option(0, "processes that tokenize (0: one a core)", at_least=0)
     part: str = option("1/1", "i/n: do the i-th of n parts; the run that finds all n complete joins them")
-    shard_tokens: int = option(1 << 26, "tokens after which a shard is closed and the run can go on from there")
+    shard_tokens: int = option(
+        1 << 26, "tokens after which a shard is closed and the run can go on from there", at_least=1
+    )
 
 
 def prepare(options: PrepareOptions) -> Manifest | None:
@@ -102,11 +104,6 @@ def _check(options: PrepareOptions) -> tuple[int, int]:
         raise UserError("input names no file; give one or more text files")
     if (options.vocab is None) == (options.train_vocab is None):
         raise UserError("give either vocab (a vocab.txt or tokenizer.json) or train_vocab (a size), and not both")
-    if options.workers < 0:
-        raise UserError(f"workers={options.workers} must be 1 or more, or 0 for one a core")
-    if options.shard_tokens < 1:
-        raise UserError(f"shard_tokens={options.shard_tokens} must be 1 or more; the default is {1 << 26}")
-    check_choice("segmenter", options.segmenter, ("none", "jieba"))
     load_segmenter(options.segmenter)
     part, _, parts = options.part.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts) <= 9999):

@@ -184,9 +184,8 @@ def _asked(table: Table, option_name: str, asked: str | None) -> str | None:
 
 def _about_score(table: Table) -> str:
     """Of STS-B and its kin."""
-    return (
-        "a score is measured, which is regression and not offered; " if "score" in map(str.lower, table.columns) else ""
-    )
+    has_score = "score" in map(str.lower, table.columns)
+    return "a score is measured, which is regression and not offered; " if has_score else ""
 
 
 def _columns_there(table: Table) -> str:

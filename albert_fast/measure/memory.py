@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 
-from albert_fast.config import AlbertConfig, ModelOptions, TrainConfig, check_room
+from albert_fast.config import AlbertConfig, LnType, ModelOptions, ShareType, TrainConfig, check_room
 from albert_fast.measure.allocator import measure
 from albert_fast.measure.memory_report import activation_table, markdown_table, plot
 from albert_fast.measure.predict import fit, predict
@@ -16,7 +16,8 @@ from albert_fast.measure.progress import Progress
 from albert_fast.measure.step_spec import StepSpec
 from albert_fast.options import Options, UserError, compute_dtype, device_kind, note, option
 
-SHARE_TYPES, LN_TYPES = ("None", "attention", "ffn", "all"), ("postln", "preln")
+SHARE_TYPES: tuple[ShareType, ...] = ("None", "attention", "ffn", "all")
+LN_TYPES: tuple[LnType, ...] = ("postln", "preln")
 RECOMPUTE = ("none", "ffn", "layer")
 LEAST_FIT_BYTES = 1_000_000
 
@@ -89,13 +90,9 @@ def memory(options: MemoryOptions, model: ModelOptions) -> None:
         raise UserError(
             "device=cuda cannot be measured: torch sees no CUDA device here; leave --measure or --device out"
         )
-    share_types = [model.share_type] if model.share_type else SHARE_TYPES
-    ln_types = [model.ln_type] if model.ln_type else LN_TYPES
-    configs = [
-        replace(model, share_type=s, ln_type=n).build()  # type: ignore[arg-type]
-        for n in ln_types
-        for s in share_types
-    ]
+    share_types = (model.share_type,) if model.share_type else SHARE_TYPES
+    ln_types = (model.ln_type,) if model.ln_type else LN_TYPES
+    configs = [replace(model, share_type=s, ln_type=n).build() for n in ln_types for s in share_types]
     configs[0].check_length(options.max_seq_length)
     rows, details = [], []
     with Progress() as progress:

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from rich.console import Console
@@ -10,13 +9,12 @@ from rich.console import Console
 from albert_fast.cards import Card
 from albert_fast.config import PRESETS, AlbertConfig, DataConfig, ModelOptions, TrainConfig
 from albert_fast.measure.ledger_report import ledger_table, plot_classes
+from albert_fast.measure.memory import SHARE_TYPES
 from albert_fast.measure.plan import plan, plan_text
 from albert_fast.measure.pricing import Priced, price
 from albert_fast.measure.progress import Progress
 from albert_fast.measure.step_spec import StepSpec
 from albert_fast.options import UserError, note
-
-SHARE_TYPES: tuple[Literal["None", "attention", "ffn", "all"], ...] = ("None", "attention", "ffn", "all")
 
 
 def step_spec(config: AlbertConfig, data: DataConfig, train: TrainConfig) -> StepSpec:

@@ -40,12 +40,12 @@ class Case:
 
     def on(self, device: torch.device) -> Case:
         """The same call on another device."""
-        moved = tuple(x.to(device) if isinstance(x, Tensor) else x for x in self.arguments)
-        return replace(
-            self,
-            arguments=moved,
-            keywords={k: x.to(device) if isinstance(x, Tensor) else x for k, x in self.keywords.items()},
-        )
+
+        def moved(x: Any) -> Any:
+            return x.to(device) if isinstance(x, Tensor) else x
+
+        keywords = {name: moved(x) for name, x in self.keywords.items()}
+        return replace(self, arguments=tuple(map(moved, self.arguments)), keywords=keywords)
 
     def inputs(self, dtype: torch.dtype) -> tuple[list[Any], list[Tensor]]:
         """The arguments, in `dtype`, and those of them that gradients are asked of."""
@@ -70,12 +70,7 @@ class Case:
     def forward(self, function: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Any]:
         """A call of the forward pass alone, on inputs that stay where they are."""
         given, _ = self.inputs(dtype)
-
-        def run() -> Any:
-            with torch.no_grad():
-                return function(*given, **self.keywords)
-
-        return run
+        return torch.no_grad()(lambda: function(*given, **self.keywords))
 
     def backward(self, function: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Any]:
         """A call of the backward pass alone, over one forward pass that is kept."""

@@ -100,7 +100,7 @@ def _times(
         try:
             with insisting(problem, candidate):
                 run = make(case.implementation(ops), getattr(torch, problem.dtype))
-                prepared[candidate.name] = clock.prepare(_insist(run, problem, candidate))
+                prepared[candidate.name] = clock.prepare(insisting(problem, candidate)(run))
         except Exception as error:
             out[candidate.name] = f"{case.op} {(str(error).splitlines() or [type(error).__name__])[0]}"[:300]
     taken: dict[str, list[float]] = {name: [] for name in prepared}
@@ -119,16 +119,8 @@ def _timed_part(problem: Problem, case: Case) -> Callable[..., Callable[[], Any]
     return case.backward if problem.op.endswith("_backward") else case.forward
 
 
-def _insist(run: Callable[[], Any], problem: Problem, candidate: Candidate) -> Callable[[], Any]:
-    def insisted() -> Any:
-        with insisting(problem, candidate):
-            return run()
-
-    return insisted
-
-
 def insisting(problem: Problem, candidate: Candidate) -> Any:
-    """Within it `candidate` runs the problem with any number of rows."""
+    """Within it, or in a function that it decorates, `candidate` runs the problem with any number of rows."""
     return candidates.running({problem._replace(rows_to=1 << power): candidate for power in range(32)})
 
 
