@@ -6,6 +6,8 @@ INSTALLED := $(VENV)/.installed
 CSRC := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inc csrc/CMakeLists.txt)
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inc tests/csrc/*.cpp tests/csrc/*.h)
 CMAKE = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S csrc
+# One process a core; what a file prepares once is prepared once more only where a process takes over its last tests.
+PYTEST = $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 CLANGXX ?= clang++
 FUZZ_SECONDS ?= 600
 
@@ -26,10 +28,10 @@ demo: $(INSTALLED)
 	$(BIN)/albert-fast demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q -m "not gpu and not slow"
+	$(PYTEST) -m "not gpu and not slow"
 
 test-full: $(INSTALLED)
-	$(BIN)/python -m pytest -q -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 bench: $(INSTALLED)
 	$(BIN)/python -m bench.run

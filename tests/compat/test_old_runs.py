@@ -1,7 +1,8 @@
 """What commit a820c41 wrote is read and gone on with: its shards, its checkpoint and its run, bitwise the same.
 
 a820c41/ holds a prepared folder, a run of 6 steps left after step 4, the 24 micro-batches that follow the checkpoint's
-cursor (into the second epoch), and the weights after step 6, all made by that commit's own commands.
+cursor (into the second epoch), and the weights after step 6, all made by that commit's own commands. The checkpoint's
+tokenizer is that of the folder, and lies there once.
 """
 
 import json
@@ -19,6 +20,7 @@ from albert_fast.data.batches import PretrainingLoader
 from albert_fast.data.verify import VerifyOptions, verify
 
 MADE = Path(__file__).parent / "a820c41"
+MADE_WITH = json.loads((MADE / "made_with.json").read_text())
 PADDED = ("cu_seqlens", "sentence_order_labels", "sentence_order_weights")  # beyond the examples: padding sequences
 
 
@@ -43,14 +45,22 @@ def test_the_next_batches_are_the_same(old):
                 np.testing.assert_array_equal(found, known, f"{name} of {number}")
 
 
-def test_the_next_steps_are_the_same(old):
+@pytest.fixture
+def as_many_threads():
+    """Sums in parts are added as they were then."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(MADE_WITH["threads"])
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_next_steps_are_the_same(old, as_many_threads):
     main(["pretrain", "--resume", "--output=run"])
     expected, found = load_file("after_step_6.safetensors"), load_file("run/checkpoint-6/model.safetensors")
     assert expected.keys() == found.keys()
     words = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n") if ":" in line)
     cpu = " ".join(words.get(f"{key}\t", words.get(f"{key}\t\t", "")).strip() for key in ("model name", "model"))
-    here = {"torch": torch.__version__, "cpu": cpu, "threads": torch.get_num_threads()}
-    same_sums = json.loads(Path("made_with.json").read_text()) == here
+    same_sums = (MADE_WITH["torch"], MADE_WITH["cpu"]) == (torch.__version__, cpu)
     rtol, atol = (0, 0) if same_sums else (1e-4, 1e-6)  # elsewhere products may round another way
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=rtol, atol=atol, msg=lambda text: f"{name}: {text}")  # noqa: B023
