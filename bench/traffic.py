@@ -264,7 +264,8 @@ def print_table(rows: list[Row]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON list of rows and nothing else")
-    rows = table() if (arguments := parser.parse_args()) else []
+    arguments = parser.parse_args()
+    rows = table()
     if arguments.json:
         print(strict_json([asdict(row) for row in rows], indent=1))
     else:

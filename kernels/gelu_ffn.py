@@ -40,11 +40,9 @@ def _linear_gelu_kernel(
         b = load_tile(weight, col, start, N_COLS, DEPTH, COLS, STEP, DEPTH % STEP == 0, TMA)
         total = tl.dot(a, b.T, total, input_precision="ieee")
     PART: tl.constexpr = COLS // 4
-    part0, part1, part2, part3 = split_columns(total, ROWS, COLS)
-    _forward_epilogue(part0, bias_ptr, z, h, row, col, n_rows, element, N_COLS, PART, TMA, ACTIVATION)
-    _forward_epilogue(part1, bias_ptr, z, h, row, col + PART, n_rows, element, N_COLS, PART, TMA, ACTIVATION)
-    _forward_epilogue(part2, bias_ptr, z, h, row, col + 2 * PART, n_rows, element, N_COLS, PART, TMA, ACTIVATION)
-    _forward_epilogue(part3, bias_ptr, z, h, row, col + 3 * PART, n_rows, element, N_COLS, PART, TMA, ACTIVATION)
+    parts = split_columns(total, ROWS, COLS)
+    for i in tl.static_range(4):
+        _forward_epilogue(parts[i], bias_ptr, z, h, row, col + i * PART, n_rows, element, N_COLS, PART, TMA, ACTIVATION)
 
 
 @triton.jit
@@ -74,15 +72,12 @@ def _gelu_linear_backward_kernel(
         b = load_tile(weight, start, col, DEPTH, N_COLS, STEP, COLS, N_COLS % COLS == 0, TMA)
         total = tl.dot(a, b, total, input_precision="ieee")
     PART: tl.constexpr = COLS // 4
-    part0, part1, part2, part3 = split_columns(total, ROWS, COLS)
+    parts = split_columns(total, ROWS, COLS)
     partial_ptr += (row // ROWS).to(tl.int64) * N_COLS
-    _backward_epilogue(part0, z, grad_z, h, partial_ptr, row, col, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION, ADDS)
-    col += PART
-    _backward_epilogue(part1, z, grad_z, h, partial_ptr, row, col, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION, ADDS)
-    col += PART
-    _backward_epilogue(part2, z, grad_z, h, partial_ptr, row, col, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION, ADDS)
-    col += PART
-    _backward_epilogue(part3, z, grad_z, h, partial_ptr, row, col, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION, ADDS)
+    for i in tl.static_range(4):
+        _backward_epilogue(
+            parts[i], z, grad_z, h, partial_ptr, row, col + i * PART, n_rows, N_COLS, ROWS, PART, TMA, ACTIVATION, ADDS
+        )
 
 
 @triton.jit

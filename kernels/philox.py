@@ -10,11 +10,6 @@ import triton
 import triton.language as tl
 
 
-def drop_threshold(dropout: float) -> int:
-    """How many of the 65536 values of 16 bits drop a column."""
-    return round(dropout * 65536)
-
-
 @triton.jit
 def dropout_multiplier(key_ptr, site, rows, threshold, scale, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
     """[BLOCK_ROWS, BLOCK_COLS]: 0 where dropped, `scale` where kept; `rows` [BLOCK_ROWS], columns from 0.
@@ -34,5 +29,5 @@ def dropout_multiplier(key_ptr, site, rows, threshold, scale, BLOCK_ROWS: tl.con
 
 
 def dropout_arguments(probability: float) -> tuple[int, float]:
-    """What the kernels with dropout take: the threshold and the scale of what is kept."""
-    return drop_threshold(probability), 1.0 / (1.0 - probability)
+    """What the kernels with dropout take: how many of 65536 values drop a column, and the scale of what is kept."""
+    return round(probability * 65536), 1.0 / (1.0 - probability)

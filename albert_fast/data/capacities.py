@@ -1,7 +1,5 @@
 """What decides a stream of micro-batches: settings as csrc/plan.h checks them, and the capacities left open."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -4,8 +4,6 @@ PyTorch's own ops follow one rule, with the exceptions named here: each reads it
 results. Our ops state their costs beside their fakes (kernels/cost.py).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

@@ -144,10 +144,8 @@ def _row(
         progress.tell("measuring")
         measured = measure(spec)
         row["measured_peak_bytes"] = measured["peak_bytes"]
-        detail |= {
-            "difference_percent": 100 * (predicted.peak_bytes / measured["peak_bytes"] - 1),
-            "measured": measured,
-        }
+        detail["difference_percent"] = 100 * (predicted.peak_bytes / measured["peak_bytes"] - 1)
+        detail["measured"] = measured
     if limit is not None:
         tokens, peak = fit(
             spec, limit, lambda tokens, peak: progress.tell(f"{tokens:,} tokens would take {peak / 1e9:.2f} GB")

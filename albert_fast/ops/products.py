@@ -1,7 +1,5 @@
 """Products and lookups with weights, and where the gradients of weights go."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -10,7 +10,7 @@ from albert_fast.kernels.candidates import Problem
 from albert_fast.options import note
 from albert_fast.step import TrainStep
 from albert_fast.tuning import cache
-from albert_fast.tuning.choose import Outcome, apply, key, lacking, say, tune
+from albert_fast.tuning.choose import apply, key, lacking, say, tune
 from albert_fast.tuning.clock import Clock, clock_for
 
 
@@ -69,13 +69,10 @@ def _choice(
     outcomes = tune(missing, step.model.ops, clock, seconds, device, timed_rows)
     if outcomes:
         say(outcomes, known["card"])
-        cache.store(known, {key(o.problem): o.chosen for o in outcomes}, _seconds(outcomes))
+        seconds_of = {key(o.problem): o.seconds for o in outcomes if o.seconds}
+        cache.store(known, {key(o.problem): o.chosen for o in outcomes}, seconds_of)
     elif problems:
         note(f"implementations for {known['card']}: {len(problems) - len(missing)} of {len(problems)} chosen before")
         note("--tune again chooses anew, --tune off keeps the defaults")
     choice = {**choice, **{key(o.problem): o.chosen for o in outcomes}}
     return {key(p): choice[key(p)] for p in problems if key(p) in choice}
-
-
-def _seconds(outcomes: list[Outcome]) -> dict[str, dict[str, float]]:
-    return {key(o.problem): o.seconds for o in outcomes if o.seconds}
