@@ -100,9 +100,10 @@ def _exchanged(one: Path, other: Path) -> bool:
     return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
-def holds_files(directory: Path) -> bool:
-    """Whether a folder holds more than the lock and half-written files of a process that was killed at its start."""
-    return directory.exists() and any(not path.name.endswith((".lock", ".partial")) for path in directory.iterdir())
+def held_files(directory: Path) -> list[str]:
+    """What a folder holds beside the lock and half-written files of a process that was killed at its start."""
+    names = os.listdir(directory) if directory.exists() else []
+    return [name for name in names if not name.endswith((".lock", ".partial"))]
 
 
 def remove_partials(directory: Path, pattern: str = ".*.partial") -> None:

@@ -11,7 +11,7 @@ from albert_fast import checkpoint
 from albert_fast.config import PRESETS, AlbertConfig, DataConfig, ModelOptions, TrainConfig
 from albert_fast.data.batches import PretrainingLoader
 from albert_fast.data.load_tokenizer import load_tokenizer
-from albert_fast.files import file_crc, holds_files, locked, remove_partials, write_json, writing
+from albert_fast.files import file_crc, held_files, locked, remove_partials, write_json, writing
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import Options, UserError, another_run, check_unchanged, note, option
 from albert_fast.pretrained import WEIGHTS, checkpoint_folder, read_weights
@@ -75,6 +75,24 @@ def _read_options(file: Path) -> dict[str, Any]:
     return options
 
 
+def check_resume(path: Path, mark: str, resume: bool) -> None:
+    """UserError where a run that goes on finds no file `mark`, which runs begin with, or a new one finds files."""
+    if resume and not (path / mark).is_file():
+        raise UserError(f"output={path} holds no run to resume; leave --resume out to start one")
+    if not resume and held_files(path):
+        raise UserError(f"output={path} holds files already; give --resume to go on, or another folder")
+
+
+@contextmanager
+def own_folder(path: Path) -> Iterator[None]:
+    """Make a run's folder, keep other processes out of it, and clear away what killed ones left half written."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    with locked(path, "checkpoints"):
+        remove_partials(path)
+        yield
+
+
 class RunFolder:
     """RUN/: what it was given before, and the checkpoint to go on from.
 
@@ -89,10 +107,7 @@ class RunFolder:
     def __init__(self, run: RunOptions, options: dict[str, Any]):
         self.path, self.options = Path(run.output), options
         file = self.path / OPTIONS
-        if not run.resume and holds_files(self.path):
-            raise UserError(f"output={self.path} holds files already; give --resume to go on, or another folder")
-        if run.resume and not file.exists():
-            raise UserError(f"output={self.path} holds no run to resume; leave --resume out to start one")
+        check_resume(self.path, OPTIONS, run.resume)
         self.before = _read_options(file) if run.resume else None
         self.found = checkpoint.find(self.path) if run.resume else None
         self.step = self.found.step if self.found else 0
@@ -139,10 +154,7 @@ class RunFolder:
 
         So a refused run leaves no trace, and one that was killed at its start can be resumed or started again.
         """
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-        with locked(self.path, "checkpoints"):
-            remove_partials(self.path)
+        with own_folder(self.path):
             self._write_options(run, loader, implementations)
             yield
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from albert_fast._loader import crc32c
 from albert_fast.data.text import CHUNK_BYTES, Position, Span
-from albert_fast.files import remove_partials, write_json
+from albert_fast.files import held_files, remove_partials, write_json
 from albert_fast.options import UserError, check_unchanged
 
 SAVED = ("settings", "position", "shards", "span_crcs", "counts", "complete")
@@ -57,8 +57,7 @@ class Progress:
     def load(self) -> None:
         """Take up the progress of an earlier run, and refuse a folder that is not this run's."""
         others = {path: saved for path in self.directory.glob("progress-*.json") if (saved := read_progress(path))}
-        foreign = [path.name for path in self.directory.iterdir() if not path.name.endswith((".lock", ".partial"))]
-        if foreign and not others:
+        if not others and (foreign := held_files(self.directory)):
             raise UserError(f"output {self.directory} is not empty (it holds {foreign[0]}); give an empty folder")
         if self.parts == 1 and others and not any(saved["shards"] for saved in others.values()):
             for path in (self.directory / "tokenizer.json", *others):  # nothing to lose: settings may change

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from albert_fast.downstream.classifier import SETTINGS, AlbertForSequenceClassification, read_settings
 from albert_fast.downstream.scores import warn_of_chance
-from albert_fast.files import holds_files, locked, remove_partials, strict_json, write_json, writing
+from albert_fast.files import strict_json, write_json
 from albert_fast.health import Health
 from albert_fast.metrics import MetricsLog
 from albert_fast.optimizer import Optimizer
 from albert_fast.options import UserError, another_run, check_unchanged, note
 from albert_fast.pretrained import WEIGHTS, save_config, save_tensors
+from albert_fast.run import check_resume, own_folder
 
 STATE = "training_state.safetensors"
 MAX_SKIPPED = 25  # updates in a row that end the run
@@ -57,14 +58,8 @@ class FinetuneRun:
     @contextmanager
     def started(self, max_steps: int, resume: bool) -> Iterator[None]:
         """Opens or resumes the run around its loop."""
-        if resume and not (self.output / SETTINGS).is_file():
-            raise UserError(f"output={self.output} holds no run to resume; leave --resume out to start one")
-        if not resume and holds_files(self.output):
-            raise UserError(f"output={self.output} holds files already; give --resume to go on, or another folder")
-        with writing(self.output):
-            self.output.mkdir(parents=True, exist_ok=True)
-        with locked(self.output, "checkpoints"):
-            remove_partials(self.output)
+        check_resume(self.output, SETTINGS, resume)
+        with own_folder(self.output):
             # Killed at its start, a run holds neither the state of its first step nor any weights.
             begun = any((self.output / name).is_file() for name in (STATE, WEIGHTS))
             self._resume() if resume and begun else self._create()
