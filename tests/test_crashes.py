@@ -3,8 +3,6 @@
 `python -m pytest tests/test_crashes.py -m "" -s` tries 200 moments and prints a line for each job.
 """
 
-from __future__ import annotations
-
 import shutil
 import signal
 import subprocess

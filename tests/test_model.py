@@ -9,39 +9,20 @@ import transformers
 from support.tiny_models import padded_batch, pretraining_losses, tiny_config
 
 from albert_fast.config import AlbertConfig
+from albert_fast.convert.names import huggingface_names
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.packed import pack
 
 COMBINATIONS = list(product(("all", "ffn", "attention", "None"), ("postln", "preln"), ("zh", "google")))
 
 
-def huggingface_weights(model, groups: int):
-    """HuggingFace's state dict of a google-layout model whose sets are its groups; LayerNorms of a set side by side."""
-    own = model.state_dict()
-    to = {"albert.embeddings.LayerNorm": "albert.embeddings.layer_norm"}
-    to |= {f"albert.embeddings.{n}": f"albert.embeddings.{n}" for n in ("word_embeddings", "position_embeddings")}
-    to |= {"albert.embeddings.token_type_embeddings": "albert.embeddings.token_type_embeddings"}
-    to |= {
-        "albert.encoder.embedding_hidden_mapping_in": "albert.embeddings.projection",
-        "albert.pooler": "albert.pooler",
+def huggingface_weights(model):
+    """HuggingFace's state dict of a google-layout model."""
+    names, own = huggingface_names(model.config), model.state_dict()
+    weights = {
+        name: part for ours in own for name, part in zip(names[ours], own[ours].chunk(len(names[ours])), strict=True)
     }
-    to |= {"predictions.dense": "mlm_head.transform", "predictions.LayerNorm": "mlm_head.layer_norm"}
-    to |= {"sop_classifier.classifier": "sop_head"}
-    weights = {f"{hf}.{p}": own[f"{us}.{p}"] for hf, us in to.items() for p in ("weight", "bias") if f"{us}.{p}" in own}
-    for index in range(groups):
-        layer = f"albert.encoder.albert_layer_groups.{index}.albert_layers.0"
-        attention, feed = f"albert.encoder.attention.{index}", f"albert.encoder.feed_forward.{index}"
-        for p in ("weight", "bias"):
-            for name, part in zip(
-                ("query", "key", "value"), own[f"{attention}.query_key_value.{p}"].chunk(3), strict=True
-            ):
-                weights[f"{layer}.attention.{name}.{p}"] = part
-            weights[f"{layer}.attention.dense.{p}"] = own[f"{attention}.output.{p}"]
-            weights[f"{layer}.attention.LayerNorm.{p}"] = own[f"{attention}.layer_norm.{p}"]
-            weights[f"{layer}.ffn.{p}"] = own[f"{feed}.intermediate.{p}"]
-            weights[f"{layer}.ffn_output.{p}"] = own[f"{feed}.output.{p}"]
-            weights[f"{layer}.full_layer_layer_norm.{p}"] = own[f"{feed}.layer_norm.{p}"]
-    return weights | {"predictions.bias": own["mlm_head.bias"], "predictions.decoder.bias": own["mlm_head.bias"]}
+    return weights | {"predictions.decoder.bias": own["mlm_head.bias"]}
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -55,7 +36,7 @@ def test_huggingface_loss_and_every_gradient(groups, hidden_act):
         k: v for k, v in config.to_dict().items() if k not in ("layout", "ln_type", "share_type", "final_layer_norm")
     }
     reference = transformers.AlbertForPreTraining(transformers.AlbertConfig(**keys, attn_implementation="eager")).eval()
-    weights = huggingface_weights(model, groups)
+    weights = huggingface_weights(model)
     missing, unexpected = reference.load_state_dict(weights, strict=False)
     assert set(missing) <= {"predictions.decoder.weight", "albert.embeddings.position_ids"}
     assert not unexpected
@@ -79,7 +60,7 @@ def test_huggingface_loss_and_every_gradient(groups, hidden_act):
     theirs = {name: p.grad for name, p in reference.named_parameters()}
     for p in model.parameters():
         p.data = p.grad  # so that the same mapping of names serves the gradients
-    for name, grad in huggingface_weights(model, groups).items():
+    for name, grad in huggingface_weights(model).items():
         if name != "predictions.decoder.bias":
             torch.testing.assert_close(grad, theirs[name], atol=2e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 

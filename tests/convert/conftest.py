@@ -1,7 +1,5 @@
 """What several tests of convert need."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support.conversions import fixture

@@ -1,7 +1,5 @@
 """`albert-fast convert`: its command line, what comes along with the weights, and outputs never overwritten."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Recorded outputs against those of the converted model: what differs is named."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which files of a folder are meant, and weights that are damaged or hold more than tensors."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Heads that ours have not are refused, and the model below them is taken by the flag that the message names."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

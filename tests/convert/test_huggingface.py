@@ -1,7 +1,5 @@
 """HuggingFace's weights become ours and go back; what it cannot compute is refused."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -51,18 +49,8 @@ def test_bfloat16_comes_back_as_bfloat16(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share_type", SHARE_TYPES)
 @pytest.mark.parametrize("inner", [1, 2], ids="inner{}".format)
 def test_export_of_every_share_type(share_type: str, inner: int, tmp_path: Path) -> None:
-    config = AlbertConfig.from_preset(
-        "tiny",
-        hidden_size=16,
-        embedding_size=8,
-        intermediate_size=24,
-        num_attention_heads=2,
-        vocab_size=50,
-        layout="google",
-        share_type=share_type,
-        num_hidden_groups=2,
-        inner_group_num=inner,
-    )
+    groups = {"num_hidden_groups": 2, "inner_group_num": inner}
+    config = AlbertConfig.from_preset("tiny", **SIZES, layout="google", share_type=share_type, **groups)
     torch.manual_seed(1)
     ours = AlbertForPreTraining(config).eval()
     with torch.no_grad():

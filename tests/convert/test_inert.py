@@ -1,7 +1,5 @@
 """Checkpoints that hold more than tensors: weights are read, and nothing that a file names is imported or called."""
 
-from __future__ import annotations
-
 import argparse
 import collections
 import functools

@@ -1,7 +1,5 @@
 """PyTorch checkpoints, each known by its names: HuggingFace's, albert_pytorch's and our own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """LevelDB's sorted tables: compressed blocks are refused, and the parsers survive any bytes."""
 
-from __future__ import annotations
-
 import random
 import struct
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is known of a checkpoint: a projection where E equals H, and layers with weights of their own."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """TensorFlow checkpoints: what is whole is read bit by bit, what is not is refused by name, wherever it is damaged."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil

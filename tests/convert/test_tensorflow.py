@@ -1,7 +1,5 @@
 """TensorFlow's recorded outputs are ours; variables are named where they do not fit, slots and averages skipped."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Prefixes of wrappers and dictionaries of training frameworks come off; what is left is the model."""
 
-from __future__ import annotations
-
 import itertools
 from collections import OrderedDict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The stream for other trainers: the same micro-batches, and HuggingFace's ALBERT learns from them."""
 
-from __future__ import annotations
-
 import textwrap
 
 import numpy as np

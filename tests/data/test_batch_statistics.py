@@ -3,8 +3,6 @@
 Bounds without a number are 4 standard errors.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from fractions import Fraction
 

@@ -1,7 +1,5 @@
 """The loader as a citizen of its process: threads, forks, signals, files that go away, memory."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -36,18 +36,9 @@ def train(folder, name, **options):
     sentences = [line.lower() for text in topics.values() for line in text.split("\n")[::3] if line.strip()]
     sentences += [f"in {i % 10}, {i % 7} and {i % 10}, of {10 * i}," for i in range(2000)]
     spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences),
-        model_writer=model,
-        vocab_size=400,
-        pad_id=0,
-        unk_id=1,
-        bos_id=-1,
-        eos_id=-1,
-        pad_piece="<pad>",
-        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
-        minloglevel=2,
-        **options,
-    )
+        sentence_iterator=iter(sentences), model_writer=model, vocab_size=400, minloglevel=2, **options,
+        pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, pad_piece="<pad>", control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+    )  # fmt: skip
     folder.mkdir()
     (folder / name).write_bytes(model.getvalue())
     return folder

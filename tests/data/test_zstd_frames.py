@@ -1,7 +1,5 @@
 """Frames of .zst files: found by their headers, entered in their middle, the same documents and bytes from any cut."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import struct

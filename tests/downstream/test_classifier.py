@@ -1,7 +1,5 @@
 """The classifier computes what HuggingFace's does, from the first token or the mean of all."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The names of columns: looked up in lower case, each with one meaning."""
 
-from __future__ import annotations
-
 from albert_fast.downstream.column_names import KNOWN, LABELS, OTHERS, PAIRS, SINGLES
 
 

@@ -1,7 +1,5 @@
 """Which row is the header and which columns are texts and label, decided by content as published files have it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

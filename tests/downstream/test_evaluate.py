@@ -1,7 +1,5 @@
 """Scores of labelled files, and predictions of files with and without labels and headers."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Labelled files as people have them: texts and labels of a file become examples, or are refused with their line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

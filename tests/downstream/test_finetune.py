@@ -1,7 +1,5 @@
 """Fine-tuning learns, keeps its best epoch, and gives the same weights for the same seed."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Options and files that cannot be fine-tuned are refused before anything is written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A run of fine-tuning stops and resumes bitwise identically, on its own data and settings alone."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Which labels are classes, in which order, and what is said of doubtful ones."""
 
-from __future__ import annotations
-
 import pytest
 
 from albert_fast.downstream.labels import class_names, class_places, distinct, hold_classes, is_no_label, label_text

@@ -1,7 +1,5 @@
 """Filling gaps and making vectors agree with running the model directly."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

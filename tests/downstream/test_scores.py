@@ -1,7 +1,5 @@
 """Scores of predicted classes equal scikit-learn's."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import sklearn.metrics

@@ -1,7 +1,5 @@
 """What a run starts from: a classifier goes on with its own classes, others get a new one."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

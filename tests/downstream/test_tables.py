@@ -1,7 +1,5 @@
 """The rows of TSV, CSV, JSONL and JSON files, told apart by their content."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

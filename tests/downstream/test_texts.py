@@ -1,7 +1,5 @@
 """Texts are encoded end to end, cut to length and packed without padding; means are over each text's own tokens."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

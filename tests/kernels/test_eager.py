@@ -34,23 +34,13 @@ def step(main_grad: bool) -> list[torch.Tensor]:
     ops, key = get_ops("triton"), torch.tensor([7, 3])
     torch.manual_seed(0)
     x, word = torch.randn(9, 16, requires_grad=True), torch.randn(9, 16, requires_grad=True)
-    shapes = [
-        (16,),
-        (16,),
-        (16,),
-        (24, 16),
-        (24,),
-        (16, 24),
-        (16, 16),
-        (12, 16),
-        (2, 16),
-        (11, 16),
-        (11,),
-        (48, 16),
-        (48,),
+    vectors = bias, scale, shift, up_bias, word_bias, joint_bias = [
+        parameter(n, main_grad=main_grad) for n in (16, 16, 16, 24, 11, 48)
     ]
-    parameters = [parameter(*shape, main_grad=main_grad) for shape in shapes]
-    bias, scale, shift, up, up_bias, down, square, positions, types, words, word_bias, joint, joint_bias = parameters
+    matrices = up, square, positions, types, words, joint = [
+        parameter(n, 16, main_grad=main_grad) for n in (24, 16, 12, 2, 11, 48)
+    ]
+    down = parameter(16, 24, main_grad=main_grad)
     ids, dropout = torch.arange(9, dtype=torch.int32), dict(dropout=0.1, key=key, site=1)
     states = ops.embed_layer_norm(word, ids, ids % 2, positions, types, scale, shift, **dropout)
     qkv = ops.linear(states, joint, joint_bias).view(9, 3, 2, 8)
@@ -60,7 +50,7 @@ def step(main_grad: bool) -> list[torch.Tensor]:
     states = ops.linear_gelu_layer_norm(states, square, bias, scale, shift)
     loss, accuracy = ops.linear_cross_entropy(states, words, word_bias, ids, torch.ones(9))
     loss.backward()
-    grads = [p.main_grad if main_grad else p.grad for p in parameters]
+    grads = [p.main_grad if main_grad else p.grad for p in (*vectors, *matrices, down)]
     return [loss.detach(), accuracy, x.grad, word.grad, *grads]
 
 

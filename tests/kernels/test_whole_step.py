@@ -1,28 +1,19 @@
 """The whole training step on the kernels equals the step on the plain ops, and replays to its own bits."""
 
+from functools import partial
 from itertools import product
 
 import pytest
 import torch
+from support import steps
 from support.gates import assert_within, slow
 from support.recording import Recording
-from support.steps import LENGTH, VOCABULARY, make_batch
+from support.steps import LENGTH, make_batch
 
-from albert_fast.config import AlbertConfig, TrainConfig
-from albert_fast.model import AlbertForPreTraining
-from albert_fast.ops import get_ops
 from albert_fast.packed import Packed
 from albert_fast.step import TrainStep
 
-
-def make_step(ops: str, dtype=torch.float32, dropout=0.1, device="cpu", train=None, **config) -> TrainStep:
-    torch.manual_seed(0)
-    config = AlbertConfig(
-        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, embedding_size=8,
-        vocab_size=VOCABULARY, max_position_embeddings=LENGTH, hidden_dropout_prob=dropout, **config,
-    )  # fmt: skip
-    train = TrainConfig(max_steps=100, warmup_steps=5, learning_rate=0.01, seed=7, **(train or {}))
-    return TrainStep(AlbertForPreTraining(config, get_ops(ops)).to(device), make_batch(0), LENGTH, train, dtype)
+make_step = partial(steps.make_step, num_hidden_layers=2)
 
 
 def gradients(step: TrainStep) -> dict[str, torch.Tensor]:
@@ -37,7 +28,7 @@ QUICK = [("all", "postln"), ("ffn", "preln")]
 
 @pytest.mark.parametrize(("share_type", "ln_type"), [way if way in QUICK else slow(*way) for way in WAYS])
 def test_gradients_of_the_step_equal_the_plain_ops(share_type, ln_type):
-    plain, ours = (make_step(ops, share_type=share_type, ln_type=ln_type) for ops in ("torch", "triton"))
+    plain, ours = (make_step(ops=ops, share_type=share_type, ln_type=ln_type) for ops in ("torch", "triton"))
     expected, actual = gradients(plain), gradients(ours)
     scale = plain.flat.grad.abs().max().item()
     for name in expected:
@@ -50,8 +41,8 @@ def test_gradients_of_the_step_equal_the_plain_ops(share_type, ln_type):
 
 @pytest.mark.parametrize("ln_type", ["postln", slow("preln")])
 def test_bf16_gradients_stay_as_close_to_fp32_as_the_plain_ops(ln_type):
-    truth = gradients(make_step("torch", torch.float32, ln_type=ln_type))
-    plain, ours = (gradients(make_step(ops, torch.bfloat16, ln_type=ln_type)) for ops in ("torch", "triton"))
+    truth = gradients(make_step(ln_type=ln_type))
+    plain, ours = (gradients(make_step(torch.bfloat16, ops=ops, ln_type=ln_type)) for ops in ("torch", "triton"))
 
     def distance(grads):
         flat = torch.cat([(grads[name] - truth[name]).flatten() for name in truth])
@@ -64,7 +55,7 @@ def test_bf16_gradients_stay_as_close_to_fp32_as_the_plain_ops(ln_type):
 def test_training_runs_as_on_the_plain_ops():
     results = []
     for ops in ("torch", "triton"):
-        step = make_step(ops, hidden_act="gelu_new")
+        step = make_step(ops=ops, hidden_act="gelu_new")
         for index in range(4):
             step([make_batch(index)])
         results.append((step.read_metrics(), step.flat.master))
@@ -76,7 +67,7 @@ def test_training_runs_as_on_the_plain_ops():
 
 @pytest.mark.parametrize("ln_type", [slow("postln"), "preln"])
 def test_a_replay_gives_the_bits_of_the_eager_step(ln_type):
-    eager, recorded = (make_step("triton", torch.bfloat16, ln_type=ln_type) for _ in range(2))
+    eager, recorded = (make_step(torch.bfloat16, ops="triton", ln_type=ln_type) for _ in range(2))
     recorded.inputs.load(make_batch(99))
     with recorded.untouched(), Recording() as recording:
         recorded.micro_step()
@@ -94,7 +85,7 @@ def test_a_replay_gives_the_bits_of_the_eager_step(ln_type):
 @pytest.mark.parametrize("backend", ["aot_eager", slow("inductor")])
 @pytest.mark.parametrize("ln_type", [slow("postln"), "preln"])
 def test_torch_compile_takes_a_layer_whole(ln_type, backend):
-    step = make_step("triton", dropout=0.0, ln_type=ln_type)
+    step = make_step(ops="triton", hidden_dropout_prob=0.0, ln_type=ln_type)
     encoder = step.model.albert.encoder
     for parameter in step.model.parameters():  # compiled autograd graphs return gradients
         del parameter.main_grad

@@ -47,17 +47,7 @@ def test_command_prints_json_rows(tmp_path, capsys):
 
 
 def test_command_measures_and_prints_markdown(tmp_path, capsys):
-    flags = [
-        "--tokens_per_batch",
-        "128",
-        "--max_seq_length",
-        "64",
-        "--measure",
-        "--recompute",
-        "none",
-        "layer",
-        "--tensors",
-    ]
+    flags = ["--tokens_per_batch=128", "--max_seq_length=64", "--measure", "--recompute", "none", "layer", "--tensors"]
     main(["memory", "--config", write_config(tmp_path), "--share_type", "all", "--ln_type", "preln", *flags])
     out = capsys.readouterr().out
     assert "| preln | all | layer |" in out

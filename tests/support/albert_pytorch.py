@@ -1,7 +1,5 @@
 """The model of albert_pytorch: its module tree, hence its names, and its arithmetic."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A checkpoint of a few arrays, and how a damaged one is refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

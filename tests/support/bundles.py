@@ -1,7 +1,5 @@
 """Writes TensorFlow V2 checkpoints for the tests, in several blocks and data files, and false ones on demand."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 

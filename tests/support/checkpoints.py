@@ -1,7 +1,5 @@
 """Small random checkpoints in the formats of other projects, without their code."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Checkpoints that other projects wrote, conversions of them, and what both models compute."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

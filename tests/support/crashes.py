@@ -4,8 +4,6 @@ A job runs in a fork of this process, which has imported everything: that costs 
 costs seconds, so hundreds of moments can be tried.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

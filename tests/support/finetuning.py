@@ -1,7 +1,5 @@
 """Sentences whose class one word gives away, and fine-tuning of a small model on them."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 from typing import Any

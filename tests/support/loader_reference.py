@@ -22,16 +22,9 @@ GOLDEN = 0x9E3779B97F4A7C15
 PAGES, DOCUMENTS, SHUFFLE, EXAMPLES = 1, 2, 3, 4
 GROUP_PAGES, WINDOW, TRIES = 256, 512, 8
 ARRAYS = (
-    "input_ids",
-    "token_type_ids",
-    "position_ids",
-    "cu_seqlens",
-    "masked_lm_positions",
-    "masked_lm_ids",
-    "masked_lm_weights",
-    "sentence_order_labels",
-    "sentence_order_weights",
-)
+    "input_ids", "token_type_ids", "position_ids", "cu_seqlens", "masked_lm_positions", "masked_lm_ids",
+    "masked_lm_weights", "sentence_order_labels", "sentence_order_weights",
+)  # fmt: skip
 
 
 def mix(x: int) -> int:

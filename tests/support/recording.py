@@ -3,8 +3,6 @@
 Like a graph, a recording keeps which memory is read and written, and every Python number as it was while recording.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any

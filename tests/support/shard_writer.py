@@ -1,7 +1,5 @@
 """A second writer of shards, from lists of token ids: what the loader's tests read does not depend on `prepare`."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field

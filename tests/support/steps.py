@@ -6,7 +6,7 @@ import torch
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.data.batches import Batch
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.ops import Ops
+from albert_fast.ops import get_ops
 from albert_fast.step import TrainStep
 
 TOKENS, SEQUENCES, PREDICTIONS, LENGTH, VOCABULARY = 64, 6, 16, 24, 50
@@ -44,16 +44,15 @@ def make_batch(index: int) -> Batch:
     )  # fmt: skip
 
 
-def make_step(dtype=torch.float32, train=None, device="cpu", **config) -> TrainStep:
+def make_step(dtype=torch.float32, train=None, device="cpu", ops="torch", among=(), **config) -> TrainStep:
+    """A step of a small model; among: its rank, the number of ranks, and what is done before capture."""
     torch.manual_seed(0)
     shape = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=40, embedding_size=8)
-    dropout = config.pop("hidden_dropout_prob", 0.1)
-    config = AlbertConfig(
-        **shape, vocab_size=VOCABULARY, max_position_embeddings=LENGTH, hidden_dropout_prob=dropout, **config
-    )
+    vocabulary = dict(vocab_size=VOCABULARY, max_position_embeddings=LENGTH)
+    config = AlbertConfig(**{**shape, **vocabulary, "hidden_dropout_prob": 0.1, **config})
     train = TrainConfig(**{"max_steps": 100, "warmup_steps": 5, "learning_rate": 0.01, "seed": 7, **(train or {})})
-    model = AlbertForPreTraining(config, Ops()).to(device)
-    return TrainStep(model, make_batch(0), LENGTH, train, dtype)
+    model = AlbertForPreTraining(config, get_ops(ops)).to(device)
+    return TrainStep(model, make_batch(0), LENGTH, train, dtype, *among)
 
 
 def bits(step: TrainStep) -> list[torch.Tensor]:

@@ -8,18 +8,16 @@ import torch
 import torch.distributed as dist
 from support.crashes import finish, launch
 from support.interpreter import corrected_interpreter
-from support.steps import LENGTH, VOCABULARY, make_batch
+from support.steps import make_step
 
-from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.kernels import candidates
-from albert_fast.model import AlbertForPreTraining
-from albert_fast.ops import get_ops
 from albert_fast.step import TrainStep
 from albert_fast.tuning import cache, choose
 from albert_fast.tuning import run as tuning
 from albert_fast.tuning.choose import key
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here, not interpreted")
+SHAPE = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
 OP = "gelu_ffn_forward"
 
 
@@ -39,17 +37,6 @@ class Clock:
         return lambda: 0.5 if number == self.fastest else 1.0
 
 
-def make_step(before_capture=None, rank=0, world_size=1) -> TrainStep:
-    torch.manual_seed(0)
-    config = AlbertConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, embedding_size=8,
-        vocab_size=VOCABULARY, max_position_embeddings=LENGTH,
-    )  # fmt: skip
-    model = AlbertForPreTraining(config, get_ops("triton"))
-    train = TrainConfig(max_steps=9, warmup_steps=1)
-    return TrainStep(model, make_batch(0), LENGTH, train, torch.bfloat16, rank, world_size, before_capture)
-
-
 def tune(fastest=1, mode: str = "auto", saved: dict | None = None, seconds: float = 60.0, rank=0, world_size=1):
     """The choice, and the clock that was asked or not; of the feed-forward's product alone."""
     clock, made = Clock(fastest), []
@@ -59,10 +46,11 @@ def tune(fastest=1, mode: str = "auto", saved: dict | None = None, seconds: floa
         patch.setattr(choose, "ROUNDS", 1)
         patch.setattr(choose, "RAGGED_ROWS", 3)
         patch.setattr(choose, "candidates_of", lambda problem: candidates.candidates_of(problem)[:3])
-        step = make_step(
-            lambda step: made.append(tuning.tune_step(step, mode, seconds, saved or {}, clock, lambda problem: 3)),
-            rank, world_size,
-        )  # fmt: skip
+
+        def before_capture(step: TrainStep) -> None:
+            made.append(tuning.tune_step(step, mode, seconds, saved or {}, clock, lambda problem: 3))
+
+        step = make_step(torch.bfloat16, ops="triton", among=(rank, world_size, before_capture), **SHAPE)
         problem = tuning.problems_of(step)[0]
         running = candidates.chosen(problem).name
     assert made[0].get(key(problem), running) == running
