@@ -4,6 +4,9 @@ import os
 
 import torch
 
+# Tests are too small for several threads, which wait for each other, longest where other processes want the cores.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # and in the processes that tests start
 os.fsync = lambda descriptor: None  # no test cuts the power, and a disk takes milliseconds to answer
 
 
