@@ -151,35 +151,29 @@ def _forward_costs(x, weight1, bias1, weight2, activation, implementation):
     return [Cost("library", first, flops, kind="product"), elementwise, second]
 
 
-def _gelu_linear_backward(
-    grad: Tensor, weight: Tensor, z: Tensor, activation: str, implementation: str, sums: Tensor | None = None
+@torch.library.custom_op("albert_fast::gelu_ffn_backward", mutates_args=("sums",))
+def _backward(
+    grad: Tensor, weight2: Tensor, z: Tensor, activation: str, implementation: str, sums: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """grad [T, H], weight [H, F], z [T, F] -> grad_z, h [T, F] and the partial sums [P, 1, F] of grad_z's columns.
+    """grad [T, H], weight2 [H, F], z [T, F] -> grad_z, h [T, F] and the partial sums [P, 1, F] of grad_z's columns.
 
     sums: the partial sums of an earlier use, which these are added to; none are returned then.
     """
-    (n_rows, depth), n_cols = grad.shape, z.shape[1]
+    grad, (n_rows, depth), n_cols = grad.contiguous(), grad.shape, z.shape[1]
     tile = choose("backward", implementation, n_rows, n_cols, depth, grad)
-    grad_z, h, partials = _backward_fake(grad, weight, z, activation, implementation, sums)
+    grad_z, h, partials = _backward_fake(grad, weight2, z, activation, implementation, sums)
     written = partials if sums is None else sums
     if tile is None or n_rows == 0:
-        return *gelu.gelu_backward(grad @ weight, z, activation, written, sums is not None), partials
+        return *gelu.gelu_backward(grad @ weight2, z, activation, written, sums is not None), partials
     part = tile.cols // 4
     with torch.cuda.device_of(grad):
         _gelu_linear_backward_kernel[(written.shape[0] * cdiv(n_cols, tile.cols),)](
-            _operand(grad, tile, tile.rows, tile.depth), _operand(weight, tile, tile.depth, tile.cols),
+            _operand(grad, tile, tile.rows, tile.depth), _operand(weight2, tile, tile.depth, tile.cols),
             _operand(z, tile, tile.rows, part), _operand(grad_z, tile, tile.rows, part),
             _operand(h, tile, tile.rows, part), written, n_rows,
             N_COLS=n_cols, DEPTH=depth, ACTIVATION=activation, ADDS=sums is not None, **_launch_options(tile),
         )  # fmt: skip
     return grad_z, h, partials
-
-
-@torch.library.custom_op("albert_fast::gelu_ffn_backward", mutates_args=("sums",))
-def _backward(
-    grad: Tensor, weight2: Tensor, z: Tensor, activation: str, implementation: str, sums: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _gelu_linear_backward(grad.contiguous(), weight2, z, activation, implementation, sums)
 
 
 @_backward.register_fake

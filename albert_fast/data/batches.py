@@ -6,18 +6,24 @@ import os
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from albert_fast import _loader
-from albert_fast.data.capacities import as_integer, earlier_max_sequences, loader_config, stream_fingerprint
+from albert_fast.data.capacities import (
+    as_integer,
+    as_user_error,
+    earlier_max_sequences,
+    loader_config,
+    stream_fingerprint,
+)
 from albert_fast.data.manifest import open_folder
 from albert_fast.options import UserError
 
 _BATCHES_BEFORE_REPORT = 100
+_CURSOR_BITS = {"index": 63, "epoch": 63, "group": 32, "batch": 63}
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -91,7 +97,7 @@ class PretrainingLoader(Iterator[Batch]):
         cursor: Mapping[str, Any] | None = None,
         **settings: Any,
     ):
-        with _as_user_error():
+        with as_user_error():
             corpus = _loader.Corpus(_shard_paths(shards))
         config = loader_config(
             corpus, tokens_per_batch=tokens_per_batch, max_seq_length=max_seq_length, seed=seed, **settings
@@ -99,8 +105,7 @@ class PretrainingLoader(Iterator[Batch]):
         if isinstance(cursor, Mapping) and settings.get("max_sequences") is None:  # its stream's, whatever our default
             known = cursor.get("max_sequences", earlier_max_sequences(config, corpus))
             config.max_sequences = as_integer("cursor max_sequences", known, 32)
-        self.corpus = corpus
-        self.config = config
+        self.corpus, self.config = corpus, config
         self.tokens_per_batch: int = config.tokens_per_batch
         self.max_seq_length: int = config.max_seq_length
         self.max_sequences: int = config.max_sequences
@@ -113,7 +118,7 @@ class PretrainingLoader(Iterator[Batch]):
         if cursor is not None and start not in (0, index):
             raise UserError(f"start_batch={start_batch} and a cursor at {index}; give one of them")
         _warn_of_waste(config, corpus)
-        with _as_user_error():
+        with as_user_error():
             self._core = _loader.Loader(
                 corpus=corpus, config=config, index=index, epoch=epoch, group=group, batch=batch,
                 rank=as_integer("rank", rank, 64), world_size=as_integer("world_size", world_size, 64),
@@ -125,7 +130,7 @@ class PretrainingLoader(Iterator[Batch]):
         return self
 
     def __next__(self) -> Batch:
-        try:  # not _as_user_error, which would cost as much as the arrays
+        try:  # not as_user_error, which would cost as much as the arrays
             batch = Batch(*self._core.next())
         except (ValueError, RuntimeError) as error:
             raise UserError(str(error)) from None
@@ -136,8 +141,7 @@ class PretrainingLoader(Iterator[Batch]):
 
     def cursor(self) -> dict[str, Any]:
         """Where the next round of micro-batches begins, for a checkpoint: plain JSON, the same on every rank."""
-        index, epoch, group, batch = self._core.cursor()
-        place = {"index": index, "epoch": epoch, "group": group, "batch": batch}
+        place = dict(zip(_CURSOR_BITS, self._core.cursor(), strict=True))
         return {**place, "max_sequences": self.max_sequences, "stream": self._fingerprint}
 
     def statistics(self) -> dict[str, Any]:
@@ -159,10 +163,9 @@ class PretrainingLoader(Iterator[Batch]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read_cursor(self, cursor: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    def _read_cursor(self, cursor: Mapping[str, Any]) -> list[int]:
         try:
-            stream = cursor["stream"]
-            index, epoch, group, batch = (cursor[key] for key in ("index", "epoch", "group", "batch"))
+            stream, place = cursor["stream"], {name: cursor[name] for name in _CURSOR_BITS}
         except (KeyError, TypeError):
             raise UserError(
                 f"cursor {cursor!r} has not the keys of PretrainingLoader.cursor(); take it from there"
@@ -172,26 +175,12 @@ class PretrainingLoader(Iterator[Batch]):
                 f"cursor of stream {stream!r}, this one is {self._fingerprint!r}: the shards, the seed or a "
                 "setting of the batches changed; use those of the checkpoint, or start_batch"
             )
-        return (
-            as_integer("cursor index", index, 63),
-            as_integer("cursor epoch", epoch, 63),
-            as_integer("cursor group", group, 32),
-            as_integer("cursor batch", batch, 63),
-        )
+        return [as_integer(f"cursor {name}", place[name], bits) for name, bits in _CURSOR_BITS.items()]
 
 
 def _close_in(process: int, core: Any) -> None:
     if os.getpid() == process:
         core.close()
-
-
-@contextmanager
-def _as_user_error() -> Iterator[None]:
-    """Errors of the C++ core, which carry value, rule and remedy, as UserError."""
-    try:
-        yield
-    except (ValueError, RuntimeError) as error:
-        raise UserError(str(error)) from None
 
 
 def _shard_paths(shards: Shards) -> list[str]:

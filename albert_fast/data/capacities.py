@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -58,14 +60,16 @@ def loader_config(
     most = max_seq_length if max_predictions is None else max_predictions
     config.max_predictions = as_integer("max_predictions", most, 32)
     config.max_sequences, config.predictions_per_batch = 1, config.tokens_per_batch  # in range whenever the rest is
-    _check(config)
+    with as_user_error():
+        config.check()
     sequences, slots = capacities(config, corpus)
     if max_sequences is not None:
         sequences = as_integer("max_sequences", max_sequences, 32)
     if predictions_per_batch is not None:
         slots = as_integer("predictions_per_batch", predictions_per_batch, 32)
     config.max_sequences, config.predictions_per_batch = sequences, slots
-    _check(config)
+    with as_user_error():
+        config.check()
     return config
 
 
@@ -124,8 +128,10 @@ def _millionths(name: str, value: float) -> int:
         raise UserError(f"{name}={value!r} must be a number from 0 to 1") from None
 
 
-def _check(config: LoaderConfig) -> None:
+@contextmanager
+def as_user_error() -> Iterator[None]:
+    """Errors of the C++ core, which carry value, rule and remedy, as UserError."""
     try:
-        config.check()
-    except ValueError as error:
+        yield
+    except (ValueError, RuntimeError) as error:
         raise UserError(str(error)) from None
