@@ -25,13 +25,9 @@ _LONG_WORD = re.compile(r"[^\W\u2e80-\u9fff]{101,}")
 
 
 def train_vocabulary(
-    files: Sequence[InputFile],
-    size: int,
-    *,
-    lowercase: bool = True,
-    strip_accents: bool | None = None,
+    files: Sequence[InputFile], size: int, *, lowercase: bool = True, strip_accents: bool | None = None,
     json_field: str | None = None,
-) -> Tokenizer:
+) -> Tokenizer:  # fmt: skip
     """Train a WordPiece vocabulary of `size` tokens: the special ones, characters by frequency, then merges.
 
     Args:

@@ -43,12 +43,9 @@ class StorageTracker(TorchDispatchMode):
     """
 
     def __init__(
-        self,
-        root: nn.Module | None = None,
-        scratch: Callable[[Any, tuple], int] | None = None,
-        bodies: dict[Any, Callable] | None = None,
-        granularity: int = 1,
-    ):
+        self, root: nn.Module | None = None, scratch: Callable[[Any, tuple], int] | None = None,
+        bodies: dict[Any, Callable] | None = None, granularity: int = 1,
+    ):  # fmt: skip
         super().__init__()
         self.lifetimes: list[Lifetime] = []
         self.now = self.live_bytes = self.peak_bytes = self.peak_event = 0
