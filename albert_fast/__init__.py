@@ -23,12 +23,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "AlbertConfig",
-    "AlbertForPreTraining",
-    "AlbertForSequenceClassification",
-    "PretrainingLoader",
-    "load_tokenizer",
-]
+    "AlbertConfig", "AlbertForPreTraining", "AlbertForSequenceClassification", "PretrainingLoader", "load_tokenizer",
+]  # fmt: skip
 
 _MODULES = {
     "AlbertConfig": "config",

@@ -16,17 +16,9 @@ def row(preset: str, tokens: int, length: int, ffn: str) -> dict[str, Any]:
     """The totals and classes of one step."""
     data = DataConfig(tokens_per_batch=tokens, max_seq_length=length)
     priced = price(step_spec(AlbertConfig.from_preset(preset), data, TrainConfig()), CARDS["h100"], ffn)
-    return {
-        "preset": preset,
-        "tokens_per_batch": tokens,
-        "max_seq_length": length,
-        "ffn": ffn,
-        "seconds": priced.seconds,
-        "mfu": priced.mfu,
-        "launches": priced.launches,
-        "floor_seconds": priced.floor_seconds,
-        "classes_seconds": priced.classes,
-    }
+    step = dict(preset=preset, tokens_per_batch=tokens, max_seq_length=length, ffn=ffn)
+    figures = {name: getattr(priced, name) for name in ("seconds", "mfu", "launches", "floor_seconds")}
+    return {**step, **figures, "classes_seconds": priced.classes}
 
 
 def main() -> None:

@@ -13,16 +13,9 @@ from albert_fast.kernels.cost import Cost, Kind, cost_of, size_of
 
 # Ops that launch nothing though their schema shows no alias.
 _FREE = (
-    "empty",
-    "new_empty",
-    "_unsafe_view",
-    "lift_fresh",
-    "is_pinned",
-    "_record_function",
-    "squeeze_",
-    "unsqueeze_",
+    "empty", "new_empty", "_unsafe_view", "lift_fresh", "is_pinned", "_record_function", "squeeze_", "unsqueeze_",
     "promote_types",
-)
+)  # fmt: skip
 _FILLS = ("zero", "fill", "new_zeros", "full", "new_full", "ones", "arange")
 # Products of matrices, and which argument is the left one.
 _LEFT_OPERAND = {"mm": 0, "bmm": 0, "addmm": 1, "addmm_": 1, "baddbmm": 1, "_addmm_activation": 1}

@@ -97,17 +97,9 @@ def kernel_ops() -> Ops:
     from albert_fast.kernels.gelu_layer_norm import linear_gelu_layer_norm
     from albert_fast.kernels.linear_cross_entropy import linear_cross_entropy
 
-    return Ops(
-        "triton",
-        embed_layer_norm=embed_layer_norm,
-        add_post_layer_norm=add_post_layer_norm,
-        add_pre_layer_norm=add_pre_layer_norm,
-        gather_rows=gather_rows,
-        gelu_ffn=gelu_ffn,
-        linear_gelu_layer_norm=linear_gelu_layer_norm,
-        linear_cross_entropy=linear_cross_entropy,
-        fuses_update=lambda grad: True,
-    )
+    kernels = (embed_layer_norm, add_post_layer_norm, add_pre_layer_norm, gather_rows, gelu_ffn, linear_gelu_layer_norm,
+               linear_cross_entropy)  # fmt: skip
+    return Ops("triton", **{kernel.__name__: kernel for kernel in kernels}, fuses_update=lambda grad: True)
 
 
 def _by_device(kernel: Callable, plain: Callable) -> Callable:
