@@ -141,6 +141,7 @@ def _amd(text: str) -> dict[str, int]:
     }  # fmt: skip
 
 
+@cache
 def jobs(fast: bool) -> list[Launch]:
     """Every specialisation that a run of a published size launches by default, and of base with every candidate.
 
@@ -165,16 +166,13 @@ def jobs(fast: bool) -> list[Launch]:
 
 def _compile_numbered(number_and_fast: tuple[int, bool]) -> Row:
     number, fast = number_and_fast
-    return compile_launch(_jobs(fast)[number])
-
-
-_jobs = cache(jobs)
+    return compile_launch(jobs(fast)[number])
 
 
 def rows(fast: bool = False) -> list[Row]:
-    """Every job compiled, on every core (a worker finds its job by number: kernels do not pickle)."""
+    """Every job compiled, on every core, in forks that find their jobs by number: kernels do not pickle."""
     numbers = [(number, fast) for number in range(len(jobs(fast)))]
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("fork")) as pool:
         results = pool.map(_compile_numbered, numbers)
         return list(track(results, "compiling", len(numbers), console=Console(stderr=True), transient=True))
 
