@@ -1,7 +1,9 @@
 """What holds for every test."""
 
 import os
+import subprocess
 
+import pytest
 import torch
 
 # Tests are too small for several threads, which wait for each other, longest where other processes want the cores.
@@ -13,3 +15,15 @@ os.fsync = lambda descriptor: None  # no test cuts the power, and a disk takes m
 def pytest_runtest_setup() -> None:
     """A test draws the same numbers whatever ran before it in its process."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """The folder of a file system of 64 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here: that needs root")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)

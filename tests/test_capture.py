@@ -42,9 +42,9 @@ def train(host, steps: int, folder: Path, every: int = 8, capture: str = "on") -
     return trained
 
 
-def test_fifty_steps_are_ordered_and_replays_have_the_bits_of_the_eager_run(monkeypatch, tmp_path):
+def test_twenty_steps_are_ordered_and_replays_have_the_bits_of_the_eager_run(monkeypatch, tmp_path):
     with cuda_host(monkeypatch) as host:
-        assert len(train(host, 50, tmp_path).graphs) == 2
+        assert len(train(host, 20, tmp_path).graphs) == 2
         captured, eager = (bits(train(host, 4, tmp_path, 2, capture)) for capture in ("on", "off"))
     assert host.faults == []
     assert same(captured, eager)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,9 +44,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "text.txt").write_text(text)
     prepare(PrepareOptions(input=(str(folder / "text.txt"),), output=str(folder / "data"), train_vocab=60, workers=1))
-    vocab_size = (
-        len((folder / "data" / "vocab.txt").read_text().split()) if (folder / "data/vocab.txt").exists() else 60
-    )
+    vocab_size = len((folder / "data" / "vocab.txt").read_text().split())
     config = AlbertConfig(**MODEL, vocab_size=vocab_size, max_position_embeddings=64)
     torch.manual_seed(0)
     AlbertForPreTraining(config).save_pretrained(folder / "model", tokenizer_from=folder / "data")
@@ -61,10 +58,8 @@ def jobs(inputs: Path) -> dict[str, Job]:
     config = inputs / "model" / "config.json"
 
     def preparing(part: str, output: Path) -> None:
-        text, vocabulary = (str(inputs / "text.txt"),), str(inputs / "model" / "tokenizer.json")
-        prepare(
-            PrepareOptions(input=text, output=str(output), vocab=vocabulary, workers=1, shard_tokens=4000, part=part)
-        )
+        given = dict(vocab=str(inputs / "model" / "tokenizer.json"), workers=1, shard_tokens=4000, part=part)
+        prepare(PrepareOptions(input=(str(inputs / "text.txt"),), output=str(output), **given))
 
     def pretraining(output: Path, resume: bool) -> None:
         run = RunOptions(data=str(inputs / "data"), output=str(output), resume=resume, save_steps=5, logging_steps=2)
@@ -151,19 +146,6 @@ def test_two_processes_in_one_folder(undisturbed: Undisturbed, tmp_path: Path) -
     assert 0 in codes
     assert set(codes) <= {0, USER_ERROR}, codes
     assert job.digest(output) == expected
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("no right to mount a small file system here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("name", ["prepare", "pretrain", "finetune", "convert"])

@@ -18,18 +18,6 @@ from albert_fast.options import UserError, check_unchanged
 from albert_fast.pretrained import save_tensors
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 64 kB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a small file system cannot be mounted here: that needs root")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
-
-
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     file = tmp_path / "a.json"
     write_json(file, {"name": "信"})

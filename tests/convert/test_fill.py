@@ -69,28 +69,24 @@ def test_a_question_answerer_of_tensorflow(tmp_path: Path) -> None:
     assert (tmp_path / "ours/model.safetensors").exists()
 
 
-def test_the_backbone_must_be_whole(tmp_path: Path) -> None:
-    unknown = {"albert.adapter.weight": torch.zeros(3)}
-    theirs = write_huggingface(tmp_path / "theirs", WEIGHTS | unknown)
-    with pytest.raises(UserError, match=r"holds, unused, albert\.adapter\.weight$"):
-        convert(ConvertOptions(checkpoint=str(theirs), output=str(tmp_path / "ours"), backbone=True))
-
-
-def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
-    ill = {name: tensor.clone() for name, tensor in WEIGHTS.items()}
-    ill["albert.pooler.weight"][0, :2] = float("nan")
-    ill["predictions.bias"][3] = float("inf")
-    theirs = write_huggingface(tmp_path / "theirs", ill)
-    with pytest.raises(UserError, match=r"not finite, in albert\.pooler\.weight, predictions\.bias;"):
-        convert(ConvertOptions(checkpoint=str(theirs), output=str(tmp_path / "ours")))
+@pytest.mark.parametrize(
+    ("changes", "backbone", "message"),
+    [
+        ({"albert.adapter.weight": torch.zeros(3)}, True, r"holds, unused, albert\.adapter\.weight$"),
+        ({"albert.pooler.weight": torch.full((16, 16), torch.nan), "predictions.bias": torch.full((50,), torch.inf)},
+         False, r"not finite, in albert\.pooler\.weight, predictions\.bias;"),
+        ({"albert.pooler.weight": torch.ones(16, 16, dtype=torch.int8)},
+         False, r"albert\.pooler\.weight is torch\.int8, as of quantized weights"),
+    ],
+    ids=["backbone not whole", "not finite", "quantized"],
+)  # fmt: skip
+def test_weights_that_cannot_be_taken_are_named(
+    changes: dict[str, Tensor], backbone: bool, message: str, tmp_path: Path
+) -> None:
+    theirs = write_huggingface(tmp_path / "theirs", WEIGHTS | changes)
+    with pytest.raises(UserError, match=message):
+        convert(ConvertOptions(checkpoint=str(theirs), output=str(tmp_path / "ours"), backbone=backbone))
     assert not (tmp_path / "ours").exists()
-
-
-def test_quantized_weights_are_named(tmp_path: Path) -> None:
-    quantized = WEIGHTS | {"albert.pooler.weight": torch.ones(16, 16, dtype=torch.int8)}
-    theirs = write_huggingface(tmp_path / "theirs", quantized)
-    with pytest.raises(UserError, match=r"albert\.pooler\.weight is torch\.int8, as of quantized weights"):
-        convert(ConvertOptions(checkpoint=str(theirs), output=str(tmp_path / "ours")))
 
 
 def test_weights_that_pad_the_vocabulary_of_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

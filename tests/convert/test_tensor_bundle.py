@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,23 +132,21 @@ def single(tmp_path: Path, header: bytes = field(1, 1), **changes: object) -> Pa
     return tmp_path / "model"
 
 
-def test_slices_are_refused(tmp_path: Path) -> None:
-    refusal(single(tmp_path, extra=field(7, field(1, field(1, 1)))), "'x'", "slices")
-
-
-def test_a_shape_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    refusal(single(tmp_path, shape=(3,)), "'x'", "8 bytes", "takes 12")
-    refusal(single(tmp_path, shape=(2**63, 2**63)), "'x'", "8 bytes")
-
-
-def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
-    refusal(single(tmp_path, shard=1), "'x'", "data file 1 of 1")
-    refusal(single(tmp_path, header=field(1, 2)), "model.data-00000-of-00002", "No such file")
-    refusal(single(tmp_path, header=field(1, 0)), "header is damaged")
-
-
-def test_big_endian_is_refused(tmp_path: Path) -> None:
-    refusal(single(tmp_path, header=field(1, 1) + field(2, 1)), "big-endian")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"extra": field(7, field(1, field(1, 1)))}, ("'x'", "slices")),
+        ({"shape": (3,)}, ("'x'", "8 bytes", "takes 12")),
+        ({"shape": (2**63, 2**63)}, ("'x'", "8 bytes")),
+        ({"shard": 1}, ("'x'", "data file 1 of 1")),
+        ({"header": field(1, 2)}, ("model.data-00000-of-00002", "No such file")),
+        ({"header": field(1, 0)}, ("header is damaged",)),
+        ({"header": field(1, 1) + field(2, 1)}, ("big-endian",)),
+    ],
+    ids=["slices", "shape", "huge shape", "shard", "missing shard", "no shards", "big-endian"],
+)
+def test_what_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], words: tuple[str, ...]) -> None:
+    refusal(single(tmp_path, **changes), *words)
 
 
 def test_an_unknown_dtype_is_refused_when_read(tmp_path: Path) -> None:

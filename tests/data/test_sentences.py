@@ -6,9 +6,9 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.preparing import run
 
 from albert_fast.data.load_tokenizer import load_tokenizer
-from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.data.sentences import sentences
 from albert_fast.data.shards import read_documents
 from albert_fast.options import UserError
@@ -53,7 +53,7 @@ def test_prepare_cuts_paragraphs_into_the_same_sentences_for_any_workers(tmp_pat
     folders = [tmp_path / str(workers) for workers in (1, 2)]
     for workers, folder in enumerate(folders, 1):
         options = {"train_vocab": 90, "split_sentences": True, "workers": workers, "shard_tokens": 100}
-        prepare(PrepareOptions(input=(str(tmp_path / "a.txt"),), output=str(folder), **options))
+        run([tmp_path / "a.txt"], folder, None, **options)
     contents = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
     assert contents[0] == contents[1]
     assert len(contents[0]) > 6
@@ -68,8 +68,4 @@ def test_without_the_package_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "icu4py", None)
     (tmp_path / "a.txt").write_text("a\n")
     with pytest.raises(UserError, match=r"icu4py; pip install 'albert-fast\[corpora\]'"):
-        prepare(
-            PrepareOptions(
-                input=(str(tmp_path / "a.txt"),), output=str(tmp_path / "o"), train_vocab=90, split_sentences=True
-            )
-        )
+        run([tmp_path / "a.txt"], tmp_path / "o", None, train_vocab=90, split_sentences=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.preparing import documents
 
 from albert_fast.data import text as text_module
 from albert_fast.data.load_tokenizer import wordpiece_tokenizer
@@ -50,24 +51,13 @@ def make(tmp_path, vocab):
     def make(inputs, output="out", **options):
         paths = []
         for name, content in inputs.items():
-            path = tmp_path / name
-            if path.exists() and path.read_bytes() == content:
-                pass
-            else:
-                path.write_bytes(content)
-            paths.append(str(path))
-        prepare(
-            PrepareOptions(
-                input=tuple(paths), output=str(tmp_path / output), **{"vocab": vocab, "workers": 1, **options}
-            )
-        )
+            (tmp_path / name).write_bytes(content)
+            paths.append(str(tmp_path / name))
+        given = {"vocab": vocab, "workers": 1, **options}
+        prepare(PrepareOptions(input=tuple(paths), output=str(tmp_path / output), **given))
         return tmp_path / output
 
     return make
-
-
-def documents(folder):
-    return [[sentence.ids.tolist() for sentence in document] for document in read_documents(folder)]
 
 
 def reference(raw, tokenizer):
@@ -81,10 +71,6 @@ def reference(raw, tokenizer):
         elif ids := tokenizer.encode(line):
             document.append(ids)
     return found
-
-
-def file_bytes(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 FRAGMENTS = (

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from support import preparing
+from support.preparing import documents, write
 
 from albert_fast.data.inputs import input_files
-from albert_fast.data.prepare import PrepareOptions, prepare
-from albert_fast.data.shards import read_documents
 from albert_fast.data.tokenizer import SPECIAL_TOKENS
 from albert_fast.options import UserError
 
@@ -34,14 +34,8 @@ def as_text(rows):
 
 
 def run(inputs, output, **options):
-    vocab = Path(output).parent / "vocab.txt"
-    vocab.write_text("\n".join(VOCABULARY))
-    settings = {"vocab": str(vocab), "workers": 1, "shard_tokens": 700, **options}
-    return prepare(PrepareOptions(input=tuple(map(str, inputs)), output=str(output), **settings))
-
-
-def documents(folder):
-    return [[sentence.ids.tolist() for sentence in document] for document in read_documents(folder)]
+    vocab = write(Path(output).parent / "vocab.txt", "\n".join(VOCABULARY).encode())
+    return preparing.run(inputs, output, str(vocab), **options)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "dataset", "feather", "list"])

@@ -103,10 +103,7 @@ def test_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
     shards = []
     for name, workers in (("a.zst", 1), ("a.zst", 3), ("a.txt", 1)):
         output = tmp_path / f"{name}-{workers}"
-        prepare(
-            PrepareOptions(
-                input=(str(tmp_path / name),), output=str(output), vocab=str(tmp_path / "vocab.txt"), workers=workers
-            )
-        )
+        given = {"vocab": str(tmp_path / "vocab.txt"), "workers": workers}
+        prepare(PrepareOptions(input=(str(tmp_path / name),), output=str(output), **given))
         shards.append((output / "shard-00000.bin").read_bytes())
     assert shards[0] == shards[1] == shards[2]

@@ -8,6 +8,7 @@ from albert_fast.downstream.columns import ColumnOptions, Expected
 from albert_fast.downstream.examples import Examples, read_examples
 from albert_fast.options import UserError
 
+SINGLE = Expected(classes=["0", "1"], pairs=False)
 PAIR = [("今天天气好吗", "天气怎么样", "1"), ('他说"你好', "再见", "0")]
 
 
@@ -104,10 +105,7 @@ def test_what_json_alone_can_hold(tmp_path: Path) -> None:
 
 def test_empty_labels_of_a_test_file(tmp_path: Path) -> None:
     file = write(tmp_path, "text\tlabel\na\t\nb\t\n")
-    assert rows(read_examples(file, None, Expected(classes=["0", "1"], pairs=False))) == [
-        ("a", None, None),
-        ("b", None, None),
-    ]
+    assert rows(read_examples(file, None, SINGLE)) == [("a", None, None), ("b", None, None)]
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -134,8 +132,5 @@ def test_a_minus_beside_a_plus_is_a_class(tmp_path: Path) -> None:
 
 def test_hidden_labels_of_a_test_file(tmp_path: Path) -> None:
     file = write(tmp_path, '{"sentence": "a", "label": -1}\n{"sentence": "b", "label": null}\n', "test.jsonl")
-    assert rows(read_examples(file, None, Expected(classes=["0", "1"], pairs=False))) == [
-        ("a", None, None),
-        ("b", None, None),
-    ]
+    assert rows(read_examples(file, None, SINGLE)) == [("a", None, None), ("b", None, None)]
     assert rows(read_examples(file, None, Expected(classes=["-1", "1"])))[0] == ("a", None, "-1")

@@ -30,6 +30,18 @@ def comparable(output: Path) -> tuple[Any, ...]:
     return (output / "model.safetensors").read_bytes(), (output / "dev_predictions.jsonl").read_bytes(), lines
 
 
+def stopped_at(method: str, given: FinetuneOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run until a method of the run is called."""
+
+    def stop(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneRun, method, stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(given)
+
+
 def test_killed_and_resumed_it_is_bitwise_identical(pretrained: Path) -> None:
     given = options(pretrained, hidden_dropout_prob=0.1, logging_steps=5)
     whole = run(given)
@@ -86,10 +98,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
 def test_moved_files_go_on(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Data and model are compared by content: other paths, or the same spelt otherwise, are the same run."""
     given = options(pretrained, epochs=1)
-    with monkeypatch.context() as patch:
-        patch.setattr(FinetuneRun, "evaluated", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(given)
+    stopped_at("evaluated", given, monkeypatch)
     moved = pretrained.parent / "moved"
     moved.mkdir()
     changes = {}
@@ -103,10 +112,7 @@ def test_resumed_before_the_first_log_line(pretrained: Path, monkeypatch: pytest
     """What is left by a run that stopped right after its start is a run like others."""
     given = options(pretrained, epochs=1)
     whole = run(replace(given, output=str(pretrained.parent / "whole")))
-    with monkeypatch.context() as patch:
-        patch.setattr(FinetuneRun, "advance", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            run(given)
+    stopped_at("advance", given, monkeypatch)
     for before, after in zip(comparable(whole), comparable(run(replace(given, resume=True))), strict=True):
         assert before == after
 
@@ -115,10 +121,7 @@ def test_a_run_goes_on_with_its_own_labels_and_precision_only(
     pretrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = options(pretrained)
-    with monkeypatch.context() as patch:
-        patch.setattr(FinetuneRun, "evaluated", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(given)
+    stopped_at("evaluated", given, monkeypatch)
     again = options(pretrained, resume=True)
     with pytest.raises(UserError, match="precision=bfloat16 differs from the run's float32"):
         finetune(again, ColumnOptions(), DeviceOptions(device="cpu", precision="bf16"))
@@ -131,7 +134,3 @@ def test_a_run_goes_on_with_its_own_labels_and_precision_only(
         run(again)
     train.write_text(text)
     run(again)
-
-
-def stop(*_: Any) -> bool:
-    raise KeyboardInterrupt

@@ -16,14 +16,8 @@ def test_digits_that_are_no_numbers_are_words() -> None:
 
 
 def test_labels_as_text() -> None:
-    assert [label_text(value) for value in (" 0\u3000", 3, True, None, "\ufeffx y ", "")] == [
-        "0",
-        "3",
-        "true",
-        None,
-        "x y",
-        "",
-    ]
+    values = (" 0\u3000", 3, True, None, "\ufeffx y ", "")
+    assert [label_text(value) for value in values] == ["0", "3", "true", None, "x y", ""]
 
 
 def test_one_label_however_it_is_written() -> None:

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from support.interpreter import corrected_interpreter
 
 from albert_fast.kernels.candidates import Problem
 from albert_fast.ops import Ops, get_ops
@@ -12,13 +11,6 @@ from albert_fast.tuning.check import errors, fault
 CPU = torch.device("cpu")
 FEED_FORWARD = Problem("gelu_ffn_forward", "sm_90", "float32", 16, 48, 32)
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here, not interpreted")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _corrected():
-    get_ops("triton")  # registers the candidates
-    with corrected_interpreter():
-        yield
 
 
 def truncated(result):

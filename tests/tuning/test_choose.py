@@ -6,7 +6,6 @@ from contextlib import contextmanager
 import pytest
 import torch
 from support.clocks import Table
-from support.interpreter import corrected_interpreter
 
 from albert_fast.kernels import candidates
 from albert_fast.kernels.candidates import Problem, candidates_of
@@ -18,13 +17,6 @@ CPU = torch.device("cpu")
 FEED_FORWARD = Problem("gelu_ffn_forward", "sm_90", "bfloat16", 16, 48, 32)
 LAYER_NORM = Problem("add_layer_norm_backward", "sm_90", "float32", 16, 40)
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here, not interpreted")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _corrected():
-    get_ops("triton")  # registers the candidates
-    with corrected_interpreter():
-        yield
 
 
 @pytest.fixture(autouse=True)

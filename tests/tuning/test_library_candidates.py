@@ -9,12 +9,11 @@ import pytest
 import torch
 from support.attention_kernels import StandIns, cuda_bodies
 from support.clocks import Table
-from support.interpreter import corrected_interpreter
 from support.steps import make_step
 
 from albert_fast.kernels import candidates, main_grad
 from albert_fast.kernels.candidates import Problem, candidates_of
-from albert_fast.ops import Ops, get_ops, plain_attention
+from albert_fast.ops import Ops, plain_attention
 from albert_fast.tuning import choose
 from albert_fast.tuning import run as tuning
 from albert_fast.tuning.choose import PLAIN, apply, key, tune
@@ -53,13 +52,12 @@ class LastQueryLost(StandIns):
 
 @pytest.fixture(autouse=True)
 def _as_on_cuda(monkeypatch, tmp_path):
-    get_ops("triton")  # registers the candidates
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     monkeypatch.setattr(torch, "addmm", addmm)
     monkeypatch.setattr(torch, "mm", mm)
     monkeypatch.setattr(choose, "ROUNDS", 1)
-    with corrected_interpreter(), candidates.running({}), cuda_bodies(monkeypatch):
+    with candidates.running({}), cuda_bodies(monkeypatch):
         yield
 
 

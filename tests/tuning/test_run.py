@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.crashes import finish, launch
-from support.interpreter import corrected_interpreter
 from support.steps import make_step
 
 from albert_fast.kernels import candidates
@@ -60,8 +59,6 @@ def tune(fastest=1, mode: str = "auto", saved: dict | None = None, seconds: floa
 @pytest.fixture(autouse=True)
 def _a_cache_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with corrected_interpreter():
-        yield
 
 
 def test_a_choice_is_made_once_said_in_two_lines_and_remembered(capsys, tmp_path):
