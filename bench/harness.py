@@ -9,7 +9,7 @@ stands beside it as the host's time, which is what eager mode waits for where it
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -36,9 +36,7 @@ def shapes() -> list[Shape]:
     if KIND == "cuda":
         return SHAPES
     small = {s.name: s for s in SHAPES if s.name in ("tiny", "base")}
-    return [
-        Shape(s.name, CPU_TOKENS, s.hidden_size, s.intermediate_size, s.num_attention_heads) for s in small.values()
-    ]
+    return [replace(shape, tokens=CPU_TOKENS) for shape in small.values()]
 
 
 def shape_id(shape: Shape) -> str:

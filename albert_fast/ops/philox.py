@@ -48,7 +48,7 @@ def dropout_keep(key: Tensor, site: int, rows: int, columns: int, probability: f
         ]  # fmt: skip
         words = torch.stack(_philox(counter, [seed & low, (seed >> 32) & low]), dim=-1)
         halves = torch.stack((words & 0xFFFF, words >> 16), dim=-1).reshape(len(row), -1)[:, :columns]
-        parts.append(halves >= dropout_threshold(probability))
+        parts.append(halves >= round(probability * 65536))
     return torch.cat(parts) if parts else torch.empty(0, columns, dtype=torch.bool, device=key.device)
 
 
@@ -59,11 +59,6 @@ def dropout_site(place: Literal["embeddings", "attention", "feed_forward", "clas
     """
     first = {"embeddings": 0, "attention": 1, "feed_forward": 2, "classifier": 1}
     return first[place] + 2 * depth
-
-
-def dropout_threshold(probability: float) -> int:
-    """The number of 16-bit values below which an element is dropped."""
-    return round(probability * 65536)
 
 
 def dropout(x: Tensor, probability: float, key: Tensor | None, site: int) -> Tensor:
