@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from support.crashes import finish, launch, said
 from support.pretraining import (
     ENVIRONMENT,
+    TWO_RANKS,
     arguments,
     metrics,
     prepared_folder,
@@ -27,9 +27,6 @@ from albert_fast.cli import main
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return prepared_folder(tmp_path_factory.mktemp("text"))
-
-
-TWO_RANKS = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
 @pytest.fixture(scope="module")

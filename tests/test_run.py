@@ -1,18 +1,15 @@
 """A run's folder: what it may be resumed with, wherever its files lie now, and how an ill run ends."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.commands import refused
+from support.pretraining import TWO_RANKS, started, tensors, wait_for_step
 
 from albert_fast.cli import main
 from albert_fast.data.prepare import PrepareOptions, prepare
@@ -47,10 +44,6 @@ def words(root: Path, **flags) -> list[str]:
     return ["pretrain", *(f"--{name}={value}" for name, value in flags.items() if value is not None)]
 
 
-def weights(root: Path) -> dict[str, torch.Tensor]:
-    return load_file(root / "run" / (root / "run" / "last").read_text().strip() / "model.safetensors")
-
-
 def test_moved_data_and_config_go_on_and_other_ones_do_not(root, capsys):
     main(words(root, output=root / "whole"))
     main(words(root))
@@ -63,7 +56,7 @@ def test_moved_data_and_config_go_on_and_other_ones_do_not(root, capsys):
     (root / "other.json").write_text(json.dumps({**SHAPE, "vocab_size": 300, "intermediate_size": 64}))
     assert "holds another model" in refused(capsys, *resume, f"--config={root / 'other.json'}")
     main([*resume, f"--config={root / 'moved.json'}"])
-    run = weights(root)
+    run = tensors(root / "run")
     whole = load_file(root / "whole" / "checkpoint-4" / "model.safetensors")
     assert all(torch.equal(run[name], whole[name]) for name in whole)
     (root / "other.txt").write_text((root / "text.txt").read_text()[:9000])
@@ -122,7 +115,7 @@ def test_a_run_of_nan_ends_with_3_and_keeps_its_good_checkpoints(root, capsys, m
     for step in (32, 34, 36):
         shutil.rmtree(root / "run" / f"checkpoint-{step}")
     main(resume)
-    assert torch.stack([t.isfinite().all() for t in weights(root).values()]).all()
+    assert torch.stack([t.isfinite().all() for t in tensors(root / "run").values()]).all()
 
 
 def test_no_token_is_missed_where_a_run_goes_on(root):
@@ -150,7 +143,7 @@ def test_weights_that_overflow_are_not_saved(root, capsys):
 def test_weights_that_are_not_finite_are_refused_by_name(root, capsys):
     main(words(root))
     folder = root / "run" / "checkpoint-4"
-    held = weights(root)
+    held = tensors(root / "run")
     held["sop_head.bias"][0] = float("nan")
     shutil.copytree(folder, root / "bad")
     (root / "bad" / "checkpoint.json").unlink()
@@ -164,7 +157,7 @@ def test_ratios_of_every_tensor_are_logged_when_asked_for(root):
     line = read_metrics(root / "run")[-1]
     assert line["tokens_seen"] > 0
     assert line["flops_per_second"] > 0
-    ratios, names = line["update_ratio"], weights(root)
+    ratios, names = line["update_ratio"], tensors(root / "run")
     assert ratios.keys() == names.keys()
     matrix = "albert.embeddings.word_embeddings.weight"
     assert ratios[matrix] == pytest.approx(line["learning_rate"], rel=1e-3)  # LAMB's trust makes them equal
@@ -195,17 +188,9 @@ def test_attention_dropout_of_a_config_can_be_turned_off(root, capsys):
 
 def test_two_ranks_save_the_same_step_on_a_signal(root):
     flags = dict(max_steps=4000, save_steps=4000, logging_steps=5, learning_rate=1e-4)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     with open(root / "told", "w") as told:
-        process = subprocess.Popen(
-            [*launcher, "-m", "albert_fast", *words(root, **flags)], env=environment, stdout=told, stderr=told
-        )
-        deadline = time.monotonic() + 120
-        while not (root / "run" / "metrics.jsonl").exists() or not read_metrics(root / "run"):
-            assert process.poll() is None, (root / "told").read_text()[-3000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        process = started(*words(root, **flags), launcher=TWO_RANKS, stdout=told, stderr=told)
+        wait_for_step(root / "run", 1)
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=100)
     step = read_metrics(root / "run")[-1]["step"]

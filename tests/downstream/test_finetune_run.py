@@ -1,15 +1,14 @@
 """A run of fine-tuning stops and resumes bitwise identically, on its own data and settings alone."""
 
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.crashes import finish, kill, launch
 from support.finetuning import options, run
+from support.pretraining import wait_for_step
 
 from albert_fast.downstream.columns import ColumnOptions
 from albert_fast.downstream.finetune import finetune
@@ -18,11 +17,6 @@ from albert_fast.downstream.finetune_run import FinetuneRun
 from albert_fast.files import locked
 from albert_fast.metrics import read_metrics
 from albert_fast.options import DeviceOptions, UserError
-
-
-def command(given: FinetuneOptions) -> list[str]:
-    flags = [f"--{name}={value}" for name, value in vars(given).items() if value not in (None, False)]
-    return [sys.executable, "-m", "albert_fast", "finetune", "--device=cpu", *flags]
 
 
 def comparable(output: Path) -> tuple[Any, ...]:
@@ -46,15 +40,10 @@ def test_killed_and_resumed_it_is_bitwise_identical(pretrained: Path) -> None:
     given = options(pretrained, hidden_dropout_prob=0.1, logging_steps=5)
     whole = run(given)
     stopped = replace(given, output=str(pretrained.parent / "stopped"))
-    process = subprocess.Popen(command(stopped), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    file = Path(stopped.output) / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not file.exists() or len(file.read_text().split("\n")) < 8:  # in the second epoch, between two states
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    processes = launch(run, stopped)
+    wait_for_step(Path(stopped.output), 7)  # of its lines: in the second epoch, between two states
+    kill(processes, signal.SIGKILL)
+    assert finish(processes) == [-signal.SIGKILL], "it ended before it could be killed"
     assert (Path(stopped.output) / "training_state.safetensors").exists()
     with pytest.raises(UserError, match=r"holds files already; give --resume"):
         run(stopped)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.gates import DEVICES, QUICK_DTYPES, assert_within, random
+from support.gates import DEVICES, QUICK_DTYPES, assert_within, random, with_main_grad
 
 from albert_fast import ops
 from albert_fast.kernels import gelu_layer_norm as fused
@@ -64,9 +64,7 @@ def test_rerun_gives_the_same_bits_and_permuted_rows_permuted_ones():
 def test_main_grad_takes_every_parameters_gradient():
     tensors = inputs(20, 16, 40, torch.bfloat16)
     single = run(fused, [t.float() for t in tensors])
-    parameters = [torch.nn.Parameter(t.clone()) for t in tensors[1:]]
-    for parameter in parameters:
-        parameter.main_grad = torch.ones(parameter.shape)
+    parameters = [with_main_grad(t) for t in tensors[1:]]
     grad = random(20, 40, seed=5, dtype=torch.bfloat16)
     for _ in range(2):
         fused.linear_gelu_layer_norm(tensors[0], *parameters).backward(grad)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.gates import DEVICES, QUICK_DTYPES, assert_within, random, slow
+from support.gates import DEVICES, QUICK_DTYPES, assert_within, random, slow, with_main_grad
 
 from albert_fast import ops
 from albert_fast.kernels import linear_cross_entropy as fused
@@ -86,9 +86,7 @@ def test_rerun_gives_the_same_bits_and_chunks_the_same_rows():
 def test_main_grad_takes_both_parameters_gradients():
     tensors = inputs(20, 16, 100, torch.bfloat16)
     single = run(fused, [t.float() if t.is_floating_point() else t for t in tensors])
-    parameters = [torch.nn.Parameter(t.clone()) for t in tensors[1:3]]
-    for parameter in parameters:
-        parameter.main_grad = torch.ones(parameter.shape)
+    parameters = [with_main_grad(t) for t in tensors[1:3]]
     for _ in range(2):
         (3 * fused.linear_cross_entropy(tensors[0], *parameters, *tensors[3:])[0]).backward()
     for parameter, name in zip(parameters, NAMES[3:], strict=True):

@@ -30,6 +30,21 @@ def assert_within(name: str, actual: Tensor, expected: Tensor, gate: float) -> N
     assert error <= gate, f"{name}: relative L2 {error:.2e} is above its gate {gate:.1e}"
 
 
+def assert_no_worse(ours: dict[str, Tensor], plain: dict[str, Tensor], truth: dict[str, Tensor], slack: float) -> None:
+    """No element further from fp64's than twice the plain op's furthest, and `slack` of the largest number."""
+    for name, expected in truth.items():
+        error, plain_error = ((result[name].double() - expected).abs().max() for result in (ours, plain))
+        bound = 2 * plain_error + slack * expected.abs().max()
+        assert error <= bound, f"{name}: {error} against the plain op's {plain_error}"
+
+
+def with_main_grad(parameter: Tensor) -> torch.nn.Parameter:
+    """A parameter of the same numbers whose main_grad is full of ones."""
+    made = torch.nn.Parameter(parameter.clone())
+    made.main_grad = torch.ones(made.shape)
+    return made
+
+
 def random(*shape: int, seed: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Tensor:
     """Standard normal numbers, the same ones on every device, rounded to dtype."""
     generator = torch.Generator().manual_seed(seed)
