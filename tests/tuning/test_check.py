@@ -43,16 +43,10 @@ def test_cut_off_bits_are_refused_and_rounded_ones_are_not():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(
-    "op",
-    [
-        "gelu_ffn_forward",
-        "add_layer_norm_backward",
-        "embed_layer_norm_forward",
-        "gelu_layer_norm_forward",
-        "linear_cross_entropy",
-    ],
-)
+@pytest.mark.parametrize("op", [
+    "gelu_ffn_forward", "add_layer_norm_backward", "embed_layer_norm_forward", "gelu_layer_norm_forward",
+    "linear_cross_entropy",
+])  # fmt: skip
 def test_our_kernels_pass_the_check(op, dtype):
     problem = Problem(op, "sm_90", str(dtype).removeprefix("torch."), 128, 40, 24)
     for case in cases(problem, 77, Maker(CPU, dtype)):

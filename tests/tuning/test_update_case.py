@@ -13,25 +13,21 @@ CPU = torch.device("cpu")
 UPDATE = Problem("lamb", "sm_90", "float32", 16, 64)
 
 
-def break_trust(rule):
-    return rule | {"trusted": rule["trusted"] - 1}
-
-
-def break_decay(rule):
-    return rule | {"decayed": rule["decayed"] + 64}
-
-
-def break_epsilon(rule):
-    return rule | {"epsilon": 2e-3}
+BROKEN = {
+    "trust": lambda rule: {"trusted": rule["trusted"] - 1},
+    "decay": lambda rule: {"decayed": rule["decayed"] + 64},
+    "epsilon": lambda rule: {"epsilon": 2e-3},
+    None: lambda rule: {},
+}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here, not interpreted")
-@pytest.mark.parametrize("broken", [None, break_trust, break_decay, break_epsilon])
+@pytest.mark.parametrize("broken", BROKEN)
 def test_an_update_that_is_wrong_in_a_detail_is_seen(broken, monkeypatch):
     right = lamb.lamb
 
     def update(*tensors, **rule):
-        right(*tensors, **(broken(rule) if broken else rule))
+        right(*tensors, **rule | BROKEN[broken](rule))
 
     monkeypatch.setattr(lamb, "lamb", update)
     ops = get_ops("triton")
