@@ -90,7 +90,7 @@ def _outputs(
 @torch.library.custom_op("albert_fast::varlen_attention_backward", mutates_args=("sums",))
 def _varlen_attention_backward(
     grad: Tensor, qkv: Tensor, q: Tensor | None, out: Tensor, log_sum_exp: Tensor, cu_queries: Tensor,
-    cu_seqlens: Tensor, max_seqlen: int, sums: Tensor | None = None,
+    cu_seqlens: Tensor, max_seqlen: int, sums: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The gradients of qkv and of q, empty without it; sums of qkv's over chunks of tokens [P, 1, K N D].
 
@@ -105,7 +105,7 @@ def _varlen_attention_backward(
 @_varlen_attention_backward.register_fake
 def _input_gradients(
     grad: Tensor, qkv: Tensor, q: Tensor | None, out: Tensor, log_sum_exp: Tensor, cu_queries: Tensor,
-    cu_seqlens: Tensor, max_seqlen: int, sums: Tensor | None = None,
+    cu_seqlens: Tensor, max_seqlen: int, sums: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     chunks = 1 if sums is None else 0
     if qkv.device.type == "cuda" and sums is None:

@@ -85,8 +85,9 @@ def count_layer_norm(tokens: int, hidden: int, dtype: torch.dtype, dropout: floa
             t["x"], t["bias"], t["residual"], *vectors, key, 1e-12, dropout, 0
         )
     with counting() as backward, torch.no_grad():
+        more_grad = torch.empty_like(total) if pre else None
         *_, partials = torch.ops.albert_fast.add_layer_norm_backward(
-            t["grad"], torch.empty_like(total) if pre else None, total, mean, rstd, t["weight"], key, dropout, 0
+            t["grad"], more_grad, total, mean, rstd, t["weight"], key, dropout, 0, "sum", None
         )
         torch.ops.albert_fast.sum_partials(partials)
     return {"forward": forward, "backward": backward}

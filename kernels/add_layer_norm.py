@@ -131,7 +131,7 @@ def _forward_costs(x, bias, residual, weight, layer_norm_bias, key, epsilon, dro
 @torch.library.custom_op("albert_fast::add_layer_norm_backward", mutates_args=("sums",))
 def _backward(
     grad_y: Tensor, more_grad: Tensor | None, total: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor,
-    key: Tensor | None, dropout: float, site: int, more_of: str = "sum", sums: Tensor | None = None,
+    key: Tensor | None, dropout: float, site: int, more_of: str, sums: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Returns grad_residual, grad_x (empty without dropout: then it is grad_residual) and the partials [P, 3, N].
 
@@ -157,7 +157,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _backward_fake(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site, more_of="sum", sums=None):
+def _backward_fake(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site, more_of, sums):
     n_rows, n_cols = total.shape
     chunks = cdiv(n_rows, chunk_rows("add_layer_norm_backward", total)) if sums is None else 0
     grad_x = torch.empty_like(total) if dropout > 0 else total.new_empty(0)
@@ -165,7 +165,7 @@ def _backward_fake(grad_y, more_grad, total, mean, rstd, weight, key, dropout, s
 
 
 @costs("albert_fast::add_layer_norm_backward")
-def _backward_costs(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site, more_of="sum", sums=None):
+def _backward_costs(grad_y, more_grad, total, mean, rstd, weight, key, dropout, site, more_of, sums):
     inputs = grad_y, more_grad, total, mean, rstd, weight
     *grads, partials = _backward_fake(*inputs, key, dropout, site, more_of, sums)
     least, sums = size_of(*inputs, key if dropout else None, *grads), size_of(partials, sums, sums)
@@ -228,8 +228,9 @@ def calls(sizes, dtype, make):
         yield Call(_forward, (x, vectors[0], residual, *vectors[1:], key, 1e-12, dropout, 3))
         for more_grad, more_of in ((None, "sum"), (residual, "sum"), (residual, "y")):
             arguments = grad, more_grad, x, mean, rstd, vectors[0], key, dropout, 3, more_of
-            yield Call(_backward, arguments)
-        yield Call(_backward, (*arguments, make(*_backward_fake(*arguments)[2].shape, dtype=mean.dtype)))
+            yield Call(_backward, (*arguments, None))
+        sums = make(*_backward_fake(*arguments, None)[2].shape, dtype=mean.dtype)
+        yield Call(_backward, (*arguments, sums))
 
 
 def _checked(op, x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site):

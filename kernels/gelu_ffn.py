@@ -153,7 +153,7 @@ def _forward_costs(x, weight1, bias1, weight2, activation, implementation):
 
 @torch.library.custom_op("albert_fast::gelu_ffn_backward", mutates_args=("sums",))
 def _backward(
-    grad: Tensor, weight2: Tensor, z: Tensor, activation: str, implementation: str, sums: Tensor | None = None
+    grad: Tensor, weight2: Tensor, z: Tensor, activation: str, implementation: str, sums: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """grad [T, H], weight2 [H, F], z [T, F] -> grad_z, h [T, F] and the partial sums [P, 1, F] of grad_z's columns.
 
@@ -177,7 +177,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _backward_fake(grad, weight2, z, activation, implementation, sums=None):
+def _backward_fake(grad, weight2, z, activation, implementation, sums):
     n_rows, n_cols = z.shape
     tile = choose("backward", implementation, n_rows, n_cols, grad.shape[1], grad)
     rows = tile.rows if tile else gelu.rows_per_chunk(n_rows, n_cols)
@@ -187,7 +187,7 @@ def _backward_fake(grad, weight2, z, activation, implementation, sums=None):
 
 
 @costs("albert_fast::gelu_ffn_backward")
-def _backward_costs(grad, weight2, z, activation, implementation, sums=None):
+def _backward_costs(grad, weight2, z, activation, implementation, sums):
     (n_rows, depth), n_cols = grad.shape, z.shape[1]
     grad_z, h, partials = _backward_fake(grad, weight2, z, activation, implementation, sums)
     partials = size_of(partials, sums, sums)
@@ -239,8 +239,8 @@ def calls(sizes, dtype, make):
         for implementation in ("auto", "pointer"):
             yield Call(_forward, (x, weight, bias, down, activation, implementation))
             arguments = x, down, z, activation, implementation
-            yield Call(_backward, arguments)
-        partials = _backward_fake(*arguments)[2]
+            yield Call(_backward, (*arguments, None))
+        partials = _backward_fake(*arguments, None)[2]
         yield Call(_backward, (*arguments, make(*partials.shape, dtype=partials.dtype)))
 
 

@@ -81,7 +81,7 @@ def chunk_count(packed: Tensor) -> int:
 
 
 @torch.library.custom_op("albert_fast::pack_gradients", mutates_args=("sums",))
-def _pack_gradients(parts: list[Tensor], head_size: int, sums: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _pack_gradients(parts: list[Tensor], head_size: int, sums: Tensor | None) -> tuple[Tensor, Tensor]:
     n_rows, heads, padded = parts[0].shape
     n_cols = heads * head_size
     options = _options(parts[0], n_rows, n_cols)
@@ -108,7 +108,7 @@ def _pack_gradients(parts: list[Tensor], head_size: int, sums: Tensor | None = N
 
 
 @_pack_gradients.register_fake
-def _pack_gradients_fake(parts, head_size, sums=None):
+def _pack_gradients_fake(parts, head_size, sums):
     n_rows, heads, _ = parts[0].shape
     packed = parts[0].new_empty(n_rows, len(parts), heads, head_size)
     acc_dtype = torch.promote_types(packed.dtype, torch.float32)
@@ -117,7 +117,7 @@ def _pack_gradients_fake(parts, head_size, sums=None):
 
 
 @costs("albert_fast::pack_gradients")
-def _pack_gradients_costs(parts, head_size, sums=None):
+def _pack_gradients_costs(parts, head_size, sums):
     packed, partials = _pack_gradients_fake(parts, head_size, sums)
     # The padding is not read where a head is longer than what one access takes; whole sectors are, so count it all.
     least = 2 * size_of(packed)
@@ -131,8 +131,8 @@ def calls(sizes, dtype, make):
     size = sizes.hidden // sizes.heads
     for n_parts in (3, 2, 1):
         parts = [make(sizes.tokens, sizes.heads, size + -size % 8, dtype=dtype) for _ in range(n_parts)]
-        yield Call(_pack_gradients, (parts, size))
-    partials = _pack_gradients_fake(parts, size)[1]
+        yield Call(_pack_gradients, (parts, size, None))
+    partials = _pack_gradients_fake(parts, size, None)[1]
     yield Call(_pack_gradients, (parts, size, make(*partials.shape, dtype=partials.dtype)))
 
 

@@ -221,7 +221,7 @@ def test_opcheck(dropout):
     with torch.no_grad():
         y, s, mean, rstd = torch.ops.albert_fast.add_layer_norm(*tensors, key, 1e-5, dropout, 1)
     for grad_s in (None, y):
-        arguments = (y, grad_s, s, mean, rstd, tensors[3].detach(), key, dropout, 1)
+        arguments = (y, grad_s, s, mean, rstd, tensors[3].detach(), key, dropout, 1, "sum", None)
         torch.library.opcheck(torch.ops.albert_fast.add_layer_norm_backward, arguments)
 
 

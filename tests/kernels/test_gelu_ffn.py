@@ -45,7 +45,8 @@ def test_equals_fp64_within_gates(shape, dtype, implementation, activation, devi
     x, weight1, bias1, weight2 = inputs(*shape, dtype, device)
     grad = random(*x.shape, seed=5, dtype=torch.bfloat16).to(x)
     z, h = gelu_ffn._linear_gelu(x, weight1, bias1, activation, implementation)
-    grad_z, h_again, partials = torch.ops.albert_fast.gelu_ffn_backward(grad, weight2, z, activation, implementation)
+    backward = torch.ops.albert_fast.gelu_ffn_backward
+    grad_z, h_again, partials = backward(grad, weight2, z, activation, implementation, None)
     assert torch.equal(h_again, h)  # one helper, one z: the h that backward makes again is forward's to the bit
 
     gates = GATES[dtype]
@@ -165,7 +166,7 @@ def test_opcheck(implementation):
     tensors = [t.requires_grad_() for t in inputs(9, 16, 64)]
     torch.library.opcheck(torch.ops.albert_fast.gelu_ffn, (*tensors, "gelu", implementation))
     grad, z = random(9, 16, seed=5), random(9, 64, seed=6)
-    arguments = (grad, tensors[3].detach(), z, "gelu_new", implementation)
+    arguments = (grad, tensors[3].detach(), z, "gelu_new", implementation, None)
     torch.library.opcheck(torch.ops.albert_fast.gelu_ffn_backward, arguments)
 
 

@@ -36,7 +36,7 @@ def test_no_tokens_is_no_work():
 
 
 def test_opcheck():
-    torch.library.opcheck(torch.ops.albert_fast.pack_gradients, (parts_of(3, 5, 2, 8), 6))
+    torch.library.opcheck(torch.ops.albert_fast.pack_gradients, (parts_of(3, 5, 2, 8), 6, None))
 
 
 def test_refusals_name_what_disagrees():
