@@ -168,7 +168,7 @@ def count_ffn(tokens: int, hidden: int, wide: int, way: str) -> dict[str, tuple[
     stored = kernels.total("written_bytes")
     forward = moved(kernels) + products.bytes, stored, h.nbytes if way == "library" else h.nbytes + z.nbytes
     with counting() as kernels, OpBytes() as products, torch.no_grad():
-        grad_z, h, partials = gelu_ffn._backward._init_fn(t["grad"], t["weight2"], z, "gelu_new", way)
+        grad_z, h, partials = gelu_ffn._backward._init_fn(t["grad"], t["weight2"], z, "gelu_new", way, None)
         _ = t["grad"].t() @ h, grad_z.t() @ t["x"], grad_z @ t["weight1"]
     stored = kernels.total("written_bytes", without=("partial_ptr",))
     with counting() as sums, torch.no_grad():

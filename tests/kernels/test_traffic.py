@@ -29,7 +29,7 @@ def test_ffn_is_clean_at_ragged_shapes(shape, way):
     with counting() as forward:
         z, _ = gelu_ffn._linear_gelu(t["x"], t["weight1"], t["bias1"], "gelu", way)
     with counting() as backward:
-        gelu_ffn._backward._init_fn(t["grad"], t["weight2"], z, "gelu", way)
+        gelu_ffn._backward._init_fn(t["grad"], t["weight2"], z, "gelu", way, None)
     assert_clean(forward)
     assert_clean(backward)
 
