@@ -41,7 +41,7 @@ RESULTS = Path(__file__).parent / "results" / "finetune-sweep.jsonl"
 WIDTHS: dict[str, tuple[tuple[int, int, int, int], int, tuple[float, ...]]] = {
     "narrow": ((128, 2, 4, 512), 2500, (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)),
     "tiny": ((312, 4, 12, 1248), 2500, (3e-5, 1e-4, 3e-4, 1e-3)),
-    "wide": ((768, 2, 12, 3072), 100, (3e-5, 1e-4, 3e-4)),
+    "wide": ((768, 2, 12, 3072), 800, (3e-5, 1e-4, 3e-4)),
 }
 TRAIN, DEV, LENGTH = 1500, 600, 48
 KEY = ("width", "state", "data", "pooling", "learning_rate", "epochs", "seed")
