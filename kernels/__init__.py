@@ -17,6 +17,12 @@ How to add a kernel, by imitation of add_layer_norm.py:
 7. Its field in `Ops` and its line in `kernel_ops` (albert_fast/ops/__init__.py).
 """
 
+import os
+
+# Triton 3.10 leaves multiply-adds unfused unless it is told; instructions, and the bits of a run that goes on, are of
+# fused ones.
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
 KERNELS = (
     "add_layer_norm",
     "embed_layer_norm",
