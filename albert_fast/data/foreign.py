@@ -26,6 +26,8 @@ def foreign_kind(head: bytes, markup: bool = False) -> tuple[str, str] | None:
     """(what a file is, what to do) by its first bytes; None: it may be text. `markup`: HTML and its kin are none."""
     if head[_TAR] == b"ustar":
         return "a tar archive", "unpack it"
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    kinds = _BINARY | _MARKUP if markup else _BINARY
-    return next((kind for mark, kind in kinds.items() if start.startswith(mark.lower())), None)
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    for kinds, begin in ((_BINARY, start), (_MARKUP if markup else {}, start[:64].lower())):
+        if kind := next((kind for mark, kind in kinds.items() if begin.startswith(mark)), None):
+            return kind
+    return None

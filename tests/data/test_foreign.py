@@ -26,7 +26,7 @@ def test_kinds_are_told_by_how_they_begin(head, kind):
     assert found[0] == kind
 
 
-@pytest.mark.parametrize("head", [b"", b"Plain text", "\ufeff今天".encode(), b"a <html> in a line"])
+@pytest.mark.parametrize("head", [b"", b"Plain text", "\ufeff今天".encode(), b"a <html>", b"par1,par2,label", b"BZH"])
 def test_text_is_none_of_them(head):
     assert foreign_kind(head, markup=True) is None
 
