@@ -121,8 +121,13 @@ class RunFolder:
 
     @property
     def cursor(self) -> dict[str, Any] | None:
-        """Where the data stood at the checkpoint."""
-        return self.found.data["cursor"] if self.found else None
+        """Where the data stood at the checkpoint; without one, the start of a stream that names no max_sequences."""
+        if self.found:
+            return self.found.data["cursor"]
+        before = self.before or {"max_sequences": None}
+        if "max_sequences" in before or "stream" not in before:
+            return None
+        return {"index": 0, "epoch": 0, "group": 0, "batch": 0, "stream": before["stream"]}
 
     def check(self, config: AlbertConfig, model: ModelOptions, run: RunOptions, loader: PretrainingLoader) -> None:
         """UserError where data, config or first weights of a resumed run are not those of before, wherever they lie."""
@@ -161,7 +166,7 @@ class RunFolder:
     def _write_options(self, run: RunOptions, loader: PretrainingLoader, implementations: dict[str, str]) -> None:
         saved = {name: value for name, value in self.options.items() if name not in ("resume", "output")}
         saved["implementations"] = implementations
-        saved["stream"] = loader.cursor()["stream"]
+        saved["stream"], saved["max_sequences"] = loader.cursor()["stream"], loader.max_sequences
         known = (self.before or {}).get("init_from_crc32c")
         if run.init_from and not self.before:
             known = file_crc(checkpoint_folder(run.init_from) / WEIGHTS)

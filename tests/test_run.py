@@ -12,6 +12,8 @@ from support.commands import refused
 from support.pretraining import TWO_RANKS, started, tensors, wait_for_step
 
 from albert_fast.cli import main
+from albert_fast.data.batches import PretrainingLoader
+from albert_fast.data.capacities import earlier_max_sequences
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.demo import python_topics
 from albert_fast.metrics import read_metrics
@@ -73,6 +75,32 @@ def test_a_run_without_a_checkpoint_knows_its_data_too(root, capsys):
     options = json.loads((root / "run" / "options.json").read_text())
     (root / "run" / "options.json").write_text(json.dumps({**options, "stream": "another"}))
     assert "holds other shards" in refused(capsys, *words(root, resume="")[:-1], "--resume")
+
+
+def test_a_run_of_before_max_sequences_was_an_option_starts_again_on_its_stream(root, capsys):
+    """Killed before its first checkpoint, and killed once more: what names its stream is options.json alone."""
+    main(words(root))
+    for folder in (root / "run").glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    file = root / "run" / "options.json"
+    options = json.loads(file.read_text())
+    del options["max_sequences"]
+    given = dict(tokens_per_batch=128, max_seq_length=32, seed=options["seed"])
+    with PretrainingLoader(root / "data", **given) as loader:
+        earlier = earlier_max_sequences(loader.config, loader.corpus)
+        assert earlier != loader.max_sequences
+    with PretrainingLoader(root / "data", **given, max_sequences=earlier) as loader:
+        options["stream"] = loader.cursor()["stream"]
+    file.write_text(json.dumps(options))
+    for _ in range(2):
+        main(["pretrain", f"--output={root / 'run'}", "--resume"])
+        assert "starting from step 0" in capsys.readouterr().err
+        assert json.loads(file.read_text())["stream"] == options["stream"]
+        for folder in (root / "run").glob("checkpoint-*"):
+            shutil.rmtree(folder)
+    assert "differs from the run's" in refused(
+        capsys, "pretrain", f"--output={root / 'run'}", "--resume", f"--max_sequences={earlier + 1}"
+    )
 
 
 def test_the_end_of_a_run_is_said_and_a_new_end_changes_the_rate(root, capsys):
