@@ -59,7 +59,7 @@ FEW_ROWS = 8192  # below it 256 columns leave SMs idle at F = 3072
 
 
 def _tiles(direction: str, problem: Problem) -> list[Candidate]:
-    """The tiles that suit the number of rows first; each TMA tile also through pointers."""
+    """The tiles that suit the number of rows first."""
     found = TILES.get((problem.architecture, direction), [])
     if problem.rows_to <= FEW_ROWS // 2:
         found = sorted(found, key=lambda item: item[0].cols > 128)
