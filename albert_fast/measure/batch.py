@@ -7,11 +7,12 @@ from albert_fast.data.batches import Batch
 from albert_fast.data.capacities import loader_config
 
 
-def full_batch(config: AlbertConfig, tokens: int, length: int) -> Batch:
-    """A micro-batch of full sequences with the loader's default capacities (batches.PretrainingLoader); ids random."""
+def full_batch(config: AlbertConfig, tokens: int, length: int, max_sequences: int | None = None) -> Batch:
+    """A micro-batch of full sequences with the loader's capacities (batches.PretrainingLoader); ids random."""
     random = np.random.default_rng(0)
-    loader, sequences = loader_config(tokens_per_batch=tokens, max_seq_length=length), tokens // length
+    loader = loader_config(tokens_per_batch=tokens, max_seq_length=length, max_sequences=max_sequences)
     most, predictions = loader.max_sequences, loader.predictions_per_batch
+    sequences = min(tokens // length, most)
     edges = np.minimum(np.arange(loader.sequence_slots() + 1) * length, tokens)
     columns = 1 + random.random((sequences, length - 1)).argsort(1)[:, : loader.budget(length)]
     masked = (np.arange(sequences)[:, None] * length + np.sort(columns)).ravel()

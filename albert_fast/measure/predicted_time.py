@@ -25,6 +25,7 @@ def step_spec(config: AlbertConfig, data: DataConfig, train: TrainConfig) -> Ste
     return StepSpec(
         config=config, tokens_per_batch=data.tokens_per_batch, max_seq_length=data.max_seq_length,
         train=replace(train, capture="off", device="auto"), target="cuda", dtype=torch.bfloat16,
+        max_sequences=data.max_sequences,
     )  # fmt: skip
 
 

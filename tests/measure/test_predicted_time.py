@@ -6,6 +6,8 @@ import pytest
 from support.commands import refused
 
 from albert_fast.cli import main
+from albert_fast.config import AlbertConfig, DataConfig, TrainConfig
+from albert_fast.measure.predicted_time import step_spec
 
 
 def test_command_prints_the_json_that_is_promised(capsys):
@@ -24,6 +26,17 @@ def test_command_prints_tables_and_a_plan(capsys):
     assert "smaller rows" in out
     assert "8 h100" in out
     assert out.count("A bound: published") == 2
+
+
+def test_the_step_has_room_for_the_sequences_that_are_asked_for():
+    config = AlbertConfig.from_preset("tiny")
+    for most in (300, 4):  # more than fit, and fewer
+        data = DataConfig(tokens_per_batch=1024, max_seq_length=128, max_sequences=most)
+        batch = step_spec(config, data, TrainConfig()).batch()
+        assert len(batch.sentence_order_labels) == most
+        assert batch.num_sequences == batch.sentence_order_weights.sum() == min(most, 8)
+        assert batch.masked_lm_positions.max() < batch.num_tokens == 128 * batch.num_sequences
+        assert batch.cu_seqlens[-1] == 1024
 
 
 @pytest.mark.parametrize(("flags", "message"), [
