@@ -2,7 +2,7 @@
 
 How to add a kernel, by imitation of add_layer_norm.py:
 
-1. Write the plain op in albert_fast/ops.py: it is the truth, and what runs without a GPU.
+1. Write the plain op in albert_fast/ops/: it is the truth, and what runs without a GPU.
 2. kernels/NAME.py, in this order: docstring (equation, what is fused, source); the @triton.jit kernels, each named by
    its op; the host functions as `torch.library.custom_op` with `register_fake`; beside each fake `@costs(...)`, what it
    moves; `register_autograd` under the main_grad rule; the public function, of the plain op's signature, for

@@ -50,7 +50,7 @@ def choose_defaults(hidden_size: int, spread: float, tokens_seen: int | None) ->
         reason += f", and its first tokens hardly differ between texts (by {spread:.2%} of their length)"
     if spread < COLLAPSED:
         reason += " - too little to learn from at any rate: pretrain longer"
-    # The sweep's best: 2e-3 at width 128, 1e-3 at 312, 1e-4 at 768, where 3e-4 finds one class only.
+    # The sweep's best: 2e-3 at width 128, 1e-3 at 312, 1e-4 at 768, where 3e-4 calls all reviews one class.
     rate = _round(max(2e-3 * min(128 / hidden_size, 1) * min(312 / hidden_size, 1), 3e-5))
     return Defaults(rate, "mean", 3, f"{reason}; width {hidden_size}")
 
