@@ -79,7 +79,7 @@ def examine(options: DoctorOptions, device: torch.device, clock: Clock | None = 
 def machine(device: torch.device) -> dict[str, Any]:
     """Card, driver, versions, as the cache of choices knows them, and the system around."""
     described = cache.card(device) | {"python": platform.python_version(), "system": platform.platform()}
-    found = {name: next(iter(Distribution.discover(name=name)), None) for name in PACKAGES}
+    found = {name: next(iter(Distribution.discover(name=name)), None) for name in PACKAGES if name not in described}
     described |= {name: package.version if package else "missing" for name, package in found.items()}
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info()
