@@ -17,8 +17,8 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt $(CSRC)
 	@command -v $${CXX:-c++} >/dev/null || { echo "a C++ compiler is missing: apt-get install g++, or set CXX" >&2; exit 2; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-		|| { echo "$$($(PYTHON) --version) is too old: make PYTHON=python3.10 or later" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$$($(PYTHON) --version) is too old: make PYTHON=python3.11 or later" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "venv is missing: apt-get install python3-venv" >&2; exit 2; }
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)  # none yet, or half made
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
