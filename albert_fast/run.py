@@ -113,7 +113,8 @@ class RunFolder:
         self.step = self.found.step if self.found else 0
         if self.before is None:
             return
-        check_unchanged({name: options[name] for name in FIXED}, self.before)
+        unsaid = {"max_sequences"} if options["max_sequences"] is None else set()  # from Python; it is the stream's
+        check_unchanged({name: options[name] for name in FIXED if name not in unsaid}, self.before)
         if not Path(run.data).exists():
             raise UserError(f"data={run.data}, where this run's data lay, is gone; give --data at its new place")
         if self.found is None:
