@@ -125,8 +125,8 @@ class RunFolder:
         """Where the data stood at the checkpoint; without one, the start of a stream that names no max_sequences."""
         if self.found:
             return self.found.data["cursor"]
-        before = self.before or {"max_sequences": None}
-        if "max_sequences" in before or "stream" not in before:
+        before = self.before or {}
+        if "stream" not in before or "max_sequences" in before:
             return None
         return {"index": 0, "epoch": 0, "group": 0, "batch": 0, "stream": before["stream"]}
 

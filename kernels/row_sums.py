@@ -6,7 +6,6 @@ Plain PyTorch, here beside main_grad.py so that kernels and plain ops share one 
 import torch
 from torch import Tensor
 
-from .cost import Cost, costs, size_of
 from .eager import direct
 from .main_grad import accumulate_product
 
@@ -32,18 +31,13 @@ def add_row_sums_on_cpu(total: Tensor, ids: Tensor, grad: Tensor) -> None:
 
 @torch.library.custom_op("albert_fast::add_row_sums", mutates_args=("total",))
 def _add_row_sums(total: Tensor, ids: Tensor, grad: Tensor) -> None:
-    """Opaque, because what runs inside depends on the device."""
+    """Opaque, because what runs inside depends on the device; predictions enter it by `StepSpec.bodies`."""
     (add_row_sums_on_cuda if grad.is_cuda else add_row_sums_on_cpu)(total, ids, grad)
 
 
 @_add_row_sums.register_fake
 def _(total, ids, grad):
     return None
-
-
-@costs("albert_fast::add_row_sums")
-def _add_row_sums_costs(total, ids, grad):
-    return [Cost("library", size_of(total, total, ids, grad))]
 
 
 _add = direct(_add_row_sums)
