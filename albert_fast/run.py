@@ -20,9 +20,8 @@ from albert_fast.sharing import unshare
 OPTIONS = "options.json"
 # What makes a run the run it is, beside its data, config and first weights, which are compared by content.
 FIXED = (
-    "seed", "tokens_per_batch", "max_seq_length", "max_ngram", "masked_lm_prob", "max_predictions", "max_sequences",
-    "short_seq_prob", "sentence_order", "ln_type", "layout", "hidden_act", "hidden_dropout_prob", "final_layer_norm",
-    "optimizer",
+    "seed", "tokens_per_batch", "max_seq_length", "max_ngram", "masked_lm_prob", "max_predictions", "short_seq_prob",
+    "sentence_order", "ln_type", "layout", "hidden_act", "hidden_dropout_prob", "final_layer_norm", "optimizer",
 )  # fmt: skip
 
 
@@ -96,8 +95,8 @@ def own_folder(path: Path) -> Iterator[None]:
 class RunFolder:
     """RUN/: what it was given before, and the checkpoint to go on from.
 
-    Attributes: path; found, the newest whole checkpoint or None; before, the options of the run so far (None: a new
-    run); step, the step to go on after.
+    Attributes: path; found, the newest whole checkpoint or None; step and cursor, where the run and its data stood
+    there (0 and None: at the start); before, the options of the run so far (None: a new run).
 
     Raises:
         UserError: the folder holds a run and --resume is not given, or holds none and it is; the data are gone; a
@@ -111,24 +110,14 @@ class RunFolder:
         self.before = _read_options(file) if run.resume else None
         self.found = checkpoint.find(self.path) if run.resume else None
         self.step = self.found.step if self.found else 0
+        self.cursor = self.found.data["cursor"] if self.found else None
         if self.before is None:
             return
-        unsaid = {"max_sequences"} if options["max_sequences"] is None else set()  # from Python; it is the stream's
-        check_unchanged({name: options[name] for name in FIXED if name not in unsaid}, self.before)
+        check_unchanged({name: options[name] for name in FIXED}, self.before)
         if not Path(run.data).exists():
             raise UserError(f"data={run.data}, where this run's data lay, is gone; give --data at its new place")
         if self.found is None:
             note(f"{self.path} holds no whole checkpoint; starting from step 0")
-
-    @property
-    def cursor(self) -> dict[str, Any] | None:
-        """Where the data stood at the checkpoint; without one, the start of a stream that names no max_sequences."""
-        if self.found:
-            return self.found.data["cursor"]
-        before = self.before or {}
-        if "stream" not in before or "max_sequences" in before:
-            return None
-        return {"index": 0, "epoch": 0, "group": 0, "batch": 0, "stream": before["stream"]}
 
     def check(self, config: AlbertConfig, model: ModelOptions, run: RunOptions, loader: PretrainingLoader) -> None:
         """UserError where data, config or first weights of a resumed run are not those of before, wherever they lie."""
@@ -166,8 +155,7 @@ class RunFolder:
 
     def _write_options(self, run: RunOptions, loader: PretrainingLoader, implementations: dict[str, str]) -> None:
         saved = {name: value for name, value in self.options.items() if name not in ("resume", "output")}
-        saved["implementations"] = implementations
-        saved["stream"], saved["max_sequences"] = loader.cursor()["stream"], loader.max_sequences
+        saved["implementations"], saved["stream"] = implementations, loader.cursor()["stream"]
         known = (self.before or {}).get("init_from_crc32c")
         if run.init_from and not self.before:
             known = file_crc(checkpoint_folder(run.init_from) / WEIGHTS)

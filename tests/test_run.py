@@ -11,9 +11,8 @@ from safetensors.torch import load_file, save_file
 from support.commands import refused
 from support.pretraining import TWO_RANKS, started, tensors, wait_for_step
 
+from albert_fast import checkpoint
 from albert_fast.cli import main
-from albert_fast.data.batches import PretrainingLoader
-from albert_fast.data.capacities import earlier_max_sequences
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.demo import python_topics
 from albert_fast.metrics import read_metrics
@@ -77,30 +76,15 @@ def test_a_run_without_a_checkpoint_knows_its_data_too(root, capsys):
     assert "holds other shards" in refused(capsys, *words(root, resume="")[:-1], "--resume")
 
 
-def test_a_run_of_before_max_sequences_was_an_option_starts_again_on_its_stream(root, capsys):
-    """Killed before its first checkpoint, and killed once more: what names its stream is options.json alone."""
-    main(words(root))
-    for folder in (root / "run").glob("checkpoint-*"):
-        shutil.rmtree(folder)
+def test_max_sequences_is_its_streams_where_it_is_not_given_again(root, capsys):
+    main(words(root, max_sequences=9))
     file = root / "run" / "options.json"
-    options = json.loads(file.read_text())
-    del options["max_sequences"]
-    given = dict(tokens_per_batch=128, max_seq_length=32, seed=options["seed"])
-    with PretrainingLoader(root / "data", **given) as loader:
-        earlier = earlier_max_sequences(loader.config, loader.corpus)
-        assert earlier != loader.max_sequences
-    with PretrainingLoader(root / "data", **given, max_sequences=earlier) as loader:
-        options["stream"] = loader.cursor()["stream"]
-    file.write_text(json.dumps(options))
-    for _ in range(2):
-        main(["pretrain", f"--output={root / 'run'}", "--resume"])
-        assert "starting from step 0" in capsys.readouterr().err
-        assert json.loads(file.read_text())["stream"] == options["stream"]
-        for folder in (root / "run").glob("checkpoint-*"):
-            shutil.rmtree(folder)
-    assert "differs from the run's" in refused(
-        capsys, "pretrain", f"--output={root / 'run'}", "--resume", f"--max_sequences={earlier + 1}"
-    )
+    file.write_text(json.dumps({**json.loads(file.read_text()), "max_sequences": None}))
+    resume = ["pretrain", f"--output={root / 'run'}", "--resume", "--max_steps=6"]
+    assert "a setting of the batches changed" in refused(capsys, *resume, "--max_sequences=8")
+    main(resume)
+    found = checkpoint.find(root / "run")
+    assert (found.step, found.data["cursor"]["max_sequences"]) == (6, 9)
 
 
 def test_the_end_of_a_run_is_said_and_a_new_end_changes_the_rate(root, capsys):
