@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from albert_fast.figures import save_figure, subplots
 from albert_fast.metrics import METRICS, read_metrics
 from albert_fast.options import Options, UserError, option
-from albert_fast.plots import save_figure, subplots
 
 # Each panel: its title, and the metrics that it shows with their line styles; held-out ones are dashed.
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (

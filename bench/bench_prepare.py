@@ -23,7 +23,7 @@ from typing import Any
 import tokenizers
 from rich.console import Console
 
-from albert_fast.data.inputs import input_files
+from albert_fast.data.input_files import input_files
 from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.data.tokenizer import Tokenizer

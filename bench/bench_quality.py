@@ -22,9 +22,9 @@ from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.data.batches import PretrainingLoader
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.demo import python_topics
+from albert_fast.figures import save_figure, subplots
 from albert_fast.files import strict_json
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.plots import save_figure, subplots
 from albert_fast.step import TrainStep
 from bench import huggingface, machine
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from albert_fast.plots import save_figure, subplots
+from albert_fast.figures import save_figure, subplots
 from bench.result_files import File, Key, timed_rows
 
 

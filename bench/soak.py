@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from albert_fast.config import DataConfig, ModelOptions, TrainConfig
+from albert_fast.figures import save_figure, subplots
 from albert_fast.files import strict_json
 from albert_fast.metrics import read_metrics
-from albert_fast.plots import save_figure, subplots
 from albert_fast.pretrain import pretrain
 from albert_fast.run import RunOptions
 from bench import machine

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from albert_fast._loader import crc32c
-from albert_fast.data.inputs import InputFile, expand, file_bytes, input_files, spooled
+from albert_fast.data.input_files import InputFile, expand, file_bytes, input_files, spooled
 from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.manifest import FORMAT, MANIFEST, VERSION, Manifest, open_folder, write_manifest
 from albert_fast.data.progress import Counts, Progress, check_settings, check_text, read_progress, sweep

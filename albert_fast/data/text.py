@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from albert_fast.data.characters import whole_characters
-from albert_fast.data.inputs import DOC_EDGE, InputFile, Layout, file_bytes
+from albert_fast.data.input_files import DOC_EDGE, InputFile, Layout, file_bytes
 from albert_fast.options import UserError
 
 CHUNK_BYTES = 1 << 19

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import tokenizers
 from tokenizers import models, trainers
 
-from albert_fast.data.inputs import InputFile, file_bytes
+from albert_fast.data.input_files import InputFile, file_bytes
 from albert_fast.data.load_tokenizer import wordpiece_tokenizer
 from albert_fast.data.text import Position, TextError, chunk_lines, locate, part_spans, read_chunks
 from albert_fast.data.tokenizer import SPECIAL_TOKENS, Tokenizer

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from albert_fast.figures import save_figure, subplots
 from albert_fast.measure.pricing import Priced
-from albert_fast.plots import save_figure, subplots
 from albert_fast.text_tables import markdown_lines
 
 # Eager PyTorch priced by the same rule takes this much longer in published runs (bench/calibration.py): the rule knows

@@ -12,7 +12,7 @@ from albert_fast.config import AlbertConfig, LnType, ModelOptions, ShareType, Tr
 from albert_fast.measure.allocator import measure
 from albert_fast.measure.memory_report import activation_table, markdown_table, plot
 from albert_fast.measure.predict import fit, predict
-from albert_fast.measure.progress import Progress
+from albert_fast.measure.status_line import StatusLine
 from albert_fast.measure.step_spec import StepSpec
 from albert_fast.options import Options, UserError, compute_dtype, device_kind, note, option
 
@@ -95,7 +95,7 @@ def memory(options: MemoryOptions, model: ModelOptions) -> None:
     configs = [replace(model, share_type=s, ln_type=n).build() for n in ln_types for s in share_types]
     configs[0].check_length(options.max_seq_length)
     rows, details = [], []
-    with Progress() as progress:
+    with StatusLine() as progress:
         for config in configs:
             for recompute in options.recompute:
                 progress.begin(f"share_type {config.share_type}, {config.ln_type}, recompute {recompute}")
@@ -120,7 +120,7 @@ def memory(options: MemoryOptions, model: ModelOptions) -> None:
 
 
 def _row(
-    config: AlbertConfig, options: MemoryOptions, recompute: str, limit: int | None, progress: Progress
+    config: AlbertConfig, options: MemoryOptions, recompute: str, limit: int | None, progress: StatusLine
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A row of the table, and what is told of it beside the table."""
     spec = options.spec(config, recompute)

@@ -12,7 +12,7 @@ from albert_fast.measure.ledger_report import ledger_table, plot_classes
 from albert_fast.measure.memory import SHARE_TYPES
 from albert_fast.measure.plan import plan, plan_text
 from albert_fast.measure.pricing import Priced, price
-from albert_fast.measure.progress import Progress
+from albert_fast.measure.status_line import StatusLine
 from albert_fast.measure.step_spec import StepSpec
 from albert_fast.options import UserError, note
 
@@ -64,7 +64,7 @@ def draw(card: Card, ffn: str, model: ModelOptions, data: DataConfig, train: Tra
     models = {f"{model.config}\n{share}": replace(model, share_type=share) for share in SHARE_TYPES}
     models |= {f"{preset}\nall": replace(model, config=preset, share_type="all") for preset in PRESETS}
     steps: dict[str, Priced] = {}
-    with Progress() as progress:
+    with StatusLine() as progress:
         for label, asked in models.items():
             progress.begin(f"pricing {' '.join(label.split())}")
             steps[label] = price(step_spec(asked.build(), data, train), card, ffn)

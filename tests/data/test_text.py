@@ -8,7 +8,7 @@ import pytest
 from support.preparing import VOCABULARY, corpus, documents, run, write
 
 from albert_fast.data import text as text_module
-from albert_fast.data.inputs import InputFile
+from albert_fast.data.input_files import InputFile
 from albert_fast.data.load_tokenizer import wordpiece_tokenizer
 from albert_fast.data.verify import VerifyOptions, verify
 from albert_fast.options import UserError

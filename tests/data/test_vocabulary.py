@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from albert_fast.data.inputs import input_files
+from albert_fast.data.input_files import input_files
 from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.tokenizer import SPECIAL_TOKENS
 from albert_fast.data.vocabulary import train_vocabulary
@@ -56,7 +56,7 @@ def test_accents_of_other_text_are_stripped_as_bert_does(tmp_path, capsys):
 def test_vocabulary_is_the_same_in_every_process(english_text):
     code = (
         "import sys; from albert_fast.data.vocabulary import train_vocabulary;"
-        "from albert_fast.data.inputs import input_files;"
+        "from albert_fast.data.input_files import input_files;"
         "print(train_vocabulary(input_files((sys.argv[1],)), 2000).fingerprint.hex())"
     )
     run = [sys.executable, "-c", code, str(english_text)]

@@ -13,7 +13,7 @@ import pytest
 from support.preparing import CHARACTERS, corpus, documents, files, run, write
 
 from albert_fast.data import workers as workers_module
-from albert_fast.data.inputs import input_files
+from albert_fast.data.input_files import input_files
 from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.shards import read_documents
 from albert_fast.data.text import Position, part_spans, read_chunks

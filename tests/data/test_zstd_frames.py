@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from albert_fast.data import text
-from albert_fast.data.inputs import InputFile
+from albert_fast.data.input_files import InputFile
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.data.text import Position, part_spans, read_chunks
 from albert_fast.data.tokenizer import SPECIAL_TOKENS

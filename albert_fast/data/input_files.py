@@ -18,8 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO, Literal, cast
 
+from albert_fast.data.columnar import is_table, open_table, table_columns, table_groups
 from albert_fast.data.foreign import foreign_kind
-from albert_fast.data.tables import is_table, open_table, table_columns, table_groups
 from albert_fast.data.zstd_frames import MAGIC, Frame, find_frames
 from albert_fast.files import writing
 from albert_fast.options import UserError, note

@@ -1,4 +1,4 @@
-"""albert_fast.data.tables: Parquet, Arrow and the folders of HuggingFace's datasets, prepared as the text they hold."""
+"""Parquet, Arrow and the folders of HuggingFace's datasets, prepared as the text they hold."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from support import preparing
 from support.preparing import documents, write
 
-from albert_fast.data.inputs import input_files
+from albert_fast.data.input_files import input_files
 from albert_fast.data.tokenizer import SPECIAL_TOKENS
 from albert_fast.options import UserError
 

@@ -6,7 +6,7 @@ import matplotlib
 import pytest
 from matplotlib import pyplot
 
-from albert_fast.plots import save_figure, subplots
+from albert_fast.figures import save_figure, subplots
 
 
 def test_figures_are_drawn_without_a_display(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

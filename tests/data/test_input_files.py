@@ -1,4 +1,4 @@
-"""albert_fast.data.inputs: what a file is, told by its content; folders, standard input, compression."""
+"""albert_fast.data.input_files: what a file is, told by its content; folders, standard input, compression."""
 
 import gzip
 import importlib
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from albert_fast.data.inputs import InputFile, expand, input_files
+from albert_fast.data.input_files import InputFile, expand, input_files
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.data.text import Position, chunk_lines, ends_document, part_spans, read_chunks
 from albert_fast.data.tokenizer import SPECIAL_TOKENS

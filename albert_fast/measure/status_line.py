@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 
-class Progress:
+class StatusLine:
     """Inside `with`, shows what is being worked on and the latest about it."""
 
     def __init__(self) -> None:
@@ -13,7 +13,7 @@ class Progress:
         self._status = self._console.status("")
         self._what = ""
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> StatusLine:
         self._status.start()
         return self
 
