@@ -17,7 +17,7 @@ from albert_fast.config import AlbertConfig
 from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.downstream.texts import encode_texts, mean_vectors
-from albert_fast.files import strict_json
+from albert_fast.files import strict_json, whole_file
 from albert_fast.model import AlbertForPreTraining, AlbertModel
 from albert_fast.options import DeviceOptions, Options, UserError, option
 from albert_fast.packed import Packed
@@ -88,12 +88,12 @@ def embed(options: EmbedOptions, where: DeviceOptions) -> None:
     pairs = [(line, None) for line in lines]
     texts = encode_texts(tokenizer, pairs, options.max_seq_length or config.max_position_embeddings, config)
     output = Path(options.output)
-    vectors = np.lib.format.open_memmap(output, "w+", np.float32, (len(texts), config.hidden_size))
-    starts = range(0, len(texts), options.batch_size)
-    for start in track(starts, "embedding", console=Console(stderr=True)):
-        rows = np.arange(start, min(start + options.batch_size, len(texts)))
-        vectors[rows] = vectors_of(model, texts.batch(rows, device), options.pooling).cpu().numpy()
-    vectors.flush()
+    with whole_file(output) as partial:
+        vectors = np.lib.format.open_memmap(partial, "w+", np.float32, (len(texts), config.hidden_size))
+        batches = list(texts.in_order(options.batch_size))
+        for rows in track(batches, "embedding", console=Console(stderr=True)):
+            vectors[rows] = vectors_of(model, texts.batch(rows, device), options.pooling).cpu().numpy()
+        vectors.flush()
     print(f"{output}: {len(texts):,} {options.pooling} vectors of {config.hidden_size}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from support.commands import refused
 from albert_fast.cli import main
 from albert_fast.config import AlbertConfig
 from albert_fast.data.load_tokenizer import load_tokenizer, wordpiece_tokenizer
-from albert_fast.downstream.predict import fill_masks
+from albert_fast.downstream import predict
+from albert_fast.downstream.predict import fill_masks, vectors_of
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import UserError
 
@@ -88,6 +90,25 @@ def test_embed_takes_texts_from_the_command_line(folder: Path, capsys: pytest.Ca
     np.testing.assert_array_equal(np.load(folder.parent / "a.npy"), np.load(folder.parent / "b.npy"))
     for more in ([], ["--input", "x", "--text", "y"]):
         assert "either with --input FILE, one a line, or with --text" in refused(capsys, *flags, "c.npy", *more)
+
+
+def test_a_stopped_embed_leaves_the_file_of_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = folder.parent / "vectors.npy"
+    flags = ["embed", "--model", str(folder), "--output", str(output), "--batch-size", "1", "--text"]
+    main([*flags, "the cats sat"])
+    before, held, batches = output.read_bytes(), set(output.parent.iterdir()), []
+
+    def stopped_at_the_second(*inputs: Any) -> torch.Tensor:
+        batches.append(inputs)
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return vectors_of(*inputs)
+
+    monkeypatch.setattr(predict, "vectors_of", stopped_at_the_second)
+    with pytest.raises(SystemExit, match="130"):
+        main([*flags, "the cats", "sat"])
+    assert output.read_bytes() == before
+    assert set(output.parent.iterdir()) == held
 
 
 def test_the_text_stands_unbroken_over_a_narrow_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
