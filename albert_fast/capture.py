@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from albert_fast.options import first_line
+
 WARM_UP_ROUNDS = 3
 
 
@@ -55,8 +57,7 @@ def capture(bodies: Sequence[Callable[[], Any]], device: torch.device) -> list[t
         # An unfinished capture leaves the generator waiting for its end; a clone of its state waits for nothing.
         generator.graphsafe_set_state(generator_state)  # type: ignore[attr-defined]
         place = f" at {last_op.name}" if last_op.name else ""
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CaptureError(f"not captured{place}: {reason}") from error
+        raise CaptureError(f"not captured{place}: {first_line(error)}") from error
     return graphs
 
 

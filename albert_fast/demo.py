@@ -16,6 +16,7 @@ from albert_fast.config import AlbertConfig, DataConfig, ModelOptions, TrainConf
 from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.downstream.predict import fill_masks
+from albert_fast.health import frequency_loss
 from albert_fast.measure.eager import time_ops
 from albert_fast.measure.memory import MemoryOptions, memory
 from albert_fast.metrics import read_metrics
@@ -118,15 +119,11 @@ def _fitting_steps(model: ModelOptions, data: DataConfig, shards: Path, seconds:
 
 
 def _by_frequency(shards: Path, data: DataConfig) -> tuple[float, float]:
-    """(loss, accuracy) of guessing masked words by their frequency alone: the entropy, and the commonest word's share.
-
-    Loss in nats.
-    """
+    """(loss in nats, accuracy) of guessing masked words by their frequency alone."""
     with open_loader(str(shards), data, seed=1) as loader:
         ids = np.concatenate([batch.masked_lm_ids[: batch.num_predictions] for batch in islice(loader, 50)])
-    shares = np.bincount(ids) / len(ids)
-    shares = shares[shares > 0]
-    return float(-(shares * np.log(shares)).sum()), float(shares.max())
+    counts = np.bincount(ids)
+    return frequency_loss(counts), counts.max() / counts.sum()
 
 
 def _learned(lines: list[dict[str, float]], by_frequency: tuple[float, float]) -> Table:

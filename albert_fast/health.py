@@ -121,7 +121,7 @@ class Health:
                 "late, after the words; where it stays so, documents of one or two sentences are the usual reason: "
                 "give longer ones, or --no-sentence_order",
             )
-        guessing = self.frequency_loss()
+        guessing = frequency_loss(self.words)
         if mean("mlm_loss") > guessing - 0.1:
             self._once(
                 "words",
@@ -130,15 +130,20 @@ class Health:
                 "a higher --learning_rate, --ln_type preln, or smaller steps and more of them",
             )
 
-    def frequency_loss(self) -> float:
-        """Loss, in nats, of guessing masked words by how frequent they are (entropy, Miller and Madow's correction)."""
-        counts = self.words[self.words > 0]
-        if not len(counts):
-            return math.inf
-        shares = counts / counts.sum()
-        return float(-(shares * np.log(shares)).sum() + (len(counts) - 1) / (2 * counts.sum()))
-
     def _once(self, kind: str, text: str) -> None:
         if kind not in self.said:
             self.said.add(kind)
             self.say(text)
+
+
+def frequency_loss(counts: np.ndarray) -> float:
+    """Loss, in nats, of guessing masked words by how frequent they are (entropy, Miller and Madow's correction).
+
+    Args:
+        counts: [V] int64, how often each id was to be predicted; none yet: infinity.
+    """
+    seen = counts[counts > 0]
+    if not len(seen):
+        return math.inf
+    shares = seen / seen.sum()
+    return float(-(shares * np.log(shares)).sum() + (len(seen) - 1) / (2 * seen.sum()))

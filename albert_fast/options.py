@@ -38,6 +38,11 @@ def note(message: str) -> None:
     print(f"note: {message}", file=sys.stderr)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says or, where it says nothing, its kind: compilers' errors fill pages."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise UserError where `value` is none of `choices`."""
     if value not in choices:

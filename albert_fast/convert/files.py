@@ -12,7 +12,7 @@ from torch import Tensor
 
 from albert_fast.convert.inert import load_inert
 from albert_fast.convert.unwrap import unwrap
-from albert_fast.options import UserError
+from albert_fast.options import UserError, first_line
 
 _WEIGHT_FILES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
@@ -91,10 +91,9 @@ def read_torch(file: Path, use_averages: bool = False) -> tuple[dict[str, Tensor
     except UserError:
         raise
     except Exception as error:  # each reader has its own kinds for files that are missing, cut or foreign
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         if file.is_file() and file.open("rb").read(len(_POINTER)) == _POINTER:
             raise UserError(f"{file} is Git LFS's pointer to a file; fetch that with git lfs pull") from None
-        raise UserError(f"{file} is damaged or holds more than tensors: {reason}") from None
+        raise UserError(f"{file} is damaged or holds more than tensors: {first_line(error)}") from None
     return unwrap(held, file, use_averages)
 
 

@@ -17,7 +17,7 @@ from albert_fast.kernels.candidates import Problem
 from albert_fast.measure.batch import full_batch
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.ops import Ops, get_ops
-from albert_fast.options import Options, compute_dtype, device_kind, option
+from albert_fast.options import Options, compute_dtype, device_kind, first_line, option
 from albert_fast.step import TrainStep
 from albert_fast.tuning import cache
 from albert_fast.tuning.case import Case
@@ -96,7 +96,7 @@ def _check(name: str, function: Callable[[], str | None]) -> dict[str, Any]:
     try:
         fault = function()
     except Exception as error:
-        fault = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        fault = f"{type(error).__name__}: {first_line(error)}"
     return _result(name, fault is None, fault or "")
 
 

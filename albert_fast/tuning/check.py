@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from albert_fast.options import first_line
 from albert_fast.tuning.case import Case
 
 REFERENCE_DTYPE = {torch.float32: torch.float64, torch.bfloat16: torch.float32, torch.float16: torch.float32}
@@ -23,7 +24,7 @@ def fault(case: Case, implementation: Callable[..., Any], plain: Callable[..., A
     try:
         results = case.results(implementation, dtype)
     except Exception as error:  # a kernel that does not compile raises whatever the compiler does
-        return f"{case.op} raises {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]
+        return f"{case.op} raises {type(error).__name__}: {first_line(error)}"[:300]
     for name, expected in truth.items():
         if results[name].shape != expected.shape:
             return f"{case.op}, {name}: {list(results[name].shape)} instead of {list(expected.shape)}"

@@ -14,7 +14,7 @@ import torch
 from albert_fast.kernels import candidates
 from albert_fast.kernels.candidates import Candidate, Problem, candidates_of
 from albert_fast.ops import Ops
-from albert_fast.options import note
+from albert_fast.options import first_line, note
 from albert_fast.tuning.case import Case
 from albert_fast.tuning.cases import Maker, cases
 from albert_fast.tuning.check import fault
@@ -102,7 +102,7 @@ def _times(
                 run = make(case.implementation(ops), getattr(torch, problem.dtype))
                 prepared[candidate.name] = clock.prepare(insisting(problem, candidate)(run))
         except Exception as error:
-            out[candidate.name] = f"{case.op} {(str(error).splitlines() or [type(error).__name__])[0]}"[:300]
+            out[candidate.name] = f"{case.op} {first_line(error)}"[:300]
     taken: dict[str, list[float]] = {name: [] for name in prepared}
     for turn in range(ROUNDS):
         if turn > 2 and clock.now() >= until:
