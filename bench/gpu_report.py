@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +106,35 @@ def part_rates(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]
     return harness.rates()
 
 
+def rows_of(
+    runs: list[tuple[list[str], Callable[[], dict[str, Any]]]], keep: Keep, earlier: dict[str, Any]
+) -> dict[str, Any]:
+    """The row of each run that has none yet; a run that fails leaves its reason instead.
+
+    Args:
+        runs: a run's name in words, and what makes its row.
+    """
+    rows, failed = earlier.get("rows", []), earlier.get("failed", [])
+    done = [row["run"] for row in rows + failed]
+    for words, make in runs:
+        if words in done:
+            continue
+        try:
+            rows.append({"run": words, **make()})
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # pytest.skip's is no Exception
+            failed.append({"run": words, "reason": f"{type(error).__name__}: {error}"[:600]})
+        keep({"rows": rows, "failed": failed})
+        print(f"{' '.join(words)}: {len(rows)} rows, {len(failed)} failed", flush=True)
+    return {"rows": rows, "failed": failed}
+
+
 def part_op(name: str, dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
-    """Every shape, implementation and direction of a bench file; one that fails leaves its reason in place of a row."""
+    """Every shape, implementation and direction of a bench file."""
     from bench import harness
 
     module = importlib.import_module(f"bench.bench_{name}")
-    rows, failed = earlier.get("rows", []), earlier.get("failed", [])
-    done = [row["run"] for row in rows + failed]
-    directions = harness.DIRECTIONS
     if name == "optimizer":
         runs = [(module.test_optimizer, (*model, i)) for model in module.MODELS for i in module.IMPLEMENTATIONS]
     elif name == "step":
@@ -123,27 +145,21 @@ def part_op(name: str, dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[s
         variants = [(128, False), (512, False), (512, True)] if name == "attention" else [()]
         runs = [
             (lambda t, v, s, i, d: harness.measure(t, module.case(s, *v), i, d), (v, s, i, d))
-            for v, s, i, d in itertools.product(variants, harness.shapes(), names, directions)
+            for v, s, i, d in itertools.product(variants, harness.shapes(), names, harness.DIRECTIONS)
             if i != "liger" or name == "add_layer_norm"
         ]
-    if not dry:  # the sort is stable: within an implementation large shapes, which the bench has last, come first
-        runs = runs[::-1]
+    if dry:
+        del runs[len(runs) // 4 + 1 :]
+    else:  # the sort is stable: within an implementation large shapes, which the bench has last, come first
+        runs.reverse()
         runs.sort(key=lambda run: min((WORTH.index(a) for a in run[1] if a in WORTH), default=0))
-    for function, arguments in runs[: len(runs) // 4 + 1] if dry else runs:
-        words = [str(argument) for argument in arguments]
-        if words in done:
-            continue
+
+    def timed(function: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, Any]:
         timer = Timer(2 if dry else None)
-        try:
-            function(timer, *arguments)
-            rows.append({"run": words, **timer.row()})
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # pytest.skip's is no Exception
-            failed.append({"run": words, "reason": f"{type(error).__name__}: {error}"[:600]})
-        keep({"rows": rows, "failed": failed})
-        print(f"{name} {' '.join(words)}: {len(rows)} rows, {len(failed)} failed", flush=True)
-    return {"rows": rows, "failed": failed}
+        function(timer, *arguments)
+        return timer.row()
+
+    return rows_of([([str(a) for a in run[1]], partial(timed, *run)) for run in runs], keep, earlier)
 
 
 def part_memory(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
@@ -155,28 +171,21 @@ def part_memory(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any
 
     sizes = [("tiny", 128, 256)] if dry else [("base", 128, 16384), ("base", 512, 16384), ("xlarge", 512, 8192)]
     kinds = [("all", "postln")] if dry else [("all", "postln"), ("None", "postln"), ("all", "preln")]
-    rows, failed = earlier.get("rows", []), earlier.get("failed", [])
-    done = [row["run"] for row in rows + failed]
-    for (preset, length, tokens), (share, ln) in itertools.product(sizes, kinds):
-        for recompute in ("none",) if dry or share == "None" else ("none", "ffn", "layer"):
-            config = AlbertConfig.from_preset(preset, share_type=share, ln_type=ln)
-            options = MemoryOptions(tokens_per_batch=tokens, max_seq_length=length, measure=True)
-            row = dict(preset=preset, max_seq_length=length, tokens=tokens, share_type=share, ln_type=ln)
-            row["recompute"] = recompute
-            words = list(map(str, row.values()))
-            if words in done:
-                continue
-            try:
-                predicted, measured = predict(options.spec(config, recompute)), measure(options.spec(config, recompute))
-            except Exception as error:
-                failed.append({"run": words, "reason": f"{type(error).__name__}: {error}"[:600]})
-            else:
-                difference = 100 * (predicted.peak_bytes / measured["peak_bytes"] - 1)
-                sizes_measured = {f"measured_{k}": v for k, v in measured.items()}
-                rows.append({"run": words, **row, **predicted.parts(), **sizes_measured,
-                             "difference_percent": difference})  # fmt: skip
-            keep({"rows": rows, "failed": failed})
-    return {"rows": rows, "failed": failed}
+
+    def compared(preset: str, length: int, tokens: int, share: str, ln: str, recompute: str) -> dict[str, Any]:
+        config = AlbertConfig.from_preset(preset, share_type=share, ln_type=ln)
+        options = MemoryOptions(tokens_per_batch=tokens, max_seq_length=length, measure=True)
+        predicted, measured = predict(options.spec(config, recompute)), measure(options.spec(config, recompute))
+        row = dict(preset=preset, max_seq_length=length, tokens=tokens, share_type=share, ln_type=ln)
+        row |= {"recompute": recompute, **predicted.parts(), **{f"measured_{k}": v for k, v in measured.items()}}
+        return {**row, "difference_percent": 100 * (predicted.peak_bytes / measured["peak_bytes"] - 1)}
+
+    runs = [
+        (*size, *kind, recompute)
+        for size, kind in itertools.product(sizes, kinds)
+        for recompute in (("none",) if dry or kind[0] == "None" else ("none", "ffn", "layer"))
+    ]
+    return rows_of([([str(a) for a in run], partial(compared, *run)) for run in runs], keep, earlier)
 
 
 def part_pretrain(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
@@ -193,9 +202,9 @@ def do(part: str, dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, A
     return own(dry, keep, earlier) if own else part_op(part, dry, keep, earlier)
 
 
-def run_part(part: str, dry: bool, limit: float, earlier: dict[str, Any]) -> dict[str, Any]:
+def run_part(part: str, dry: bool, limit: float, earlier: dict[str, Any], output: Path) -> dict[str, Any]:
     """`part` in a process group of its own; what goes wrong is noted beside what it found before."""
-    result = ROOT / f".gpu-report-{part}.json"
+    result = output / f".{part}.json"
     result.write_text(strict_json(earlier))
     command = [sys.executable, "-m", "bench.gpu_report", "--one", part, "--output", str(result)]
     begun = time.perf_counter()
@@ -303,7 +312,7 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         # A part that was cut off goes on behind what it had found.
         found = {k: v for k, v in (earlier or {}).items() if k not in ("error", "seconds")} if not options.again else {}
-        report["parts"][part] = run_part(part, options.dry_run, options.limit, found)
+        report["parts"][part] = run_part(part, options.dry_run, options.limit, found, options.output)
         write(options.output, report)
         print(f"{part}: {report['parts'][part].get('error', 'done')}"[:300], flush=True)
 
