@@ -1,6 +1,7 @@
 """What holds for every test."""
 
 import os
+import signal
 import subprocess
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 # Tests are too small for several threads, which wait for each other, longest where other processes want the cores.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # and in the processes that tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it, as would its own
 os.fsync = lambda descriptor: None  # no test cuts the power, and a disk takes milliseconds to answer
 
 
