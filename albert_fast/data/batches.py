@@ -7,12 +7,13 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from albert_fast import _loader
 from albert_fast.data.capacities import (
+    LoaderSettings,
     as_integer,
     as_user_error,
     earlier_max_sequences,
@@ -21,6 +22,9 @@ from albert_fast.data.capacities import (
 )
 from albert_fast.data.manifest import open_folder
 from albert_fast.options import UserError
+
+if TYPE_CHECKING:
+    from typing import Unpack  # of Python 3.11
 
 _BATCHES_BEFORE_REPORT = 100
 _CURSOR_BITS = {"index": 63, "epoch": 63, "group": 32, "batch": 63}
@@ -95,7 +99,7 @@ class PretrainingLoader(Iterator[Batch]):
         threads: int = 2,
         start_batch: int = 0,
         cursor: Mapping[str, Any] | None = None,
-        **settings: Any,
+        **settings: Unpack[LoaderSettings],
     ):
         with as_user_error():
             corpus = _loader.Corpus(_shard_paths(shards))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -15,6 +15,18 @@ from albert_fast.options import UserError
 
 _MILLION = 1_000_000
 _SETTINGS = [name for name, member in vars(LoaderConfig).items() if isinstance(member, property)]
+
+
+class LoaderSettings(TypedDict, total=False):
+    """What `PretrainingLoader` need not be given; `loader_config` has the defaults, and what each means."""
+
+    max_ngram: int
+    masked_lm_prob: float
+    max_predictions: int | None
+    predictions_per_batch: int | None
+    max_sequences: int | None
+    short_seq_prob: float
+    sentence_order: bool
 
 
 def loader_config(
