@@ -17,7 +17,7 @@ from albert_fast.flops import step_flops
 from albert_fast.measure.batch import full_batch
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.step import TrainStep
-from bench import bench_pretrain, bench_quality, gpu_report, harness, huggingface, machine
+from bench import bench_pretrain, bench_quality, gpu_parts, gpu_report, harness, huggingface, machine
 from bench import report as tables
 from bench.corpus import synthetic_folder
 from bench.shapes import Shape
@@ -224,7 +224,7 @@ def test_on_a_device_replays_are_timed_and_the_host_beside_them(direction, monke
     monkeypatch.setattr(harness, "device_clock", lambda: clock)
     monkeypatch.setattr(harness, "rates", lambda: {"copy": 1e9, "matrix": 1e9})
     case = importlib.import_module("bench.bench_add_layer_norm").case(Shape("small", 96, 24, 40, 3))
-    timer = gpu_report.Timer()
+    timer = gpu_parts.Timer()
     harness.measure(timer, case, "ours", direction)
     row = timer.row()
     assert clock.prepared == 1
@@ -236,7 +236,7 @@ def test_on_a_device_replays_are_timed_and_the_host_beside_them(direction, monke
 
 def test_without_a_device_calls_are_timed(monkeypatch):
     monkeypatch.setattr(harness, "rates", lambda: {"copy": 1e9, "matrix": 1e9})
-    timer = gpu_report.Timer(2)
+    timer = gpu_parts.Timer(2)
     case = importlib.import_module("bench.bench_add_layer_norm").case(Shape("small", 96, 24, 40, 3))
     harness.measure(timer, case, "ours", "forward")
     assert "host_seconds" not in timer.row()
@@ -284,12 +284,12 @@ def test_gpu_report_runs_dry_survives_a_failed_part_and_goes_on(tmp_path):
 
 def test_gpu_report_keeps_every_row_at_once():
     kept: list[int] = []
-    found = gpu_report.part_op("add_layer_norm", True, lambda found: kept.append(len(found["rows"])), {})
+    found = gpu_parts.part_op("add_layer_norm", True, lambda found: kept.append(len(found["rows"])), {})
     rows = found["rows"]
     assert kept == list(range(1, len(rows) + 1))
     kept.clear()
     earlier = {"rows": rows[:-1], "failed": []}
-    again = gpu_report.part_op("add_layer_norm", True, lambda found: kept.append(len(found["rows"])), earlier)
+    again = gpu_parts.part_op("add_layer_norm", True, lambda found: kept.append(len(found["rows"])), earlier)
     assert kept == [len(rows)]  # one row is made, the others are those of before
     assert again["rows"][:-1] == rows[:-1]
 
@@ -305,7 +305,7 @@ def test_gpu_report_goes_on_with_pretraining_where_it_was_cut_off(monkeypatch):
     monkeypatch.setattr(bench_pretrain, "show", lambda row: None)
     monkeypatch.setattr(bench_pretrain, "folders", lambda root, _: {kind: root / kind for kind in ("full", "short")})
     first = {"text": "full", "preset": "base", "target": 1.2}
-    document = gpu_report.part_pretrain(False, lambda found: kept.append(len(found["rows"])), {"rows": [first]})
+    document = gpu_parts.part_pretrain(False, lambda found: kept.append(len(found["rows"])), {"rows": [first]})
     assert (compared, kept) == (["short"], [2])
     assert document["rows"][0] == first
     assert document["rows"][1]["text"] == "short"
@@ -314,7 +314,7 @@ def test_gpu_report_goes_on_with_pretraining_where_it_was_cut_off(monkeypatch):
 @pytest.mark.slow
 def test_gpu_report_runs_dry_as_a_whole(tmp_path):
     parts = gpu_report_run(tmp_path, "--dry-run")["parts"]
-    assert set(parts) == set(gpu_report.PARTS)
+    assert set(parts) == set(gpu_parts.PARTS)
     assert {name: part for name, part in parts.items() if "error" in part or part.get("failed")} == {}
 
 
