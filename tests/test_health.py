@@ -7,7 +7,7 @@ import pytest
 from support.steps import make_batch
 
 from albert_fast.config import TrainConfig
-from albert_fast.health import Health, IllRun
+from albert_fast.health import Health, IllRun, frequency_loss
 
 WELL = dict(loss=5.0, mlm_loss=4.5, sop_loss=0.5, sop_accuracy=0.8, learning_rate=1e-3, last_gradient_norm=1.0)
 
@@ -57,6 +57,12 @@ def test_guessing_by_frequency_is_said_once():
     assert len(notes) == 1
     assert "frequency" in notes[0]
     assert watch((10, dict(mlm_loss=uniform - 0.5)) for _ in range(100)) == []
+
+
+def test_guessing_costs_the_entropy_and_what_few_counts_hide():
+    """Of 3 and 1: -3/4 ln 3/4 - 1/4 ln 1/4 = 0.5623 nats, and (2 - 1) / (2 * 4)."""
+    assert frequency_loss(np.array([3, 0, 1])) == pytest.approx(0.5623 + 0.125, abs=1e-4)
+    assert frequency_loss(np.zeros(3, np.int64)) == math.inf
 
 
 def test_words_to_predict_are_counted_as_batches_pass():

@@ -7,7 +7,7 @@ from support.shard_writer import random_documents, write_shard
 
 from albert_fast._loader import Corpus
 from albert_fast.data.batches import PretrainingLoader
-from albert_fast.data.capacities import loader_config, stream_fingerprint
+from albert_fast.data.capacities import earlier_max_sequences, loader_config, stream_fingerprint
 from albert_fast.options import UserError
 
 
@@ -41,15 +41,31 @@ def test_lengths_that_vary_as_much_as_they_can_fill_their_batches(tmp_path):
     assert max(sizes) > 0.5 * loader.max_sequences
 
 
-def test_capacities_are_those_of_the_formulas():
-    """T = 2048, S = 128, documents without end; ceil(.15 T) + ceil(sqrt(T / S)) = 308 + 4 predictions, in sixteens.
-
-    Chunks of 125 and, one in ten, of 2 to 125: 1 / mean(1 / n) = 93.0, an example 96.0, 21.3 examples; a quarter more.
-    """
-    config = loader_config(tokens_per_batch=2048, max_seq_length=128)
-    assert (config.max_sequences, config.predictions_per_batch) == (27, 320)
+@pytest.mark.parametrize(
+    ("tokens", "length", "expected"),
+    [
+        # Chunks of 125 and, one in ten, of 2 to 125: 1 / mean(1 / n) = 93.0, an example 96.0, n = 21.3 examples;
+        # n (1 + 2 sqrt(32 / T)) = 26.7. ceil(.15 T) + ceil(sqrt(T / S)) = 308 + 4 predictions, in sixteens.
+        (2048, 128, (27, 320)),
+        # 343.4 and 3 special tokens, n = 189.2; n (1 + 2 sqrt(165.6 / T)) = 208.2. 77 of 512 are masked: 9856 + 12.
+        (65536, 512, (209, 9872)),
+    ],
+)
+def test_capacities_are_those_of_the_formulas(tokens, length, expected):
+    """For documents without end."""
+    config = loader_config(tokens_per_batch=tokens, max_seq_length=length)
+    assert (config.max_sequences, config.predictions_per_batch) == expected
     given = loader_config(tokens_per_batch=2048, max_seq_length=128, max_sequences=9, predictions_per_batch=1024)
     assert (given.max_sequences, given.predictions_per_batch) == (9, 1024)
+
+
+@pytest.mark.parametrize(("tokens_of_each", "expected"), [(20, 132), (20_000, 64)])
+def test_the_rule_of_earlier_streams(tmp_path, tokens_of_each, expected):
+    """T / 32 = 64, or 5 / 4 T / m: documents of 20 tokens make an example of 1 / (1 / 20 + 1 / 93.0) + 3 = 19.5."""
+    documents = random_documents(1, 50, sentences=(1, 1), tokens=(tokens_of_each, tokens_of_each))
+    write_shard(tmp_path / "a.bin", documents, 500)
+    corpus = Corpus([str(tmp_path / "a.bin")])
+    assert earlier_max_sequences(loader_config(corpus, tokens_per_batch=2048, max_seq_length=128), corpus) == expected
 
 
 def test_a_cursor_keeps_the_capacity_of_its_stream(tmp_path):

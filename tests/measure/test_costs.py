@@ -43,6 +43,25 @@ def test_pytorchs_ops_read_their_arguments_and_write_their_results() -> None:
     assert gather.bytes == 2 * 4 * 12
 
 
+def test_attention_makes_two_products_forward_and_five_backward() -> None:
+    aten, (n, s, k, d) = torch.ops.aten, (3, 5, 7, 8)
+    q, key = torch.ones(1, n, s, d), torch.ones(1, n, k, d)
+    forward, backward = (
+        getattr(aten, f"_scaled_dot_product_flash_attention_for_cpu{name}").default for name in ("", "_backward")
+    )
+    (cost,) = costs_of(forward, (q, key, key), {}, q)
+    assert (cost.flops, cost.bytes, cost.launches, cost.kind) == (2 * 2 * n * s * k * d, 4 * (2 * 120 + 2 * 168), 1,
+                                                                  "attention")  # fmt: skip
+    (cost,) = costs_of(backward, (q, q, key, key, q, q), {}, (q, key, key))
+    assert cost.flops == 5 * 2 * n * s * k * d
+    packed = torch.ones(s, n, d)
+    (cost,) = costs_of(aten._flash_attention_forward.default, (packed, packed, packed, None, None, s, k), {}, packed)
+    assert (cost.flops, cost.launches) == (2 * 2 * n * s * k * d, 1)
+    arguments = (packed,) * 6 + (None, None, s, k)
+    (cost,) = costs_of(aten._flash_attention_backward.default, arguments, {}, packed)
+    assert (cost.flops, cost.launches) == (5 * 2 * n * s * k * d, 3)
+
+
 def test_views_and_allocations_launch_nothing() -> None:
     aten = torch.ops.aten
     assert all(map(is_free, (aten.view.default, aten.t.default, aten.empty.memory_format, aten.detach.default)))
