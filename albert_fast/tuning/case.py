@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -73,12 +74,24 @@ class Case:
         return torch.no_grad()(lambda: function(*given, **self.keywords))
 
     def backward(self, function: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Any]:
-        """A call of the backward pass alone, over one forward pass that is kept."""
+        """A call of the backward pass alone, over one forward pass, which the first call makes and all others keep.
+
+        Not made here: autograd runs backward on the stream of the forward pass, so the stream that captures the call
+        must have run that (tuning/clock.py; pytorch#164302).
+        """
         given, leaves = self.inputs(dtype)
-        outputs = function(*given, **self.keywords)
-        smooth = [x for x in (outputs if isinstance(outputs, tuple) else (outputs,)) if x.requires_grad]
-        seeds = [torch.ones_like(x) for x in smooth]
-        return lambda: torch.autograd.grad(smooth, leaves, seeds, retain_graph=True)
+
+        @cache
+        def passed() -> tuple[list[Tensor], list[Tensor]]:
+            outputs = function(*given, **self.keywords)
+            smooth = [x for x in (outputs if isinstance(outputs, tuple) else (outputs,)) if x.requires_grad]
+            return smooth, [torch.ones_like(x) for x in smooth]
+
+        def run() -> Any:
+            smooth, seeds = passed()
+            return torch.autograd.grad(smooth, leaves, seeds, retain_graph=True)
+
+        return run
 
     def both(self, function: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Any]:
         """A call of forward and backward, on inputs that stay where they are."""

@@ -5,6 +5,7 @@ import time
 import torch
 from support.cuda_host import DEVICE, cuda_host
 
+from albert_fast.tuning.case import Case
 from albert_fast.tuning.clock import CudaClock, HostClock, clock_for
 
 
@@ -35,3 +36,40 @@ def test_on_a_device_a_replay_is_timed_without_the_flush_before_it(monkeypatch) 
         assert host.waits[-2:] == ["event", "event"]
     assert host.faults == []
     assert torch.equal(total, before + 2)
+
+
+def small_clock() -> CudaClock:
+    clock = CudaClock(DEVICE)
+    clock.flushed = torch.ones(64)
+    return clock
+
+
+def test_what_a_graph_reads_stays_though_nobody_else_has_the_call(monkeypatch) -> None:
+    with cuda_host(monkeypatch):
+        total = torch.zeros(4)
+
+        def adding():
+            more = torch.ones(4)
+            return lambda: total.add_(more)
+
+        once = small_clock().prepare(adding())
+        once()
+
+
+def test_a_backward_pass_is_timed_over_a_forward_pass_of_the_stream_that_captures_it(monkeypatch) -> None:
+    """Autograd runs a backward pass on the stream of its forward pass, and a capture has its own stream alone."""
+    streams = []
+    with cuda_host(monkeypatch) as host:
+
+        def exponential(x: torch.Tensor) -> torch.Tensor:
+            streams.append(host.current)
+            return x.exp()
+
+        once = small_clock().prepare(Case("", (torch.ones(4),)).backward(exponential, torch.float32))
+        once()
+        (graph,) = host.graphs
+        captured = [str(func) for func, *_ in graph.ops]
+        assert "aten.mul.Tensor" in captured
+        assert "aten.exp.default" not in captured
+    (stream,) = streams
+    assert stream is not host.main
