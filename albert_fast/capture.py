@@ -79,10 +79,13 @@ def _abandon(graph: torch.cuda.CUDAGraph, pool: Any, stream: torch.cuda.Stream) 
     """End a capture that failed, and give its memory back.
 
     Where CUDA has invalidated the capture, capture_end raises before it tells the allocator (CUDAGraph.cpp of PyTorch
-    2.11), which would go on serving from the pool; other versions tell it first, and refuse to be told twice.
+    2.11), which would go on serving from the pool; other versions tell it first, and refuse to be told twice. A graph
+    that was captured and could not be instantiated knows its pool and gives it back itself: twice would be an error.
     """
-    try:
+    with suppress(RuntimeError):
         graph.capture_end()
+    try:
+        graph.pool()
     except RuntimeError:
         for release in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
             with suppress(RuntimeError):

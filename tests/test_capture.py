@@ -105,7 +105,7 @@ def test_a_look_during_capture_is_named(monkeypatch):
         make_step(train=dict(capture="on"))
 
 
-@pytest.mark.parametrize("fail_at", [0, 150, slow(40), slow(260)])
+@pytest.mark.parametrize("fail_at", [0, 150, slow(40), slow(260), -1])
 def test_a_failed_capture_leaves_no_trace(fail_at, monkeypatch):
     with cuda_host(monkeypatch, fail_at) as host:
         with pytest.warns(UserWarning, match="planted failure; use --capture off. Going on eagerly"):

@@ -100,7 +100,8 @@ class Graph:
             host.faults.append(f"of the warm-up {len(alive)} tensors are alive at capture")
         host.capturing, host.invalidated, host.allocating_to = self, False, pool
         host.generator.capturing = True
-        self.pool, self.kept = pool, []
+        self.memory_pool, self.kept = pool, []
+        host.pools.append(pool)
 
     def capture_end(self) -> None:
         """As PyTorch 2.11: where the capture is invalid the allocator is not told that it has ended."""
@@ -111,11 +112,17 @@ class Graph:
         if host.invalidated:
             raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
         host.allocating_to, host.generator.capturing, self.usable = None, False, True
-        host.pools.append(self.pool)
+        if host.fail_at == -1:
+            raise RuntimeError("planted failure")
+
+    def pool(self) -> Any:
+        if not self.usable:
+            raise RuntimeError("Called CUDAGraph::pool() without a preceding successful capture.")
+        return self.memory_pool
 
     def reset(self) -> None:
         if self.usable:
-            self.host.pools.remove(self.pool)
+            self.host.pools.remove(self.memory_pool)
         self.usable, self.ops = False, []
 
     def record(self, func: Callable, args: Any, outputs: list[Any], changed: list[Memory]) -> None:
@@ -168,7 +175,7 @@ class _Generator:
 class CudaHost:
     """Attributes: faults, what went wrong so far; waits, of the host for the device; written, memories since cleared.
 
-    fail_at: the number of the op under capture at which CUDA is made to fail, and invalidates the capture.
+    fail_at: the number of the op under capture at which CUDA is made to fail, and invalidates the capture; -1: after.
     """
 
     def __init__(self, fail_at: int | None = None):
@@ -347,7 +354,7 @@ def cuda_host(monkeypatch: Any, fail_at: int | None = None) -> Iterator[CudaHost
         for name, value in replacements.items():
             patch.setattr(torch.cuda, name, value)
         patch.setattr(torch._C, "_cuda_endAllocateToPool", host.end_allocate)
-        patch.setattr(torch._C, "_cuda_releasePool", lambda *_: None)
+        patch.setattr(torch._C, "_cuda_releasePool", lambda _, pool: host.pools.remove(pool))
         modes.enter_context(_Accesses(host))
         modes.enter_context(_Functions(host))
         yield host
