@@ -10,6 +10,8 @@ import torch
 # Tests are too small for several threads, which wait for each other, longest where other processes want the cores.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # and in the processes that tests start
+# CUDA's products are asked to be deterministic in some tests: torch reads this once, at the first product of a process.
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it, as would its own
 os.fsync = lambda descriptor: None  # no test cuts the power, and a disk takes milliseconds to answer
 
