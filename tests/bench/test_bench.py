@@ -243,6 +243,21 @@ def test_without_a_device_calls_are_timed(monkeypatch):
     assert timer.row()["median_seconds"] > 0
 
 
+def test_an_update_is_timed_once_its_gradients_are_there(monkeypatch):
+    module, calls = importlib.import_module("bench.bench_optimizer"), []
+    made = module.made
+
+    def noted(*arguments):
+        prepare, update, weights = made(*arguments)
+        return lambda: (calls.append("prepare"), prepare()), lambda: (calls.append("update"), update()), weights
+
+    monkeypatch.setattr(module, "made", noted)
+    monkeypatch.setattr(machine, "synchronize", lambda: calls.append("wait"))
+    monkeypatch.setattr(harness, "rates", lambda: {"copy": 1e9})
+    module.test_optimizer(gpu_parts.Timer(1), "tiny", "all", "ours-lamb")
+    assert calls[-4:] == ["prepare", "wait", "update", "wait"]
+
+
 def test_host_time_needs_no_launch():
     command = [sys.executable, "-m", "bench.host_time", "--json", "--rounds", "1"]
     done = subprocess.run(command, check=True, cwd=machine.ROOT, capture_output=True, text=True)
