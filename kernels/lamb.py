@@ -179,6 +179,9 @@ def _update(
     debiases: bool, weight_decay: float, decayed: int, trusted: int,
 ) -> None:  # fmt: skip
     """One update, in place; the arguments are those of `lamb`, owners [R] for R rows of N_COLS elements."""
+    # Of an int Triton makes another kernel than of the float that the dispatcher hands on under capture.
+    share, max_grad_norm, learning_rate = float(share), float(max_grad_norm), float(learning_rate)
+    decay_power, weight_decay = float(decay_power), float(weight_decay)
     n_rows = owners.numel()
     n_cols = grad.numel() // n_rows
     options = _options(grad, n_cols)

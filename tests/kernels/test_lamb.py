@@ -8,6 +8,7 @@ import torch
 from support.gates import DEVICES, assert_within, random
 
 from albert_fast.kernels import candidates
+from albert_fast.kernels import lamb as module
 from albert_fast.kernels.lamb import lamb
 
 ROWS = [40, 3, 25, 7]  # of four parts, of which the last is a vector: neither decayed nor trusted
@@ -147,6 +148,25 @@ def test_the_rate_is_zero_at_the_end():
     lamb(**s, **rule(64))
     assert torch.equal(s["master"], before)
     assert s["last_learning_rate"] == 0
+
+
+def test_whole_numbers_launch_the_kernels_that_the_dispatcher_launches(monkeypatch):
+    """A warm-up calls the op's body, a capture the op, and CUDA loads no kernel while a stream is captured."""
+
+    class Noting:
+        def __getitem__(self, grid):
+            return lambda *given, **named: kinds.append([type(x) for x in (*given, *named.values())])
+
+    for name in [name for name in vars(module) if name.startswith("_lamb_")]:
+        monkeypatch.setattr(module, name, Noting())
+    whole = rule(64, max_grad_norm=1, learning_rate=1, decay_power=2, weight_decay=0)
+    launched = []
+    for op in (module.update, torch.ops.albert_fast.lamb):
+        kinds: list[list[type]] = []
+        op(*state(64).values(), *whole.values())
+        launched.append(kinds)
+    assert len(launched[0]) == 5
+    assert launched[0] == launched[1]
 
 
 @pytest.mark.parametrize("trusts", [True, False], ids=["lamb", "adamw"])
