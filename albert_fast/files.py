@@ -25,7 +25,7 @@ def whole_file(path: Path) -> AbstractContextManager[Path]:
     block fails nothing is left, and what a killed process left of the same file goes.
 
     Raises:
-        UserError: the file system's refusal, with the file and the remedy.
+        UserError: `path` is a device, a pipe or a folder; the file system's refusal, with the file and the remedy.
     """
     return _whole(path, is_folder=False)
 
@@ -63,6 +63,8 @@ def append_line(path: Path, line: str) -> None:
 def _whole(path: Path, is_folder: bool, replace: bool = False) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with writing(path):
+        if not is_folder and path.exists() and not path.is_file():  # to take its place would remove /dev/null
+            raise UserError(f"output {path} is no regular file; give the path of one, new or old")
         remove_partials(path.parent, f".{glob.escape(path.name)}.*.partial")
         try:
             partial.mkdir() if is_folder else partial.touch()

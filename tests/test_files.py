@@ -32,6 +32,18 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     assert file.read_text() == "new"
 
 
+def test_what_is_no_regular_file_keeps_its_place(tmp_path):
+    """Root would put a file in the place of /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "link", "folder"):
+        with pytest.raises(UserError, match=f"{name} is no regular file"):
+            write_file(tmp_path / name, "text")
+    assert (tmp_path / "link").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe"]
+
+
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
     with suppress(KeyError), whole_folder(tmp_path / "a") as partial:
         (partial / "file").write_text("half")
