@@ -235,6 +235,10 @@ class DataConfig(Options):
         super().__post_init__()
         check_room(self.tokens_per_batch, self.max_seq_length)
 
+    def settings(self) -> dict[str, Any]:
+        """What decides the batches, by the names of PretrainingLoader's arguments: all but the threads."""
+        return {name: value for name, value in asdict(self).items() if name != "loader_threads"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(DeviceOptions):

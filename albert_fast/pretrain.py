@@ -153,9 +153,8 @@ def open_loader(
     folder: str, data: DataConfig, seed: int, rank: int = 0, world_size: int = 1, **more: Any
 ) -> PretrainingLoader:
     """The loader that these options mean; `more` are further arguments of PretrainingLoader."""
-    settings = asdict(data) | more
-    threads = settings.pop("loader_threads")
-    return PretrainingLoader(folder, seed=seed, rank=rank, world_size=world_size, threads=threads, **settings)
+    given = dict(seed=seed, rank=rank, world_size=world_size, threads=data.loader_threads)
+    return PretrainingLoader(folder, **given, **data.settings() | more)  # type: ignore[arg-type]
 
 
 def _held_out_loader(

@@ -1,7 +1,7 @@
 """`inspect`: what the loader makes of a prepared folder, as examples to read and as statistics of the first batches."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -35,9 +35,7 @@ class InspectOptions(Options):
 def inspect(options: InspectOptions, data: DataConfig) -> None:
     """Print examples of a prepared folder, masked words coloured, and the statistics of the first batches."""
     tokenizer = load_tokenizer(open_folder(options.data).directory / "tokenizer.json")
-    settings = asdict(data)
-    threads = settings.pop("loader_threads")
-    with PretrainingLoader(options.data, seed=options.seed, threads=threads, **settings) as loader:
+    with PretrainingLoader(options.data, seed=options.seed, threads=data.loader_threads, **data.settings()) as loader:
         batches = list(islice(loader, options.batches))
         statistics = batch_statistics(batches, tokenizer) | {"closed_by": loader.statistics()["closed_by"]}
     if options.json:

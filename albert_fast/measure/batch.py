@@ -1,16 +1,25 @@
 """A micro-batch of full sequences: what predictions and benches feed a step where no corpus is given."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from albert_fast.config import AlbertConfig
 from albert_fast.data.batches import Batch
-from albert_fast.data.capacities import loader_config
+from albert_fast.data.capacities import LoaderSettings, loader_config
+
+if TYPE_CHECKING:
+    from typing import Unpack  # of Python 3.11
 
 
-def full_batch(config: AlbertConfig, tokens: int, length: int, max_sequences: int | None = None) -> Batch:
+def full_batch(
+    config: AlbertConfig, tokens_per_batch: int, max_seq_length: int, **settings: Unpack[LoaderSettings]
+) -> Batch:
     """A micro-batch of full sequences with the loader's capacities (batches.PretrainingLoader); ids random."""
-    random = np.random.default_rng(0)
-    loader = loader_config(tokens_per_batch=tokens, max_seq_length=length, max_sequences=max_sequences)
+    random, tokens, length = np.random.default_rng(0), tokens_per_batch, max_seq_length
+    loader = loader_config(tokens_per_batch=tokens, max_seq_length=length, **settings)
     most, predictions = loader.max_sequences, loader.predictions_per_batch
     sequences = min(tokens // length, most)
     edges = np.minimum(np.arange(loader.sequence_slots() + 1) * length, tokens)

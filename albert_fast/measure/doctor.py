@@ -59,11 +59,10 @@ def doctor(options: DoctorOptions) -> None:
 
 def examine(options: DoctorOptions, device: torch.device, clock: Clock | None = None) -> dict[str, Any]:
     """The report: machine, checks (name, ok or not or None where it could not be checked, detail), implementations."""
-    dtype = compute_dtype(options.precision, device.type)
+    config, dtype = AlbertConfig.from_preset(options.config), compute_dtype(options.precision, device.type)
     checks = [_extension(), *_plain_ops(device, dtype)]
     report: dict[str, Any] = {"machine": machine(device), "checks": checks, "implementations": []}
     if device.type == "cuda":
-        config = AlbertConfig.from_preset(options.config)
         step = _step(config, options, "off", dtype, device)
         outcomes = tune(problems_of(step), step.model.ops, clock or clock_for(device), options.tune_seconds, device)
         report["implementations"] = [_row(o, rates(device, dtype)) for o in outcomes]

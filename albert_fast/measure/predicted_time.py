@@ -22,10 +22,11 @@ def step_spec(config: AlbertConfig, data: DataConfig, train: TrainConfig) -> Ste
     if train.precision == "fp32":
         raise UserError("precision=fp32 is not priced: the rates of cards are those of bf16; leave --precision out")
     config.check_length(data.max_seq_length)
+    settings = data.settings()
     return StepSpec(
-        config=config, tokens_per_batch=data.tokens_per_batch, max_seq_length=data.max_seq_length,
-        train=replace(train, capture="off", device="auto"), target="cuda", dtype=torch.bfloat16,
-        max_sequences=data.max_sequences,
+        config=config, tokens_per_batch=settings.pop("tokens_per_batch"), max_seq_length=settings.pop("max_seq_length"),
+        loader=settings, train=replace(train, capture="off", device="auto"), target="cuda",
+        dtype=torch.bfloat16,
     )  # fmt: skip
 
 

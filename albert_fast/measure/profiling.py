@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from albert_fast.data.batches import Batch
 from albert_fast.measure.batch import full_batch
 from albert_fast.measure.predicted_time import predict_time
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.options import Options, compute_dtype, device_kind, note, option
+from albert_fast.options import Options, UserError, compute_dtype, device_kind, note, option
 from albert_fast.pretrain import open_loader
 from albert_fast.run import check_trainable
 from albert_fast.step import TrainStep
@@ -53,6 +53,16 @@ class ProfileOptions(Options):
     trace: str | None = option(None, "Chrome trace to write; open it in chrome://tracing or Perfetto", metavar="FILE")
     rows: int = option(20, "ops to list", at_least=1)
     json: bool = option(False, "print one JSON document instead of Markdown tables")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        others = ("data", "steps", "warm_up", "trace") if self.predict else ("rates", "ffn", "gpus", "tokens", "png")
+        for f in fields(self):
+            if f.name in others and getattr(self, f.name) != f.default:
+                how = "run, not priced; leave --predict out" if self.predict else "priced; give --predict CARD too"
+                raise UserError(f"{f.name}={getattr(self, f.name)} is of a step that is {how}")
+        if self.gpus > 1 and self.tokens is None:
+            raise UserError(f"gpus={self.gpus} is of a run's plan; give --tokens too, such as 100e9")
 
 
 class _Stages:
@@ -175,7 +185,7 @@ def profile_command(options: ProfileOptions, model: ModelOptions, data: DataConf
         vocabulary = {"vocab_size": loader.corpus.vocab_size} if loader and model.config in PRESETS else {}
         config = model.build(**vocabulary)
         check_trainable(config, data)
-        batches: Iterator[Batch] = loader or repeat(full_batch(config, data.tokens_per_batch, data.max_seq_length))
+        batches: Iterator[Batch] = loader or repeat(full_batch(config, **data.settings()))
         first = next(batches)
         built = AlbertForPreTraining(config, train.ops).to(device)
         step = TrainStep(built, first, data.max_seq_length, train, compute_dtype(train.precision, device.type))

@@ -5,7 +5,7 @@ to PyTorch run there through `bodies`: the code which runs inside them on the de
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -33,11 +33,11 @@ class StepSpec:
     train: TrainConfig
     target: str  # cpu or cuda
     dtype: torch.dtype
-    max_sequences: int | None = None  # the loader's default for documents without end
+    loader: dict[str, Any] = field(default_factory=dict)  # LoaderSettings; defaults are for documents without end
 
     def batch(self) -> Batch:
         """A micro-batch full of sequences of max_seq_length."""
-        return full_batch(self.config, self.tokens_per_batch, self.max_seq_length, self.max_sequences)
+        return full_batch(self.config, self.tokens_per_batch, self.max_seq_length, **self.loader)
 
     def build(self, device: torch.device, op_set: str | ops.Ops, capture: Literal["on", "off"] = "off") -> TrainStep:
         """The step on `device`, with random weights."""

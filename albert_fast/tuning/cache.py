@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -50,8 +51,9 @@ def kernels_hash() -> str:
 
 
 def path(known: dict[str, str]) -> Path:
-    """The file for this card and these versions."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """The file for this card and these versions: among temporary files for users without a home, as in containers."""
+    home = os.path.expanduser("~")  # stays as it is where there is none
+    root = Path(os.environ.get("XDG_CACHE_HOME") or (tempfile.gettempdir() if home == "~" else f"{home}/.cache"))
     name = re.sub(r"[^a-z0-9]+", "-", known["card"].lower()).strip("-")
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
     return root / "albert_fast" / f"{name}-{digest}.json"

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from support.commands import refused
 
 from albert_fast.cli import main
 from albert_fast.kernels.candidates import Problem
@@ -22,6 +23,10 @@ def test_what_is_here_is_right_and_what_is_not_is_said(capsys):
     assert states["extension"] is states["varlen_attention in float32"] is states["gelu_ffn in float32"] is True
     assert {name for name, ok in states.items() if ok is None} == {"kernels", "implementations", "capture"}
     assert report["machine"]["torch"] == torch.__version__
+
+
+def test_a_config_that_is_none_is_refused_without_a_card_too(capsys):
+    assert "nope" in refused(capsys, "doctor", "--config", "nope")
 
 
 def test_what_is_wrong_is_named_and_ends_in_code_1(capsys, monkeypatch):

@@ -39,10 +39,20 @@ def test_the_step_has_room_for_the_sequences_that_are_asked_for():
         assert batch.cu_seqlens[-1] == 1024
 
 
+def test_the_step_predicts_as_many_words_as_are_asked_for():
+    """T = 1024, S = 128: budgets of 19 and 64 tokens, at most 5; ceil(sqrt(8)) = 3 more, in sixteens."""
+    for settings, room, made in ({}, 160, 19), ({"masked_lm_prob": 0.5}, 528, 64), ({"max_predictions": 5}, 160, 5):
+        data = DataConfig(tokens_per_batch=1024, max_seq_length=128, **settings)
+        batch = step_spec(AlbertConfig.from_preset("tiny"), data, TrainConfig()).batch()
+        assert (len(batch.masked_lm_positions), batch.num_predictions) == (room, 8 * made)
+
+
 @pytest.mark.parametrize(("flags", "message"), [
     (["--predict", "h1000"], "predict='h1000'"), (["--predict", "h100", "--precision", "fp32"], "precision=fp32"),
     (["--predict", "h100", "--max_seq_length", "1024"], "max_position_embeddings"),
-    (["--predict", "h100", "--gpus", "0"], "gpus=0"),
+    (["--predict", "h100", "--gpus", "0"], "gpus=0"), (["--predict", "h100", "--gpus", "8"], "give --tokens too"),
+    (["--rates", "x"], "rates=x is of a step that is priced; give --predict CARD too"),
+    (["--predict", "h100", "--steps", "4"], "steps=4 is of a step that is run, not priced; leave --predict out"),
 ])  # fmt: skip
 def test_command_refuses(flags, message, capsys):
     assert message in refused(capsys, "profile", "--config", "tiny", *flags)

@@ -1,6 +1,8 @@
 """What was chosen is remembered for one card and its versions, and believed only as it was written."""
 
 import multiprocessing
+import pwd
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,17 @@ def store_fifteen(name: str) -> None:
     for turn in range(15):
         cache.store(KNOWN, {f"{name} {turn}": "library"}, {})
         assert cache.load(KNOWN)[f"{name} {turn}"] == "library"
+
+
+def test_a_user_without_a_home_remembers_among_temporary_files(tmp_path, monkeypatch) -> None:
+    def unknown(user: int) -> None:
+        raise KeyError(user)
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    assert cache.path(KNOWN).is_relative_to(tmp_path)
 
 
 def test_two_processes_at_once_lose_nothing_and_read_nothing_torn() -> None:
