@@ -17,17 +17,17 @@ ATTENTION_ROWS = 16384  # the reference keeps every score of so many: 2.1 GB in 
 
 
 class Maker:
-    """Makes the tensors of a case: standard normal numbers rounded to `dtype`, the same on every device."""
+    """Makes the tensors of a case: standard normal numbers rounded to `dtype`, on a device always the same."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, seed: int = 0):
         self.device, self.dtype = device, dtype
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed)
 
     def normal(self, *shape: int, scale: float = 1.0) -> Tensor:
-        return (torch.randn(shape, generator=self.generator) * scale).to(self.device, self.dtype)
+        return (torch.randn(shape, generator=self.generator, device=self.device) * scale).to(self.dtype)
 
     def integers(self, below: int, count: int) -> Tensor:
-        return torch.randint(below, (count,), generator=self.generator).int().to(self.device)
+        return torch.randint(below, (count,), generator=self.generator, device=self.device).int()
 
     def key(self) -> Tensor:
         return torch.tensor([7, 3], device=self.device)
@@ -140,7 +140,7 @@ def _attention(make: Maker, heads: int, size: int, longest: int, ends: list[int]
 
 def _weight_gradient(make: Maker, rows: int, columns: int, depth: int) -> Case:
     """Operands in the low precision, the sum in fp32: where a product is rounded on its way the check shall see it."""
-    total = torch.randn(depth, columns, generator=make.generator).to(make.device)
+    total = torch.randn(depth, columns, generator=make.generator, device=make.device)
     operands = make.normal(rows, depth), make.normal(rows, columns, scale=max(rows, 1) ** -0.5)
     return Case(
         "weight_gradient", (total, *operands), fixed=(0,), function=_accumulated, plain=_accumulated_plain, slack=1e-4

@@ -40,8 +40,9 @@ def fault(case: Case, implementation: Callable[..., Any], plain: Callable[..., A
 
 def deviation(case: Case, implementation: Callable[..., Any], dtype: torch.dtype, bound: float) -> str | None:
     """What of `implementation` in `dtype` is further than `bound`, relative L2, from itself in fp64 on CPU."""
-    truth = case.on(torch.device("cpu")).results(implementation, torch.float64)
-    for name, actual in case.results(implementation, dtype).items():
+    cpu = torch.device("cpu")
+    truth = case.on(cpu).results(implementation, torch.float64)
+    for name, actual in case.results(implementation, dtype, drawn_on=cpu).items():
         error = errors(actual.cpu(), truth[name])[0]
         if not error <= bound:
             return f"{name}: off by {error:.1e}, more than {bound:.0e}"

@@ -22,7 +22,9 @@ class UpdateCase(Case):
     arguments: "lamb" or "adamw"; rows and columns of the weights, of which no longer rows can be made; the device.
     """
 
-    def results(self, function: Callable[..., Any], dtype: torch.dtype) -> dict[str, Tensor]:
+    def results(
+        self, function: Callable[..., Any], dtype: torch.dtype, drawn_on: torch.device | None = None
+    ) -> dict[str, Tensor]:
         """The state after three updates, of which the first finds a gradient that is not finite."""
         optimizer = self._optimizer(function, dtype)
         flat = optimizer.flat
@@ -67,7 +69,7 @@ class UpdateCase(Case):
         return optimizer
 
     def _fill(self, flat: FlatParameters, buffer: Tensor, seed: int) -> None:
-        """Normal numbers, the same on every device and in every dtype."""
-        generator = torch.Generator().manual_seed(seed)
+        """Normal numbers, the same in every dtype."""
+        generator = torch.Generator(buffer.device).manual_seed(seed)
         for view in flat.views(buffer).values():
-            view.copy_(torch.randn(view.shape, generator=generator))
+            view.copy_(torch.randn(view.shape, generator=generator, device=buffer.device))

@@ -1,6 +1,8 @@
 """Inputs of every op that has candidates, and the work that they ask for."""
 
 import torch
+from support.cuda_host import DEVICE, cuda_host
+from torch.overrides import TorchFunctionMode
 
 from albert_fast.kernels import candidates
 from albert_fast.kernels.candidates import Problem
@@ -19,6 +21,36 @@ def test_every_op_that_has_candidates_has_cases():
     for op in candidates._CANDIDATES:
         problem = Problem(op, "sm_90", "float32", 16, 48, 24, 8)
         assert cases(problem, 3, Maker(CPU, torch.float32)), op
+
+
+class Draws(TorchFunctionMode):
+    """Notes where random numbers are drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.devices = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.randn, torch.randint):
+            self.devices.append((kwargs or {}).get("device"))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_card_draws_its_own_numbers(monkeypatch):
+    """Those of one LayerNorm at 65,536 tokens would take a CPU seconds, for each candidate again."""
+    made = torch.Generator
+
+    class OnHost:
+        def __new__(cls, device):
+            return made()
+
+    with cuda_host(monkeypatch):
+        monkeypatch.setattr(torch, "Generator", OnHost)
+        for op in candidates._CANDIDATES:
+            with Draws() as draws:
+                for case in cases(Problem(op, "sm_90", "float32", 16, 48, 24, 8), 9, Maker(DEVICE, torch.float32)):
+                    case.results(case.reference(), torch.float32)
+            assert set(draws.devices) == {DEVICE}, op
 
 
 def test_work_is_the_bytes_that_must_move_or_the_flops():
