@@ -64,8 +64,7 @@ class Case:
         drawn_on: the device that draws the outputs' gradients, their own by default: a CPU takes seconds for a card's.
         """
         given, leaves = self.inputs(dtype)
-        outputs = function(*given, **self.keywords)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        outputs = _several(function(*given, **self.keywords))
         smooth = [x for x in outputs if x.requires_grad]
         seeds: list[Tensor] = []
         for x in smooth:
@@ -91,8 +90,7 @@ class Case:
 
         @cache
         def passed() -> tuple[list[Tensor], list[Tensor]]:
-            outputs = function(*given, **self.keywords)
-            smooth = [x for x in (outputs if isinstance(outputs, tuple) else (outputs,)) if x.requires_grad]
+            smooth = [x for x in _several(function(*given, **self.keywords)) if x.requires_grad]
             return smooth, [torch.ones_like(x) for x in smooth]
 
         def run() -> Any:
@@ -106,7 +104,11 @@ class Case:
         given, leaves = self.inputs(dtype)
 
         def run() -> Any:
-            out = function(*given, **self.keywords)
-            return torch.autograd.grad(out, leaves, torch.ones_like(out))
+            smooth = [x for x in _several(function(*given, **self.keywords)) if x.requires_grad]
+            return torch.autograd.grad(smooth, leaves, [torch.ones_like(x) for x in smooth])
 
         return run
+
+
+def _several(outputs: Any) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)

@@ -183,7 +183,7 @@ def work(problem: Problem) -> tuple[int, int]:
     if problem.op.startswith("gelu_layer_norm"):
         return 0, (4 if problem.op.endswith("_backward") else 2) * rows * columns * columns
     if problem.op in ("linear_cross_entropy", "weight_gradient"):
-        return 0, 2 * rows * columns * depth
+        return 0, (6 if problem.op == "linear_cross_entropy" else 2) * rows * columns * depth
     if problem.op.startswith("attention"):  # two products forward and five backward, of each query or of every sixth
         asking = 6 if problem.op.endswith("of_some") else 1
         return 0, 14 * min(rows, ATTENTION_ROWS) * problem.length_to * columns // asking

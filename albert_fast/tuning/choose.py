@@ -113,8 +113,11 @@ def _times(
 
 
 def _timed_part(problem: Problem, case: Case) -> Callable[..., Callable[[], Any]]:
-    """The direction that the problem is about; both for attention, whose kernels must not change in between."""
-    if problem.op.startswith("attention"):
+    """The direction that the problem is about.
+
+    Both for attention, whose kernels must not change in between, and for the loss, whose forward pass makes gradients.
+    """
+    if problem.op.startswith("attention") or problem.op == "linear_cross_entropy":
         return case.both
     return case.backward if problem.op.endswith("_backward") else case.forward
 

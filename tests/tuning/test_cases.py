@@ -64,3 +64,4 @@ def test_work_is_the_bytes_that_must_move_or_the_flops():
     assert work(attention) == (0, 7 * 2 * 16 * 4 * 40)
     assert work(attention._replace(op="attention_of_some"))[1] == work(attention)[1] // 6
     assert work(UPDATE) == (50 * 16 * 64, 0)
+    assert work(FEED_FORWARD._replace(op="linear_cross_entropy")) == (0, 3 * 2 * 16 * 48 * 32)

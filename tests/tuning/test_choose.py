@@ -112,6 +112,20 @@ def test_what_is_wrong_is_out_with_one_line_and_the_plain_op_runs(planting, said
     assert ops.gelu_ffn is Ops().gelu_ffn
 
 
+def test_the_loss_is_timed_with_the_gradients_that_training_makes():
+    decoder = Problem("linear_cross_entropy", "sm_90", "float32", 16, 48, 32)
+    made = []
+
+    class Noting(Table):
+        def prepare(self, run):
+            made.append(run())
+            return super().prepare(run)
+
+    tune([decoder], get_ops("triton"), Noting([decoder], {}), 60.0, CPU)
+    assert len(made) == len(names(decoder))
+    assert [x.shape for x in made[0]] == [(16, 32), (48, 32), (48,)]
+
+
 def test_a_candidate_that_cannot_be_captured_is_out():
     class Refusing(Table):
         def prepare(self, run):
