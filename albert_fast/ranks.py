@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from albert_fast.options import device_kind
+from albert_fast.options import UserError, device_kind
 
 
 @contextmanager
@@ -21,6 +21,8 @@ def ranks(device: str) -> Iterator[tuple[int, int, torch.device]]:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     place = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
     if kind == "cuda":
+        if place.index >= (count := torch.cuda.device_count()):
+            raise UserError(f"LOCAL_RANK={place.index}: torch sees {count} CUDA devices; use --nproc-per-node={count}")
         torch.cuda.set_device(place)
     if world_size > 1:
         dist.init_process_group("nccl" if kind == "cuda" else "gloo")

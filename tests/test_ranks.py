@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from albert_fast.options import UserError
 from albert_fast.ranks import ranks
 
 
@@ -17,6 +18,17 @@ def test_one_rank_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     with ranks("cpu") as (rank, world_size, device):
         assert (rank, world_size, device) == (0, 1, torch.device("cpu"))
         assert not dist.is_initialized()
+
+
+def test_more_ranks_than_cards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with (
+        pytest.raises(UserError, match="LOCAL_RANK=2: torch sees 2 CUDA devices; use --nproc-per-node=2"),
+        ranks("cuda"),
+    ):
+        pass
 
 
 def one_of_two(own: int, port: int) -> None:
