@@ -28,7 +28,7 @@ def capture(bodies: Sequence[Callable[[], Any]], device: torch.device) -> list[t
         CaptureError: what failed. Current stream, caching allocator and generator are then as they were before.
     """
     if device.type != "cuda":
-        raise CaptureError(f"CUDA graphs need a CUDA device, this is {device.type}")
+        raise CaptureError(f"not captured: CUDA graphs need a CUDA device, this is {device.type}")
     # The first custom op of a process imports this, and a frame that the import leaves behind pins the frames of the
     # warm-up: autograd nodes of the warm-up, alive while a capture runs, make it fail.
     importlib.import_module("torch._dynamo")

@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "profile": ("measure.profiling:profile_command", "time of a training step by stage and op, with a trace"),
     "memory": ("measure.memory:memory", "memory of a step per share_type: predicted, measured, fitted"),
     "doctor": ("measure.doctor:doctor", "is everything right on this machine, and which implementations are fastest"),
-    "sizes": ("measure.sizes:sizes", "the seed's model-size table, and every preset's"),
+    "sizes": ("measure.sizes:sizes", "albert_pytorch's model-size table, and every preset's"),
 }
 
 
@@ -183,7 +183,8 @@ def _add_flag(group: argparse._ArgumentGroup, f: Field, kind: Any) -> None:
     """One flag from one field: its type, its choices, its default and its help line."""
     name = f"--{f.name}"
     help_text = str(f.metadata.get("help", "")).replace("%", "%%")
-    default = "required" if f.default is MISSING else f"default: {f.default}"
+    shown = " ".join(f.default) if isinstance(f.default, tuple) else "yes" if f.default is True else f.default
+    default = "required" if f.default is MISSING else f"default: {shown}"
     if f.default not in (None, "", ()) and f.default is not False:
         help_text += f" ({default})"
     if typing.get_origin(kind) in (typing.Union, types.UnionType):  # X | None

@@ -245,7 +245,7 @@ class TrainConfig(DeviceOptions):
     """How the weights are trained; what a step does, and on what."""
 
     optimizer: Literal["lamb", "adamw"] = option("lamb", "update rule")
-    max_steps: int = option(125_000, "optimizer steps in all", at_least=1)
+    max_steps: int = option(125_000, "optimizer steps in all", at_least=1, at_most=2**62)
     learning_rate: float = option(
         0.00176,
         "peak learning rate; the default is ALBERT's, of LAMB and 4,096 sequences a step: fewer want less",
@@ -255,7 +255,9 @@ class TrainConfig(DeviceOptions):
         None, "steps of linear warm-up to the peak (2.5% of max_steps, as ALBERT's 3,125 of 125,000)", at_least=0
     )
     decay_power: float = option(1.0, "power of the polynomial decay to 0 at max_steps; 1 is linear", above=0)
-    weight_decay: float = option(0.01, "decoupled weight decay; biases and LayerNorms are exempt", at_least=0)
+    weight_decay: float = option(
+        0.01, "decoupled weight decay; biases and LayerNorms are exempt", at_least=0, at_most=1e38
+    )
     max_grad_norm: float = option(1.0, "global gradient norm to clip at; 0 turns clipping off", at_least=0)
     gradient_accumulation_steps: int = option(
         1,

@@ -12,7 +12,7 @@ from albert_fast.options import UserError
 
 MARGIN = 0.3  # nats above the best loss that are no noise of a mean over several log lines
 CHANCE = 0.53  # sentence-order accuracy below which it is guessed
-SMOOTHED = 5  # log lines
+SMOOTHED, SMOOTHED_STEPS = 5, 50  # log lines and steps, at least, of a mean loss: single steps are noise
 COUNTED = 100_000  # predicted tokens from which the frequency of words is taken
 
 
@@ -37,7 +37,7 @@ class Health:
         self.begun = max(step, train.warmup_steps)
         self.step, self.skipped, self.in_a_row = step, skipped, 0  # as of the last look
         self.said: set[str] = set()
-        self.recent: deque[float] = deque(maxlen=SMOOTHED)
+        self.recent: deque[tuple[int, float]] = deque()  # (the step before a line's first, its loss)
         self.first = self.best = math.inf
         self.best_step = self.diverging_since = step
         self.lines: deque[tuple[int, dict[str, float]]] = deque()
@@ -58,9 +58,10 @@ class Health:
         Raises:
             IllRun: `max_skipped` updates in a row or more were skipped.
         """
+        before = self.step
         self.look_at_updates(step, metrics)
         if math.isfinite(metrics["loss"]):
-            self._look_for_divergence(step, metrics["loss"])
+            self._look_for_divergence(before, step, metrics["loss"])
             self._look_for_chance(step, metrics)
 
     def look_at_updates(self, step: int, metrics: dict[str, float]) -> None:
@@ -84,17 +85,19 @@ class Health:
                 "skipped", f"step {step}: {skipped} of {steps} updates were skipped, their gradients are not finite"
             )
 
-    def _look_for_divergence(self, step: int, loss: float) -> None:
-        self.recent.append(loss)
-        if len(self.recent) < SMOOTHED:
+    def _look_for_divergence(self, before: int, step: int, loss: float) -> None:
+        self.recent.append((before, loss))
+        while len(self.recent) > SMOOTHED and self.recent[1][0] <= step - SMOOTHED_STEPS:
+            self.recent.popleft()
+        if len(self.recent) < SMOOTHED or self.recent[0][0] > step - SMOOTHED_STEPS:
             return
-        mean = sum(self.recent) / SMOOTHED
+        mean = sum(loss for _, loss in self.recent) / len(self.recent)
         self.first = mean if self.first == math.inf else self.first
         if mean < self.best:
             self.best, self.best_step = mean, step
         if mean <= min(self.first, self.best) + MARGIN:
             self.diverging_since = step
-        elif step - self.diverging_since >= max(self.train.max_steps // 50, 50):
+        elif step - self.diverging_since >= max(self.train.max_steps // 50, 2 * SMOOTHED_STEPS):
             self._once(
                 "diverging",
                 f"step {step}: the loss, {mean:.2f}, has stayed above its best ({self.best:.2f} at step "
@@ -121,13 +124,18 @@ class Health:
                 "late, after the words; where it stays so, documents of one or two sentences are the usual reason: "
                 "give longer ones, or --no-sentence_order",
             )
-        guessing = frequency_loss(self.words)
-        if mean("mlm_loss") > guessing - 0.1:
+        guessing, words = frequency_loss(self.words), mean("mlm_loss")
+        if words > guessing - 0.1 and "diverging" not in self.said:
+            helps = "A plateau of some thousand steps is usual; what helps: a higher --learning_rate, --ln_type preln, "
+            helps += "or smaller steps and more of them"
+            if words > guessing + MARGIN:  # even the frequencies are not learnt
+                helps = (
+                    "What usually helps: another --learning_rate, lower where the loss jumps, higher where it creeps"
+                )
             self._once(
                 "words",
-                f"step {step}: the masked-word loss, {mean('mlm_loss'):.2f}, is that of guessing by the frequency of "
-                f"words ({guessing:.2f}) over {window:,} steps. A plateau of some thousand steps is usual; what helps: "
-                "a higher --learning_rate, --ln_type preln, or smaller steps and more of them",
+                f"step {step}: the masked-word loss, {words:.2f}, is no better than guessing by the frequency of words "
+                f"({guessing:.2f}) over {window:,} steps. {helps}",
             )
 
     def _once(self, kind: str, text: str) -> None:

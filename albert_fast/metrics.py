@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from albert_fast.files import append_line, strict_json, write_file, writing
-from albert_fast.options import note
+from albert_fast.options import UserError, note
 
 METRICS = "metrics.jsonl"
 # What a line shows, where its metrics hold it.
@@ -136,9 +136,23 @@ class MetricsLog:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of RUN/metrics.jsonl; a last line cut off by a crash is left out."""
-    lines = (Path(run) / METRICS).read_text().split("\n")
-    return [json.loads(text) for text in lines[:-1] if text]  # what follows the last line end was cut off
+    """The lines of RUN/metrics.jsonl; a last line cut off by a crash is left out.
+
+    Raises:
+        UserError: another line is damaged.
+    """
+    file = Path(run) / METRICS
+    lines = []
+    for number, text in enumerate(file.read_bytes().split(b"\n")[:-1], 1):  # what follows the last line end was cut off
+        if not text:
+            continue
+        try:
+            line = json.loads(text)
+            int(line["step"])
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{file}, line {number}: is no line of metrics; remove it to go on") from None
+        lines.append(line)
+    return lines
 
 
 def drop_later_lines(run: Path, step: int) -> list[dict[str, Any]]:

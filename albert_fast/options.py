@@ -100,6 +100,9 @@ def _check(name: str, value: Any, kind: Any, bounds: Mapping[str, Any]) -> None:
     elif origin is tuple:
         for item in value:
             _check(name, item, arguments[0], bounds)
+    elif kind is str:
+        if not isinstance(value, str):
+            raise UserError(f"{name}={value!r} must be a string")
     elif kind is bool:
         if not isinstance(value, bool):
             raise UserError(f"{name}={value!r} must be true or false")

@@ -69,7 +69,10 @@ def checkpoint_folder(directory: str | Path) -> Path:
     directory = Path(directory)
     newest = directory / "last"
     if newest.is_file():
-        return directory / newest.read_text().strip()
+        named = newest.read_text(errors="replace").strip()
+        if not named or not (directory / named).is_dir():
+            raise UserError(f"{newest} names {named!r}, which is not there; give the folder of a checkpoint itself")
+        return directory / named
     if (directory / "options.json").is_file() and not (directory / CONFIG).is_file():
         raise UserError(
             f"{directory} is a pretraining run without a checkpoint yet: the first comes after --save_steps, or when "
@@ -82,13 +85,20 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     """The tensors of `directory`'s model.safetensors by name, checked where a checkpoint.json knows its CRC32C."""
     file, index = directory / WEIGHTS, directory / INDEX
     try:
-        if index.exists() and json.loads(index.read_text())["files"][WEIGHTS] != file_crc(file):
+        if index.exists() and _checksum(index) != file_crc(file):
             raise ValueError(f"damaged: its checksum is not that of {INDEX}")
         weights = load_file(file)
     except Exception as error:  # safetensors raises its own kinds for a file that is missing, cut or foreign
         raise UserError(f"{file}: {error}; give a folder that save_pretrained or `albert-fast convert` wrote") from None
     refuse_non_finite(weights, file)
     return weights
+
+
+def _checksum(index: Path) -> int:
+    try:
+        return json.loads(index.read_text())["files"][WEIGHTS]
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"damaged: {INDEX} beside it does not say its checksum") from None
 
 
 def non_finite(tensors: Mapping[str, Tensor]) -> str:

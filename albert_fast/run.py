@@ -69,8 +69,13 @@ def _read_options(file: Path) -> dict[str, Any]:
         options = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); start in another folder, with --init_from") from None
-    if not isinstance(options, dict):
-        raise UserError(f"{file} is damaged (it holds no object); start in another folder, with --init_from")
+    damage = "it holds no object" if not isinstance(options, dict) else ""
+    kinds = {"data": (str,), "config": (str,), "init_from": (str, type(None)), "max_steps": (int,)}
+    for name, kind in kinds.items():
+        if not damage and not isinstance(options.get(name, ...), kind):
+            damage = f"{name} is not in it, or of another type"
+    if damage:
+        raise UserError(f"{file} is damaged ({damage}); start in another folder, with --init_from")
     return options
 
 
@@ -171,6 +176,8 @@ def model_config(model: ModelOptions, folder: RunFolder, run: RunOptions, loader
         return saved.replace(share_type=model.share_type or saved.share_type)
     if run.init_from:
         source = checkpoint_folder(run.init_from)
+        if model.config not in (ModelOptions.config, run.init_from, str(source)):
+            note(f"config={model.config} is not used: the config of {run.init_from} comes with its weights")
         model = replace(model, config=str(source))
         check_vocabulary(load_tokenizer(source).fingerprint, run.init_from, loader, run)
     config = model.build(**({"vocab_size": vocab_size} if model.config in PRESETS else {}))

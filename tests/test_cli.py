@@ -15,7 +15,7 @@ def test_every_flag_has_a_help_line(name, capsys):
         main([name, "--help"])
     assert ending.value.code == 0
     said = capsys.readouterr().out
-    assert "==SUPPRESS==" not in said
+    assert not any(python in said for python in ("==SUPPRESS==", "default: (", "default: True"))
     lines = said.split("options:")[1].splitlines()
     flags = [i for i, line in enumerate(lines) if line.startswith("  --")]
     for i in flags:

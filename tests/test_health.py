@@ -44,6 +44,13 @@ def test_a_loss_that_leaves_its_best_is_said_once():
     assert "--learning_rate" in notes[0]
 
 
+@pytest.mark.parametrize("every", [1, 10])
+def test_noise_of_single_steps_is_no_divergence(every):
+    """At 256 tokens a step a mean over five steps is 0.5 nats below its neighbours now and then."""
+    noise = np.random.default_rng(0).normal(0, 0.6 / every**0.5, 1000 // every)
+    assert watch((every, dict(loss=6.0 + x, mlm_loss=5.3 + x)) for x in noise) == []
+
+
 def test_sentence_order_at_chance_is_said_once():
     notes = watch((10, dict(sop_accuracy=0.5, sop_loss=0.69)) for _ in range(100))
     assert len(notes) == 1
@@ -56,6 +63,7 @@ def test_guessing_by_frequency_is_said_once():
     notes = watch((10, dict(mlm_loss=uniform)) for _ in range(100))
     assert len(notes) == 1
     assert "frequency" in notes[0]
+    assert "a higher --learning_rate" in notes[0]
     assert watch((10, dict(mlm_loss=uniform - 0.5)) for _ in range(100)) == []
 
 
@@ -63,6 +71,16 @@ def test_guessing_costs_the_entropy_and_what_few_counts_hide():
     """Of 3 and 1: -3/4 ln 3/4 - 1/4 ln 1/4 = 0.5623 nats, and (2 - 1) / (2 * 4)."""
     assert frequency_loss(np.array([3, 0, 1])) == pytest.approx(0.5623 + 0.125, abs=1e-4)
     assert frequency_loss(np.zeros(3, np.int64)) == math.inf
+
+
+def test_a_run_that_lost_its_way_is_not_told_to_raise_its_rate():
+    losses = [9.0] * 5 + [14.0] * 95
+    notes = watch((10, dict(loss=loss, mlm_loss=loss)) for loss in losses)
+    assert len(notes) == 1
+    assert "diverges" in notes[0]
+    notes = watch((10, dict(loss=14.0, mlm_loss=14.0)) for _ in range(100))
+    assert len(notes) == 1
+    assert "another --learning_rate, lower where" in notes[0]
 
 
 def test_words_to_predict_are_counted_as_batches_pass():

@@ -43,6 +43,14 @@ def test_resuming_drops_later_lines_and_a_cut_one_and_goes_on_counting_tokens(tm
     assert [(line["step"], line["tokens_seen"]) for line in read_metrics(tmp_path)] == [(1, 100), (2, 200), (3, 250)]
 
 
+@pytest.mark.parametrize("bad", [b"\0\0\0", b"\xff", b"null", b"[]", b'{"loss": 1}', b'{"step": 2, "lo'])
+def test_a_damaged_line_is_named(bad, tmp_path):
+    (tmp_path / METRICS).write_bytes(b'{"step": 1}\n' + bad + b'\n{"step": 3}\n')
+    for read in (read_metrics, lambda run: MetricsLog(run, 10, 3, board=False)):
+        with pytest.raises(UserError, match=r"metrics.jsonl, line 2: is no line of metrics; remove it"):
+            read(tmp_path)
+
+
 def test_a_full_disk_is_named(tmp_path):
     with MetricsLog(tmp_path, 10, board=False) as log:
         (tmp_path / METRICS).unlink()

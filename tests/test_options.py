@@ -18,6 +18,7 @@ class Sample(Options):
     count: int | None = option(None, above=0, at_most=9)
     names: tuple[Literal["a", "b"], ...] = option(("a",))
     quiet: bool = option(False)
+    folder: str = option("")
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,7 @@ class Sample(Options):
         ({"count": True}, "count=True must be a whole number"),
         ({"names": ("a", "c")}, "names='c' is unknown; use one of a, b"),
         ({"quiet": 1}, "quiet=1 must be true or false"),
+        ({"folder": None}, "folder=None must be a string"),
     ],
 )
 def test_what_breaks_an_annotation_or_a_bound_is_refused(given, message):
@@ -53,6 +55,8 @@ def test_what_keeps_them_is_taken():
         (TrainConfig, {"weight_decay": float("inf")}),
         (TrainConfig, {"learning_rate": float("nan")}),
         (TrainConfig, {"seed": 2**63}),
+        (TrainConfig, {"max_steps": 10**20}),
+        (TrainConfig, {"weight_decay": 1e300}),
         (DataConfig, {"loader_threads": 0}),
         (DataConfig, {"tokens_per_batch": 100, "max_seq_length": 101}),
         (ModelOptions, {"share_type": "some"}),

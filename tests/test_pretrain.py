@@ -226,7 +226,10 @@ def test_a_run_is_written_by_one_process_at_a_time(folder, forty_steps):
 
 
 def test_damaged_options_are_named(folder, tmp_path):
-    for text in ("{bad", "[1]"):
+    whole = {"data": str(folder), "config": "tiny", "init_from": None, "max_steps": 5}
+    lacking = [{k: v for k, v in whole.items() if k != name} for name in ("config", "init_from", "max_steps")]
+    other = [{**whole, "data": None}, {**whole, "max_steps": "5"}]
+    for text in ("{bad", "[1]", *map(json.dumps, lacking + other)):
         (tmp_path / "options.json").write_text(text)
         assert f"{tmp_path / 'options.json'} is damaged" in refuse("pretrain", f"--output={tmp_path}", "--resume")
 

@@ -16,3 +16,18 @@ def test_save_and_load(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     with pytest.raises(UserError, match=r"feed_forward\.1\.intermediate\.weight is missing"):
         AlbertForPreTraining.from_pretrained(tmp_path, share_type="None")
+
+
+@pytest.mark.parametrize("named", [b"", b"\xff\xfe", b"checkpoint-9\n"], ids=["empty", "bytes", "gone"])
+def test_a_run_whose_newest_checkpoint_is_not_there_is_named(named, tmp_path):
+    (tmp_path / "last").write_bytes(named)
+    with pytest.raises(UserError, match=r"last names '.*', which is not there; give the folder of a checkpoint"):
+        AlbertForPreTraining.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("index", ["{}", "[]", "{"])
+def test_an_index_without_checksums_is_named(index, tmp_path):
+    AlbertForPreTraining(tiny_config()).save_pretrained(tmp_path)
+    (tmp_path / "checkpoint.json").write_text(index)
+    with pytest.raises(UserError, match=r"model.safetensors: damaged: checkpoint.json beside it does not say"):
+        AlbertForPreTraining.from_pretrained(tmp_path)

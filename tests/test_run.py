@@ -186,6 +186,9 @@ def test_a_config_that_pads_the_vocabulary_is_trained(root, capsys):
     assert (config["vocab_size"], config["real_vocab_size"]) == (320, 300)
     # From a checkpoint, whose tokenizer says which tokens are real, by any number.
     main(words(root, config=None, init_from=root / "run", output=root / "more", max_steps=1))
+    assert "is not used" not in capsys.readouterr().err
+    main(words(root, config="small", init_from=root / "run", output=root / "same", max_steps=1))
+    assert f"config=small is not used: the config of {root / 'run'}" in capsys.readouterr().err
     (root / "config.json").write_text(json.dumps({**SHAPE, "vocab_size": 333}))
     assert "does not match the 300 words" in refused(capsys, *words(root, output=root / "odd"))
 

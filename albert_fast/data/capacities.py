@@ -68,6 +68,8 @@ def loader_config(
     config.max_ngram = as_integer("max_ngram", max_ngram, 32)
     config.masked_lm_millionths = _millionths("masked_lm_prob", masked_lm_prob)
     config.short_seq_millionths = _millionths("short_seq_prob", short_seq_prob)
+    if not isinstance(sentence_order, (bool, np.bool_)):
+        raise UserError(f"sentence_order={sentence_order!r} must be True or False")
     config.sentence_order = bool(sentence_order)
     most = max_seq_length if max_predictions is None else max_predictions
     config.max_predictions = as_integer("max_predictions", most, 32)

@@ -200,5 +200,5 @@ def serve() -> None:
             reply = _attempt(encode, pickle.load(requests))
             pickle.dump(reply, replies, pickle.HIGHEST_PROTOCOL)
             replies.flush()
-    except (EOFError, BrokenPipeError):
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError):  # the parent is gone, perhaps in the midst of a chunk
         return

@@ -108,6 +108,10 @@ class AlbertForSequenceClassification(PretrainedModel):
             raise UserError("this classifier has no tokenizer; load it with from_pretrained, or set `tokenizer`")
         if isinstance(texts, str):
             raise UserError("predict takes a list of texts; put the one text into a list")
+        for text in texts:
+            pair = isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(part, str) for part in text)
+            if not pair and not isinstance(text, str):
+                raise UserError(f"predict takes texts and pairs of texts, not {text!r:.200}")
         pairs = [(text, None) if isinstance(text, str) else (text[0], text[1]) for text in texts]
         if not pairs:
             return []

@@ -44,7 +44,7 @@ def choose_defaults(hidden_size: int, spread: float, tokens_seen: int | None) ->
     if spread >= LEAST_SPREAD and (tokens_seen is None or tokens_seen >= LITTLE):
         rate = _round(3e-5 * max(768 / hidden_size, 1) ** (4 / 3))
         return Defaults(rate, "first", 3, f"as models of width {hidden_size} are published")
-    saw = "an unknown number of" if tokens_seen is None else f"{tokens_seen / 1e6:,.0f} million"
+    saw = "an unknown number of" if tokens_seen is None else f"{tokens_seen:,}"
     reason = f"the backbone saw {saw} tokens"
     if spread < LEAST_SPREAD:
         reason += f", and its first tokens hardly differ between texts (by {spread:.2%} of their length)"

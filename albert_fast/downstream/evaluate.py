@@ -31,7 +31,7 @@ class EvaluateOptions(Options):
     predictions: str | None = option(None, "JSONL file to write: class and probabilities of every row", metavar="FILE")
     batch_size: int = option(64, "sentences or pairs computed at once", at_least=1)
     max_seq_length: int | None = option(
-        None, "tokens of the longest sequence; longer ones are cut (as in fine-tuning)", at_least=1
+        None, "tokens of the longest sequence; longer ones are cut (as in fine-tuning)", at_least=3
     )
     json: bool = option(False, "print the scores as one JSON document")
 

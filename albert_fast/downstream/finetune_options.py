@@ -18,7 +18,7 @@ class FinetuneOptions(Options):
     epochs: int | None = option(None, "passes over --train (3)", at_least=1)
     batch_size: int = option(32, "sentences or pairs in a step; packed, so short ones cost little", at_least=1)
     max_seq_length: int = option(
-        128, "tokens of the longest sequence, [CLS] and [SEP] included; longer ones are cut", at_least=1
+        128, "tokens of the longest sequence, [CLS] and [SEP] included; longer ones are cut", at_least=3
     )
     learning_rate: float | None = option(
         None,
@@ -29,7 +29,9 @@ class FinetuneOptions(Options):
     warmup_ratio: float = option(
         0.1, "share of all steps in which the rate rises; then it falls to 0", at_least=0, below=1
     )
-    weight_decay: float = option(0.01, "decoupled weight decay; biases and LayerNorms are exempt")
+    weight_decay: float = option(
+        0.01, "decoupled weight decay; biases and LayerNorms are exempt", at_least=0, at_most=1e38
+    )
     max_grad_norm: float = option(1.0, "global gradient norm to clip at; 0 turns clipping off")
     hidden_dropout_prob: float | None = option(None, "probability of dropping a hidden unit (the config's)")
     classifier_dropout_prob: float = option(

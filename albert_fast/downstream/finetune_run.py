@@ -1,6 +1,7 @@
 """A fine-tuning run on disk: the best checkpoint, the state to resume from, metrics.jsonl and the progress bar."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,11 @@ from torch import Tensor
 from albert_fast.downstream.classifier import SETTINGS, AlbertForSequenceClassification, read_settings
 from albert_fast.downstream.scores import warn_of_chance
 from albert_fast.files import strict_json, write_json
-from albert_fast.health import Health
+from albert_fast.health import Health, IllRun
 from albert_fast.metrics import MetricsLog
 from albert_fast.optimizer import Optimizer
 from albert_fast.options import UserError, another_run, check_unchanged, note
-from albert_fast.pretrained import WEIGHTS, save_config, save_tensors
+from albert_fast.pretrained import WEIGHTS, refuse_non_finite, save_config, save_tensors
 from albert_fast.run import check_resume, own_folder
 
 STATE = "training_state.safetensors"
@@ -112,8 +113,18 @@ class FinetuneRun:
             self.loss_sum.zero_()
 
     def evaluated(self, epoch: int, scores: dict[str, float]) -> bool:
-        """Records the scores of an epoch and, where they are the best so far, saves the model; whether they are."""
+        """Records the scores of an epoch and, where they are the best so far, saves the model; whether they are.
+
+        Raises:
+            IllRun: the loss is not finite; nothing is saved.
+        """
         self.log.write(self.step, {"epoch": epoch, **{f"dev_{name}": value for name, value in scores.items()}})
+        if not math.isfinite(scores["loss"]):
+            raise IllRun(
+                f"step {self.step}: the loss on --dev is {scores['loss']}, with {self._skipped()} of {self.step} "
+                "updates skipped, their gradients not finite: the run diverged. Start again with a lower "
+                "--learning_rate or --max_grad_norm 1; weights of a better epoch before this one stay"
+            )
         is_best = scores[self.metric] > self.best.get(self.metric, -float("inf"))
         told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
         self.log.say(f"epoch {epoch}: dev {told}{'  (best)' if is_best else ''}")
@@ -159,14 +170,15 @@ class FinetuneRun:
         try:
             with safe_open(held, "pt") as file:
                 where, tensors = json.loads(file.metadata()["progress"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            self.step, self.best, self.epochs_since_best = where["step"], where["best"], where["epochs_since_best"]
         except Exception as error:  # safetensors raises its own kinds for a file that is cut or foreign
             raise UserError(f"{held} is damaged ({error}); start in another folder") from None
         if tensors.keys() != own.keys():
             raise UserError(f"{held} is not of this model; start in another folder")
+        refuse_non_finite(tensors, held)
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
         self.optimizer.flat.cast()
-        self.step, self.best, self.epochs_since_best = where["step"], where["best"], where["epochs_since_best"]
         loss_sum, self.since, self.tokens = where.get("since_last_line", (0.0, 0, 0))
         self.loss_sum.fill_(loss_sum)
 

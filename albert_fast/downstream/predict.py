@@ -44,7 +44,7 @@ class EmbedOptions(Options):
     output: str = option(help=".npy file to write: float32 [texts, hidden_size]", metavar="FILE")
     pooling: Literal["mean", "pooled"] = option("mean", "mean of all tokens' vectors, or the pooler's vector of [CLS]")
     max_seq_length: int | None = option(
-        None, "tokens of the longest text; longer ones are cut (the model's positions)", at_least=1
+        None, "tokens of the longest text; longer ones are cut (the model's positions)", at_least=3
     )
     batch_size: int = option(64, "texts computed at once", at_least=1)
 

@@ -39,7 +39,9 @@ class ProfileOptions(Options):
     predict: str | None = option(
         None, f"price the step for a card instead of running it: {', '.join(CARDS)}", metavar="CARD"
     )
-    rates: str | None = option(None, "JSON file of rates to lay over the card's (see README)", metavar="FILE")
+    rates: str | None = option(
+        None, "JSON file of rates to lay over the card's, named as in albert_fast/cards.py", metavar="FILE"
+    )
     ffn: Literal["library", "ours"] = option(
         "library", "with --predict, whose products the feed-forward layers run on; ours: with fused epilogues"
     )

@@ -1,4 +1,4 @@
-"""`albert-fast sizes`: the seed's model-size table beside ours, and every preset's parameters."""
+"""`albert-fast sizes`: albert_pytorch's model-size table beside ours, and every preset's parameters."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ SEED_MEGABYTES = {
 
 @dataclass(frozen=True, kw_only=True)
 class SizesOptions(Options):
-    """The seed's size table from real state dicts, then parameters and fp32 megabytes of every preset."""
+    """albert_pytorch's size table from real state dicts, then parameters and fp32 megabytes of every preset."""
 
     json: bool = option(False, "print one JSON document instead of tables; megabytes are 10^6 bytes")
 
@@ -53,7 +53,7 @@ def sizes(options: SizesOptions) -> None:
     if options.json:
         console.print_json(data={"rows": rows, "presets": presets})
         return
-    title = "ALBERT-base, fp32 MB as the seed stores it (decoder and projection twice)"
+    title = "ALBERT-base, fp32 MB as albert_pytorch stores it (decoder and projection twice)"
     table = number_table(title, ("embedding_size", "share_type", "albert_pytorch", "albert_fast"), words=0)
     for row in rows:
         seed = str(row["seed_megabytes"])

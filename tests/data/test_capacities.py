@@ -99,8 +99,9 @@ def test_every_setting_that_decides_a_byte_is_in_the_fingerprint(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [({"seed": True}, "seed=True is not a whole number"), ({"seed": 2**64}, f"must be from 0 to {2**64 - 1}"),
-     ({"masked_lm_prob": "much"}, "masked_lm_prob='much' must be a number")],
-    ids=["bool", "large", "text"],
+     ({"masked_lm_prob": "much"}, "masked_lm_prob='much' must be a number"),
+     ({"sentence_order": "no"}, "sentence_order='no' must be True or False")],
+    ids=["bool", "large", "text", "no bool"],
 )  # fmt: skip
 def test_settings_that_the_core_cannot_hold_are_refused(setting, message):
     with pytest.raises(UserError, match=message):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -65,6 +66,14 @@ def test_a_lost_worker_is_one_line(tmp_path, vocab):
             os.kill(int(child), signal.SIGKILL)
         with pytest.raises(UserError, match="a worker process ended with code -9"):
             list(encode(chunks))
+
+
+def test_a_worker_whose_parent_dies_in_the_midst_of_a_chunk_is_silent(vocab):
+    recipe = pickle.dumps(Recipe(load_tokenizer(vocab).backend.to_str()))
+    command = [sys.executable, "-c", "from albert_fast.data.workers import serve; serve()"]
+    for cut in (recipe[:-9], recipe + pickle.dumps(["a"] * 9)[:-9]):
+        done = subprocess.run(command, input=cut, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_lines_longer_than_a_batch_are_encoded_in_parts(tmp_path, vocab, monkeypatch):

@@ -40,7 +40,7 @@ def test_what_is_filled_in_is_said_and_what_is_given_stays(capsys):
     given = {"learning_rate": None, "pooling": "first", "epochs": None}
     assert defaults.fill_in(given, chosen) == {"learning_rate": 2e-3, "pooling": "first", "epochs": chosen.epochs}
     told = capsys.readouterr().err
-    assert f"not given, so --learning_rate 0.002, --epochs {chosen.epochs}: the backbone saw 5 million tokens" in told
+    assert f"not given, so --learning_rate 0.002, --epochs {chosen.epochs}: the backbone saw 5,000,000 tokens" in told
     assert "--pooling mean learns sooner here" in told
 
 

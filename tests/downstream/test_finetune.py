@@ -76,6 +76,9 @@ def test_pairs_of_three_classes(pretrained: Path) -> None:
     assert model.predict([]) == []
     with pytest.raises(UserError, match="list of texts"):
         model.predict("w1")
+    for wrong in (None, 1, ("w1", "w2", "w3"), ("w1", None)):
+        with pytest.raises(UserError, match="texts and pairs of texts, not"):
+            model.predict(["w1", wrong])
 
 
 def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(

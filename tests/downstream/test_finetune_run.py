@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 from support.crashes import finish, kill, launch
 from support.finetuning import options, run
 from support.pretraining import wait_for_step
@@ -15,6 +17,7 @@ from albert_fast.downstream.finetune import finetune
 from albert_fast.downstream.finetune_options import FinetuneOptions
 from albert_fast.downstream.finetune_run import FinetuneRun
 from albert_fast.files import locked
+from albert_fast.health import IllRun
 from albert_fast.metrics import read_metrics
 from albert_fast.options import DeviceOptions, UserError
 
@@ -123,3 +126,29 @@ def test_a_run_goes_on_with_its_own_labels_and_precision_only(
         run(again)
     train.write_text(text)
     run(again)
+
+
+@pytest.mark.parametrize("rate", [1e20, 1e39])
+def test_a_run_that_diverges_between_log_lines_ends_with_exit_code_3(pretrained: Path, rate: float) -> None:
+    """Fewer steps than would end it by their number, or than a log line takes."""
+    given = options(pretrained, epochs=1, learning_rate=rate, logging_steps=1000)
+    with pytest.raises(
+        IllRun, match=r"step 19: the loss on --dev is nan, with \d+ of 19 updates skipped.*lower --learn"
+    ):
+        run(given)
+    assert not (Path(given.output) / "model.safetensors").exists()
+
+
+def test_a_state_whose_numbers_are_not_finite_is_refused(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = options(pretrained)
+    stopped_at("evaluated", given, monkeypatch)
+    state = Path(given.output) / "training_state.safetensors"
+    with safe_open(state, "pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    save_file(tensors, state, {**metadata, "progress": "{}"})
+    with pytest.raises(UserError, match=r"training_state\.safetensors is damaged"):
+        run(replace(given, resume=True))
+    tensors["weight.classifier.bias"][0] = float("nan")
+    save_file(tensors, state, metadata)
+    with pytest.raises(UserError, match=r"holds numbers that are not finite, in weight\.classifier\.bias"):
+        run(replace(given, resume=True))
