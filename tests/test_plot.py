@@ -27,3 +27,10 @@ def test_pretraining_and_fine_tuning_runs_in_one_file(tmp_path, capsys):
 def test_a_folder_without_metrics_is_named(tmp_path):
     with pytest.raises(UserError, match=r"holds no metrics.jsonl"):
         plot(PlotOptions(runs=(str(tmp_path),), output=str(tmp_path / "a.png")))
+
+
+def test_a_suffix_of_no_format_is_named(tmp_path):
+    with MetricsLog(tmp_path, 9, board=False) as log:
+        log.write(1, {"loss": 1.0})
+    with pytest.raises(UserError, match=r"a.foo: .foo is no format of figures; use one of .*png"):
+        plot(PlotOptions(runs=(str(tmp_path),), output=str(tmp_path / "a.foo")))
