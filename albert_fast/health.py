@@ -126,12 +126,12 @@ class Health:
             )
         guessing, words = frequency_loss(self.words), mean("mlm_loss")
         if words > guessing - 0.1 and "diverging" not in self.said:
-            helps = "A plateau of some thousand steps is usual; what helps: a higher --learning_rate, --ln_type preln, "
-            helps += "or smaller steps and more of them"
-            if words > guessing + MARGIN:  # even the frequencies are not learnt
-                helps = (
-                    "What usually helps: another --learning_rate, lower where the loss jumps, higher where it creeps"
-                )
+            helps = (
+                "A plateau of some thousand steps is usual; what helps: a higher --learning_rate, --ln_type preln, or "
+                "smaller steps and more of them"
+                if words <= guessing + MARGIN  # else even the frequencies are not learnt
+                else "What usually helps: another --learning_rate, lower where the loss jumps, higher where it creeps"
+            )
             self._once(
                 "words",
                 f"step {step}: the masked-word loss, {words:.2f}, is no better than guessing by the frequency of words "

@@ -98,7 +98,7 @@ def _checksum(index: Path) -> int:
     try:
         return json.loads(index.read_text())["files"][WEIGHTS]
     except (ValueError, TypeError, KeyError):
-        raise UserError(f"damaged: {INDEX} beside it does not say its checksum") from None
+        raise ValueError(f"damaged: {INDEX} beside it does not say its checksum") from None
 
 
 def non_finite(tensors: Mapping[str, Tensor]) -> str:

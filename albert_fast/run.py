@@ -69,13 +69,14 @@ def _read_options(file: Path) -> dict[str, Any]:
         options = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); start in another folder, with --init_from") from None
-    damage = "it holds no object" if not isinstance(options, dict) else ""
-    kinds = {"data": (str,), "config": (str,), "init_from": (str, type(None)), "max_steps": (int,)}
-    for name, kind in kinds.items():
-        if not damage and not isinstance(options.get(name, ...), kind):
-            damage = f"{name} is not in it, or of another type"
-    if damage:
-        raise UserError(f"{file} is damaged ({damage}); start in another folder, with --init_from")
+    if not isinstance(options, dict):
+        raise UserError(f"{file} is damaged (it holds no object); start in another folder, with --init_from")
+    kinds = {"data": str, "config": str, "init_from": str | None, "max_steps": int}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(options.get(name, ...), kind)]:
+        raise UserError(
+            f"{file} is damaged ({wrong[0]} is not in it, or of another type); start in another folder, with "
+            "--init_from"
+        )
     return options
 
 

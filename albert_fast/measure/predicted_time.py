@@ -23,10 +23,10 @@ def step_spec(config: AlbertConfig, data: DataConfig, train: TrainConfig) -> Ste
         raise UserError("precision=fp32 is not priced: the rates of cards are those of bf16; leave --precision out")
     config.check_length(data.max_seq_length)
     settings = data.settings()
+    tokens, length = settings.pop("tokens_per_batch"), settings.pop("max_seq_length")
     return StepSpec(
-        config=config, tokens_per_batch=settings.pop("tokens_per_batch"), max_seq_length=settings.pop("max_seq_length"),
-        loader=settings, train=replace(train, capture="off", device="auto"), target="cuda",
-        dtype=torch.bfloat16,
+        config=config, tokens_per_batch=tokens, max_seq_length=length, loader=settings,
+        train=replace(train, capture="off", device="auto"), target="cuda", dtype=torch.bfloat16,
     )  # fmt: skip
 
 

@@ -87,27 +87,23 @@ class Case:
         must have run that (tuning/clock.py; pytorch#164302).
         """
         given, leaves = self.inputs(dtype)
-
-        @cache
-        def passed() -> tuple[list[Tensor], list[Tensor]]:
-            smooth = [x for x in _several(function(*given, **self.keywords)) if x.requires_grad]
-            return smooth, [torch.ones_like(x) for x in smooth]
-
-        def run() -> Any:
-            smooth, seeds = passed()
-            return torch.autograd.grad(smooth, leaves, seeds, retain_graph=True)
-
-        return run
+        passed = cache(lambda: self._passed(function, given))
+        return lambda: torch.autograd.grad(passed()[0], leaves, passed()[1], retain_graph=True)
 
     def both(self, function: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Any]:
         """A call of forward and backward, on inputs that stay where they are."""
         given, leaves = self.inputs(dtype)
 
         def run() -> Any:
-            smooth = [x for x in _several(function(*given, **self.keywords)) if x.requires_grad]
-            return torch.autograd.grad(smooth, leaves, [torch.ones_like(x) for x in smooth])
+            outputs, seeds = self._passed(function, given)
+            return torch.autograd.grad(outputs, leaves, seeds)
 
         return run
+
+    def _passed(self, function: Callable[..., Any], given: list[Any]) -> tuple[list[Tensor], list[Tensor]]:
+        """The outputs of a forward pass that have gradients, and ones to begin the backward pass with."""
+        smooth = [x for x in _several(function(*given, **self.keywords)) if x.requires_grad]
+        return smooth, [torch.ones_like(x) for x in smooth]
 
 
 def _several(outputs: Any) -> tuple[Tensor, ...]:
