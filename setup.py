@@ -1,4 +1,4 @@
-"""Builds albert_fast._loader from csrc/ with CMake's Ninja generator; everything else stands in pyproject.toml."""
+"""Builds albert_fast._loader from csrc/ with CMake's Ninja generator; all other settings are in pyproject.toml."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 class CMakeBuild(build_ext):
-    """Runs CMake on csrc/ and puts the extension where setuptools wants it."""
+    """Runs CMake on csrc/ and puts the extension where setuptools expects it."""
 
     def build_extension(self, ext: Extension) -> None:
         output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
@@ -22,7 +22,7 @@ class CMakeBuild(build_ext):
         build.mkdir(parents=True, exist_ok=True)
         configure = [
             "cmake",
-            "--fresh",  # a cache from an isolated build names a ninja that is gone
+            "--fresh",  # the cache of an isolated build refers to a ninja that no longer exists
             "-S", str(ROOT / "csrc"),
             "-B", str(build),
             "-G", "Ninja",
@@ -33,7 +33,7 @@ class CMakeBuild(build_ext):
         ]  # fmt: skip
         subprocess.run([*configure, *os.environ.get("CMAKE_ARGS", "").split()], check=True)
         subprocess.run(["cmake", "--build", str(build), "--target", "_loader"], check=True)
-        if not self.editable_mode:  # the extension holds pybind11's code, whose licence asks for its notice
+        if not self.editable_mode:  # the extension contains pybind11 code, whose license requires this notice
             notice = next(f for f in metadata.files("pybind11") or () if f.name == "LICENSE")
             (output / "LICENSE.pybind11").write_text(notice.read_text(), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""Setup shared by all tests."""
 
 import os
 import signal
@@ -7,27 +7,27 @@ import subprocess
 import pytest
 import torch
 
-# Tests are too small for several threads, which wait for each other, longest where other processes want the cores.
+# Tests are too small to profit from several threads, which would wait for each other when the machine is busy.
 torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"  # and in the processes that tests start
-# CUDA's products are asked to be deterministic in some tests: torch reads this once, at the first product of a process.
+os.environ["OMP_NUM_THREADS"] = "1"  # also in processes that tests start
+# Some tests need deterministic cuBLAS; torch reads this variable once, at the first product of a process.
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it, as would its own
-os.fsync = lambda descriptor: None  # no test cuts the power, and a disk takes milliseconds to answer
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell, and their children, ignore it
+os.fsync = lambda descriptor: None  # no test cuts the power, and real fsync takes milliseconds
 
 
 def pytest_runtest_setup() -> None:
-    """A test draws the same numbers whatever ran before it in its process."""
+    """Make a test's random numbers independent of the tests that ran before it in the process."""
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """The folder of a file system of 64 kB."""
+    """A folder on a 64 kB file system."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], capture_output=True)
     if mounted.returncode:
-        pytest.skip("a small file system cannot be mounted here: that needs root")
+        pytest.skip("mounting a small file system needs root")
     yield disk
     subprocess.run(["umount", "-l", disk], check=True)
