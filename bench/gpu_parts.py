@@ -25,7 +25,7 @@ class Timer:
     def __init__(self, rounds: int | None = None):
         self.most, self.group = rounds, ""
         self.extra_info: dict[str, Any] = {}
-        self.stats: Timer | None = None  # then itself: the plugin has the median in stats.stats
+        self.stats: Timer | None = None  # then itself: the plugin keeps median and data in stats.stats
 
     def pedantic(self, function, setup=None, rounds: int = 1, warmup_rounds: int = 0) -> None:
         from bench.harness import stopwatch
@@ -38,16 +38,16 @@ class Timer:
             function()
             if turn >= warmup_rounds:
                 seconds.append(stopwatch() - begun)
-        self.seconds = sorted(seconds)
+        self.data = seconds
         self.stats = self
         self.median = statistics.median(seconds)
 
     def row(self) -> dict[str, Any]:
-        if len(self.seconds) > 1:
-            q1, _, q3 = statistics.quantiles(self.seconds, n=4)
+        if len(self.data) > 1:
+            q1, _, q3 = statistics.quantiles(self.data, n=4)
         else:
             q1 = q3 = self.median
-        times = {"median_seconds": self.median, "q1_seconds": q1, "q3_seconds": q3, "rounds": len(self.seconds)}
+        times = {"median_seconds": self.median, "q1_seconds": q1, "q3_seconds": q3, "rounds": len(self.data)}
         return {**self.extra_info, **times}
 
 

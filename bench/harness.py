@@ -3,7 +3,8 @@
 A bench file gives a Case; `measure` compares output and gradients of every implementation with eager torch, then times
 forward, or forward and backward, and notes GB/s, FLOP/s and their shares of what this machine reaches. On a device it
 times replays of a CUDA graph with the cache flushed, as a captured step runs the op; what Python and the launches take
-stands beside it as the host's time, which is what eager mode waits for where it is longer.
+stands beside it as the host's time, which is what eager mode waits for where it is longer. On a CPU, whose speed drifts
+within seconds, every timed call follows one of eager torch, and the row keeps the quartiles of the pairs' ratios.
 """
 
 import statistics
@@ -169,6 +170,15 @@ def host_seconds(run: Callable[[], Any]) -> float:
     return statistics.median(taken)
 
 
+def rounds_for(run: Callable[[], Any]) -> int:
+    """How many calls of `run` to time. On a CPU they fill half a second: few calls of a small op are noise."""
+    if KIND == "cuda":
+        return ROUNDS
+    begun = time.perf_counter()
+    run()
+    return max(ROUNDS, min(1000, round(0.5 / (time.perf_counter() - begun))))
+
+
 def measure(benchmark: Any, case: Case, implementation: str, direction: str) -> None:
     """Check, then time `case`; skips what cannot be compiled here, saying why."""
     try:
@@ -178,10 +188,18 @@ def measure(benchmark: Any, case: Case, implementation: str, direction: str) -> 
             raise
         pytest.skip(f"torch.compile does not work here: {str(problem).splitlines()[0]}")
     run, clock = case.run(implementation, direction), device_clock()
+    eager, eager_seconds = case.run("torch", direction), list[float]()
+
+    def time_eager() -> None:
+        begun = time.perf_counter()
+        eager()
+        eager_seconds.append(time.perf_counter() - begun)
+
     benchmark.group = f"{case.op} {direction} {shape_id(case.shape)}"
     try:
         timed = run if clock is None else stopwatch.replay(clock.prepare(run))
-        benchmark.pedantic(timed, rounds=ROUNDS, warmup_rounds=3)
+        setup = time_eager if clock is None and implementation != "torch" else None
+        benchmark.pedantic(timed, setup=setup, rounds=rounds_for(run), warmup_rounds=3)
     finally:
         stopwatch.spent = None
     with_backward = direction != "forward"
@@ -196,6 +214,10 @@ def measure(benchmark: Any, case: Case, implementation: str, direction: str) -> 
         return
     if clock is not None:
         benchmark.extra_info["host_seconds"] = host_seconds(run)
+    if setup is not None:
+        data = benchmark.stats.stats.data
+        ratios = [e / own for e, own in zip(eager_seconds[-len(data) :], data, strict=True)]
+        benchmark.extra_info["against_eager"] = statistics.quantiles(ratios, n=4)
     taken = benchmark.stats.stats.median
     benchmark.extra_info["gb_per_second"] = moved / taken / 1e9
     benchmark.extra_info["copy_bandwidth_share"] = moved / taken / rates()["copy"]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from albert_fast.figures import save_figure, subplots
-from bench.result_files import File, Key, timed_rows
+from bench.result_files import File, Key, speed, timed_rows
 
 
 def draw(document: dict[str, Any], folder: Path, stem: str) -> list[Path]:
@@ -64,9 +64,9 @@ def _bars(document: dict[str, Any], rows: dict[Key, dict[str, Any]], file: Path)
             continue
         begun = place
         for name, row in members.items():
-            speed = base["median_seconds"] / row["median_seconds"]
-            low, high = (base["median_seconds"] / row[q] for q in ("q3_seconds", "q1_seconds"))
-            axes.barh(place, speed, color=f"C{names.index(name)}", xerr=[[max(speed - low, 0)], [max(high - speed, 0)]])
+            low, median, high = speed(row, base)
+            noise = [[max(median - low, 0)], [max(high - median, 0)]]
+            axes.barh(place, median, color=f"C{names.index(name)}", xerr=noise)
             place += 1
         ticks.append((begun + place - 1) / 2)
         labels.append(" ".join(str(part) for part in group if part))

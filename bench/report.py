@@ -9,7 +9,7 @@ from albert_fast import cli
 from albert_fast.options import Options, UserError, note, option
 from albert_fast.text_tables import markdown_lines
 from bench import plots
-from bench.result_files import File, peer, read_results, timed_rows
+from bench.result_files import File, peer, read_results, speed, timed_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def op_table(file: Path, document: dict[str, Any]) -> str:
     cells = []
     for key, row in rows.items():
         base = peer(rows, key)
-        ratio = "" if base is None or base is row else f"{base['median_seconds'] / row['median_seconds']:.2f}x"
+        ratio = "" if base is None or base is row else f"{speed(row, base)[1]:.2f}x"
         quartiles = f"{1000 * row['q1_seconds']:.3f} to {1000 * row['q3_seconds']:.3f}"
         cells.append((
             row["op"], row["direction"], row["preset"], f"{row['tokens']:,}" if row["tokens"] else "",

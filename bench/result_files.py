@@ -35,3 +35,15 @@ def peer(rows: dict[Key, dict[str, Any]], key: Key) -> dict[str, Any] | None:
         if (*key[:4], name) in rows:
             return rows[(*key[:4], name)]
     return None
+
+
+def speed(row: dict[str, Any], base: dict[str, Any]) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile of how many times as fast as its peer `base` a row is.
+
+    They are those of paired calls if the bench made pairs, else the peer's median over the row's quartiles.
+    """
+    if "against_eager" in row:
+        low, median, high = row["against_eager"]
+        return low, median, high
+    low, median, high = (base["median_seconds"] / row[f"{name}_seconds"] for name in ("q3", "median", "q1"))
+    return low, median, high

@@ -4,12 +4,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from albert_fast.ops.philox import dropout as apply_dropout
-from albert_fast.ops.products import upcast, upcast_parameter
+from albert_fast.ops.products import cast, upcast, upcast_parameter
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-12) -> Tensor:
     """LayerNorm (Ba et al. 2016) over the last axis of x [..., H], statistics in fp32."""
-    return F.layer_norm(upcast(x), weight.shape, upcast_parameter(weight), upcast_parameter(bias), epsilon).to(x.dtype)
+    y = F.layer_norm(upcast(x), weight.shape, upcast_parameter(weight), upcast_parameter(bias), epsilon)
+    return cast(y, x.dtype)
 
 
 def add_pre_layer_norm(
@@ -49,4 +50,4 @@ def add_residual(
 ) -> Tensor:
     """residual + dropout(x + bias) -> [..., H], rounded once."""
     total = apply_dropout(upcast(x) + upcast_parameter(bias), probability, key, site)
-    return total.add_(upcast(residual)).to(x.dtype)
+    return cast(total.add_(upcast(residual)), x.dtype)

@@ -236,11 +236,13 @@ def test_on_a_device_replays_are_timed_and_the_host_beside_them(direction, monke
 
 def test_without_a_device_calls_are_timed(monkeypatch):
     monkeypatch.setattr(harness, "rates", lambda: {"copy": 1e9, "matrix": 1e9})
-    timer = gpu_parts.Timer(2)
+    timer = gpu_parts.Timer(4)
     case = importlib.import_module("bench.bench_add_layer_norm").case(Shape("small", 96, 24, 40, 3))
     harness.measure(timer, case, "ours", "forward")
     assert "host_seconds" not in timer.row()
     assert timer.row()["median_seconds"] > 0
+    low, median, high = timer.row()["against_eager"]  # of pairs of calls, one of each
+    assert 0 < low <= median <= high
 
 
 def test_an_update_is_timed_once_its_gradients_are_there(monkeypatch):
