@@ -21,7 +21,7 @@ def test_a_short_demo(tmp_path, capsys, monkeypatch):
     assert (output / "loss.png").stat().st_size > 10_000
     assert (output / "run" / "checkpoint-60" / "model.safetensors").exists()
     shown = capsys.readouterr().out
-    for part in ("An exception is ____ when", "guessing by word frequency", "| attention |", "decoder + cross entropy"):
+    for part in ("An exception is ____ when", "guessing by frequency", "| attention |", "decoder + cross entropy"):
         assert part in shown
     assert (output / "memory.png").stat().st_size > 10_000
     assert "albert-fast fill-mask" in shown
