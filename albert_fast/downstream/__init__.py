@@ -1,1 +1,1 @@
-"""After pretraining: fine-tuning classifiers of sentences and pairs, scoring them, looking at predictions."""
+"""Downstream use of a pretrained model: fine-tuning, evaluation, mask filling and text embeddings."""

@@ -1,4 +1,4 @@
-"""What word counts alone would reach: the figure that a fine-tuned model has to beat."""
+"""A bag-of-words baseline: the accuracy that a fine-tuned model has to beat."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from albert_fast.options import UserError
 
 
 def word_count_accuracy(train: Sequence[Example], dev: Sequence[Example]) -> float:
-    """Accuracy on `dev` of a logistic regression on tf-idf of words (Latin) or of characters and their pairs (CJK).
+    """Accuracy on `dev` of logistic regression over tf-idf of words or, for CJK text, of character 1- and 2-grams.
 
     Raises:
         UserError: scikit-learn is not installed.
@@ -20,8 +20,8 @@ def word_count_accuracy(train: Sequence[Example], dev: Sequence[Example]) -> flo
     except ImportError:
         raise UserError("--baseline needs scikit-learn: pip install scikit-learn") from None
     texts, dev_texts = ([_text(example) for example in examples] for examples in (train, dev))
-    ideographs = sum(len(re.findall(r"[\u3040-\u30ff\u3400-\u9fff]", text)) for text in texts)
-    by_characters = ideographs > 0.2 * sum(map(len, texts))
+    cjk_characters = sum(len(re.findall(r"[\u3040-\u30ff\u3400-\u9fff]", text)) for text in texts)
+    by_characters = cjk_characters > 0.2 * sum(map(len, texts))
     kind = {"analyzer": "char", "ngram_range": (1, 2)} if by_characters else {"token_pattern": r"(?u)\S+"}
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True, **kind), LogisticRegression(C=3, max_iter=1000))
     model.fit(texts, [example.label for example in train])

@@ -1,6 +1,6 @@
-"""The names that published data sets give their columns, in lower case: GLUE, CLUE, XNLI, SNLI, LCQMC, PAWS and kin."""
+"""Column names used by published data sets (GLUE, CLUE, XNLI, SNLI, LCQMC, PAWS and similar), in lower case."""
 
-# First and second text of a pair; the first line whose two names both occur is taken.
+# First and second text of a pair; the first entry with both names present wins.
 PAIRS = (
     ("text_a", "text_b"),
     ("sentence1", "sentence2"),
@@ -24,7 +24,7 @@ LABELS = (
     "sentiment", "target", "polarity", "class index", "star_rating",
     "stars", "rating", "intent", "emotion", "stance",
 )  # fmt: skip
-# Columns that are neither text nor label; pandas names the index of a table '' or 'Unnamed: 0'.
+# Columns that are neither text nor label. pandas writes an index column as '' or 'Unnamed: 0'.
 OTHERS = (
     "", "unnamed: 0", "id", "idx", "index", "guid", "uid", "qid", "qid1", "qid2", "pairid", "promptid", "#1 id",
     "#2 id", "genre", "filename", "year", "old_index", "source", "source1", "source2", "language", "level", "match",

@@ -1,4 +1,4 @@
-"""Scores a classifier on labelled sentences or pairs, and writes its predictions with their probabilities."""
+"""Evaluates a fine-tuned classifier on labelled texts and writes its predictions with their probabilities."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,22 +22,20 @@ from albert_fast.options import DeviceOptions, Options, UserError, note, option
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
-    """What to test on what."""
+    """Model and test data."""
 
-    model: str = option(help="folder that `albert-fast finetune` made", metavar="DIR")
-    test: str = option(
-        help="TSV, CSV, JSONL or JSON file of sentences or pairs; without labels, no scores", metavar="FILE"
+    model: str = option(help="folder written by `albert-fast finetune`", metavar="DIR")
+    test: str = option(help="TSV, CSV, JSONL or JSON file of sentences or pairs; scores need labels", metavar="FILE")
+    predictions: str | None = option(
+        None, "JSONL file to write: predicted class and probabilities for every row", metavar="FILE"
     )
-    predictions: str | None = option(None, "JSONL file to write: class and probabilities of every row", metavar="FILE")
-    batch_size: int = option(64, "sentences or pairs computed at once", at_least=1)
-    max_seq_length: int | None = option(
-        None, "tokens of the longest sequence; longer ones are cut (as in fine-tuning)", at_least=3
-    )
-    json: bool = option(False, "print the scores as one JSON document")
+    batch_size: int = option(64, "sentences or pairs per forward pass", at_least=1)
+    max_seq_length: int | None = option(None, "truncate sequences to this many tokens (as in fine-tuning)", at_least=3)
+    json: bool = option(False, "print the scores as a JSON document")
 
 
 def evaluate(options: EvaluateOptions, columns: ColumnOptions, where: DeviceOptions) -> None:
-    """Accuracy, F1 and Matthews correlation of a fine-tuned classifier; its predictions with --predictions."""
+    """Compute accuracy, F1 and Matthews correlation of a fine-tuned classifier; --predictions writes its output."""
     device, dtype = where.resolve()
     model = AlbertForSequenceClassification.from_pretrained(options.model, ops=where.ops).to(device, dtype)
     assert model.tokenizer is not None
@@ -53,7 +51,7 @@ def evaluate(options: EvaluateOptions, columns: ColumnOptions, where: DeviceOpti
         write_predictions(Path(options.predictions), examples.rows, logits, model.class_names)
     scores: dict[str, float] = {"examples": len(examples.rows)}
     if not labelled:
-        note(f"{options.test} has no labels: no scores")
+        note(f"{options.test} has no labels, so no scores are computed")
     else:
         if len(labelled) < len(examples.rows):
             scores["labelled"] = len(labelled)
@@ -70,23 +68,24 @@ def evaluate(options: EvaluateOptions, columns: ColumnOptions, where: DeviceOpti
 
 
 def class_indices(examples: list[Example], names: list[str]) -> np.ndarray:
-    """int64 [examples]: the place of each label in `names`."""
+    """int64 [examples]: the index of each label in `names`."""
     index = class_places(names)
     for example in examples:
         if example.label not in index:
-            what = "no label" if example.label is None else f"label {example.label!r} is none of the classes"
-            raise UserError(f"{example.place}: {what} (the classes are {', '.join(names)})")
+            raise UserError(
+                f"{example.place}: label {example.label!r} is not one of the classes; use one of {', '.join(names)}"
+            )
     return np.array([index[str(example.label)] for example in examples])
 
 
 def labelled_scores(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
-    """Loss (mean cross entropy, nats) and `classification_scores` of logits [examples, classes]."""
+    """Mean cross entropy (nats) as `loss`, and `classification_scores`, of logits [examples, classes]."""
     loss = F.cross_entropy(logits, torch.from_numpy(labels)).item()
     return {"loss": loss, **classification_scores(labels, logits.argmax(-1).numpy(), logits.shape[1])}
 
 
 def write_predictions(file: Path, examples: list[Example], logits: Tensor, names: list[str]) -> None:
-    """One JSON object a row: its texts, label if any, predicted class and the probability of each class."""
+    """Write one JSON object per row: texts, label if any, predicted class and the probability of each class."""
     with whole_file(file) as partial, partial.open("w", encoding="utf-8") as stream:
         for example, row in zip(examples, logits.softmax(-1).tolist(), strict=True):
             pair = {} if example.text_b is None else {"text_b": example.text_b}

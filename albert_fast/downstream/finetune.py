@@ -1,4 +1,4 @@
-"""Fine-tuning on labelled sentences or pairs: examples -> packed batches -> step -> the checkpoint best on --dev."""
+"""The fine-tuning loop: examples -> packed batches -> optimizer steps -> the checkpoint that is best on --dev."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,7 +17,7 @@ from albert_fast.downstream.columns import ColumnOptions, Expected
 from albert_fast.downstream.evaluate import class_indices, labelled_scores, write_predictions
 from albert_fast.downstream.examples import read_examples
 from albert_fast.downstream.finetune_options import FinetuneOptions
-from albert_fast.downstream.finetune_run import FinetuneRun
+from albert_fast.downstream.finetune_run import FinetuneRun, check_output
 from albert_fast.downstream.starting import starting_model, with_defaults
 from albert_fast.downstream.texts import EncodedTexts, encode_texts
 from albert_fast.files import file_crc
@@ -29,12 +29,13 @@ from albert_fast.stop import Stop
 
 
 def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOptions) -> None:
-    """Train a classifier of sentences or sentence pairs, and keep the checkpoint that is best on --dev."""
+    """Train a classifier of sentences or sentence pairs and keep the checkpoint that is best on --dev."""
     device, dtype = where.resolve()
+    check_output(Path(options.output), options.resume)  # fail here rather than after reading the examples
     examples = read_examples(options.train, columns, Expected(labelled=True))
     train, names = examples.labelled, examples.class_names()
-    like_train = Expected(classes=names, pairs=examples.pairs, columns=examples.columns, labelled=True)
-    dev_examples = read_examples(options.dev, columns, like_train)
+    as_in_train = Expected(classes=names, pairs=examples.pairs, columns=examples.columns, labelled=True)
+    dev_examples = read_examples(options.dev, columns, as_in_train)
     dev = dev_examples.labelled
     train_labels = torch.from_numpy(class_indices(train, names)).to(device)
     dev_labels = class_indices(dev, names)
@@ -62,7 +63,7 @@ def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOpti
     run = FinetuneRun(Path(options.output), model, optimizer, settings, options.metric, options.patience)
     with run.started(max_steps, resume=options.resume), Stop(world_size=1) as stop:
         length = train_texts.cu_seqlens[-1] / len(train)
-        note(f"{len(train):,} examples of {len(names)} classes, {length:.0f} tokens each; {device.type}, {precision}")
+        note(f"{len(train):,} examples, {len(names)} classes, {length:.0f} tokens each; {device.type}, {precision}")
         while run.step < max_steps and not run.stopped and not stop.agreed:
             epoch, done = divmod(run.step, steps_per_epoch)
             for batch, labels in _epoch(train_texts, train_labels, options, epoch, done):
@@ -70,7 +71,7 @@ def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOpti
                 loss.backward()
                 optimizer.update(1)
                 run.advance(loss.detach(), batch.input_ids.shape[0], options.logging_steps)
-                # An epoch's last step is saved behind its evaluation: a run resumed between them would skip that.
+                # After an epoch's last step, save only once it is evaluated: a run resumed in between would skip that.
                 if run.step % options.save_steps == 0 and run.step % steps_per_epoch:
                     run.save()
                 if stop.agreed:
@@ -89,12 +90,12 @@ def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOpti
 def _epoch(
     texts: EncodedTexts, labels: Tensor, options: FinetuneOptions, epoch: int, done: int
 ) -> Iterator[tuple[Packed, Tensor]]:
-    """The packed batches of an epoch and their labels, but for the `done` first, in the epoch's own order."""
+    """The shuffled batches of an epoch and their labels, skipping the first `done` batches."""
     order = np.random.default_rng([options.seed, epoch]).permutation(len(texts))
-    steps = range(done, -(-len(texts) // options.batch_size))
-    for step in steps:
+    steps_per_epoch = -(-len(texts) // options.batch_size)
+    for step in range(done, steps_per_epoch):
         rows = order[step * options.batch_size : (step + 1) * options.batch_size]
-        key = torch.tensor([options.seed, epoch * steps.stop + step], device=labels.device)
+        key = torch.tensor([options.seed, epoch * steps_per_epoch + step], device=labels.device)
         yield texts.batch(rows, labels.device, key), labels[torch.from_numpy(rows).to(labels.device)]
 
 

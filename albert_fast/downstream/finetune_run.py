@@ -1,10 +1,11 @@
-"""A fine-tuning run on disk: the best checkpoint, the state to resume from, metrics.jsonl and the progress bar."""
+"""State of a fine-tuning run: best checkpoint, resumable training state, metrics.jsonl and progress bar."""
 
 import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from albert_fast.downstream.classifier import SETTINGS, AlbertForSequenceClassification, read_settings
 from albert_fast.downstream.scores import warn_of_chance
-from albert_fast.files import strict_json, write_json
+from albert_fast.files import strict_json, write_json, writing
 from albert_fast.health import Health, IllRun
 from albert_fast.metrics import MetricsLog
 from albert_fast.optimizer import Optimizer
@@ -22,20 +23,28 @@ from albert_fast.pretrained import WEIGHTS, refuse_non_finite, save_config, save
 from albert_fast.run import check_resume, own_folder
 
 STATE = "training_state.safetensors"
-MAX_SKIPPED = 25  # updates in a row that end the run
-# Flags that may differ when a run goes on: none changes a bit of what it computes. Where the files lie is not compared
-# but what is in them, by data_crc32c and model_crc32c.
+MAX_SKIPPED = 25  # consecutive skipped updates that end the run
+# Flags that may change on resume because they do not affect the results. Files are compared by content instead of path,
+# through data_crc32c and model_crc32c.
 _FREE = ("output", "resume", "save_steps", "logging_steps", "json", "baseline", "model", "train", "dev")
 
 _CONTENTS = (("train", "other examples, or --dev does,", "data_crc32c"), ("model", "other weights", "model_crc32c"))
 
 
-class FinetuneRun:
-    """Where a run stands (step, best score, epochs since) and everything it leaves in `output`.
+def check_output(output: Path, resume: bool) -> None:
+    """UserError if `output` does not suit `resume` or cannot be written; creates nothing."""
+    with writing(output):
+        check_resume(output, SETTINGS, resume)
+        existing = next(folder for folder in (output, *output.parents) if folder.exists())
+        TemporaryFile(dir=existing).close()
 
-    output/ holds the best checkpoint so far, as `from_pretrained` loads it; finetune.json, the run's flags;
-    metrics.jsonl; and while it lasts the state to resume from. Each file appears whole or not at all. A run that was
-    killed and resumed ends with the same bits (on CPU) as one that was not.
+
+class FinetuneRun:
+    """Progress of a run (step, best scores, epochs since then) and the files it writes.
+
+    output/ holds the best checkpoint so far, which `from_pretrained` loads; finetune.json with the run's flags;
+    metrics.jsonl; and, until the run ends, the training state to resume from. Every file is written atomically. A run
+    that was killed and resumed is bitwise identical (on CPU) to an uninterrupted one.
     """
 
     def __init__(
@@ -53,15 +62,15 @@ class FinetuneRun:
 
     @property
     def stopped(self) -> bool:
-        """Whether the score has not risen for `patience` epochs."""
+        """Whether the score has not improved for `patience` epochs."""
         return 0 < self.patience <= self.epochs_since_best
 
     @contextmanager
     def started(self, max_steps: int, resume: bool) -> Iterator[None]:
-        """Opens or resumes the run around its loop."""
+        """Start or resume the run; the training loop runs inside this context."""
         check_resume(self.output, SETTINGS, resume)
         with own_folder(self.output):
-            # Killed at its start, a run holds neither the state of its first step nor any weights.
+            # A run killed while starting has neither a training state nor weights yet.
             begun = any((self.output / name).is_file() for name in (STATE, WEIGHTS))
             self._resume() if resume and begun else self._create()
             self.health = Health(self.optimizer.config, MAX_SKIPPED, self.step, self._skipped(), note)
@@ -69,30 +78,30 @@ class FinetuneRun:
                 yield
 
     def finish(self) -> None:
-        """The run has reached its end: there is nothing left to resume."""
+        """Mark the run as complete and remove its training state."""
         (self.output / STATE).unlink()
         self.ended = True
 
     def report(self, as_json: bool, more: Mapping[str, float], signal: str) -> None:
-        """Print the best epoch's scores beside chance and `more`, which are named figures to compare with.
+        """Print the best scores with the majority-class accuracy and the reference scores in `more`.
 
-        Where `signal` stopped the run before its end, say how to go on instead.
+        If `signal` interrupted the run, print how to resume instead.
         """
         if not self.ended:
-            print(f"step {self.step}: stopped by {signal}; go on with --resume; {self.output}")
+            print(f"step {self.step}: stopped by {signal}; resume with --resume; {self.output}")
             return
         warn_of_chance(self.best, "--dev")
         if as_json:
             print(strict_json({"steps": self.step, "output": str(self.output), **self.best, **more}))
             return
-        reason = f" (no better for {self.patience} epochs)" if self.stopped else ""
+        reason = f" (no improvement for {self.patience} epochs)" if self.stopped else ""
         best = f"best {self.metric} on --dev {self.best[self.metric]:.4f}, epoch {self.best['epoch']}"
-        best += f" (commonest class {self.best['commonest_class']:.4f})"
+        best += f" (majority class {self.best['commonest_class']:.4f})"
         best += "".join(f"; {name.replace('_', ' ')} {value:.4f}" for name, value in more.items())
         print(f"step {self.step}{reason}: {best}; {self.output}")
 
     def advance(self, loss: Tensor, tokens: int, logging_steps: int) -> None:
-        """One step was taken; every `logging_steps` a line of metrics is written, the only wait for the device."""
+        """Count a step and log metrics every `logging_steps`, which is the only synchronisation with the device."""
         self.step += 1
         self.loss_sum += loss
         self.tokens, self.since = self.tokens + tokens, self.since + 1
@@ -105,7 +114,7 @@ class FinetuneRun:
                 "tokens": self.tokens,
             }
             timed = self.log.timed(values)
-            timed.pop("tokens_seen", None)  # of this epoch's windows only
+            timed.pop("tokens_seen", None)  # would count only logged steps
             self.log.write(self.step, timed)
             seen = {"skipped_updates": self._skipped(), "last_gradient_norm": values["gradient_norm"]}
             self.health.look_at_updates(self.step, values | seen)
@@ -113,7 +122,7 @@ class FinetuneRun:
             self.loss_sum.zero_()
 
     def evaluated(self, epoch: int, scores: dict[str, float]) -> bool:
-        """Records the scores of an epoch and, where they are the best so far, saves the model; whether they are.
+        """Log the scores of an epoch and save the weights if they are the best so far; return whether they are.
 
         Raises:
             IllRun: the loss is not finite; nothing is saved.
@@ -122,12 +131,12 @@ class FinetuneRun:
         if not math.isfinite(scores["loss"]):
             raise IllRun(
                 f"step {self.step}: the loss on --dev is {scores['loss']}, with {self._skipped()} of {self.step} "
-                "updates skipped, their gradients not finite: the run diverged. Start again with a lower "
-                "--learning_rate or --max_grad_norm 1; weights of a better epoch before this one stay"
+                "updates skipped for non-finite gradients: the run diverged. Start again with a lower --learning_rate "
+                "or --max_grad_norm 1; the weights of an earlier best epoch are kept"
             )
         is_best = scores[self.metric] > self.best.get(self.metric, -float("inf"))
-        told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        self.log.say(f"epoch {epoch}: dev {told}{'  (best)' if is_best else ''}")
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        self.log.say(f"epoch {epoch}: dev {shown}{'  (best)' if is_best else ''}")
         self.epochs_since_best = 0 if is_best else self.epochs_since_best + 1
         if is_best:
             self.best = {"epoch": epoch, **scores}
@@ -136,7 +145,7 @@ class FinetuneRun:
         return is_best
 
     def save(self) -> None:
-        """Leave the state of now for --resume."""
+        """Save the training state for --resume."""
         where = {
             "step": self.step,
             "best": self.best,
@@ -161,7 +170,7 @@ class FinetuneRun:
                 raise another_run(name, self.settings[name], before[name], what)
         check_unchanged({name: value for name, value in self.settings.items() if name not in free}, before)
         if not held.is_file():
-            raise UserError(f"output={self.output}: this run has ended; start another in another folder")
+            raise UserError(f"output={self.output}: this run is complete; start another one in a new folder")
         self._load(held)
         note(f"resumed from {held} at step {self.step:,}")
 
@@ -171,10 +180,10 @@ class FinetuneRun:
             with safe_open(held, "pt") as file:
                 where, tensors = json.loads(file.metadata()["progress"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
             self.step, self.best, self.epochs_since_best = where["step"], where["best"], where["epochs_since_best"]
-        except Exception as error:  # safetensors raises its own kinds for a file that is cut or foreign
-            raise UserError(f"{held} is damaged ({error}); start in another folder") from None
+        except Exception as error:  # safetensors has its own exception types
+            raise UserError(f"{held} is damaged ({error}); start again in a new folder") from None
         if tensors.keys() != own.keys():
-            raise UserError(f"{held} is not of this model; start in another folder")
+            raise UserError(f"{held} belongs to another model; start again in a new folder")
         refuse_non_finite(tensors, held)
         for name, tensor in own.items():
             tensor.copy_(tensors[name])

@@ -1,4 +1,4 @@
-"""Looking at what was trained: the words that a model puts into gaps, and its vectors for texts."""
+"""Mask filling and text embeddings from a trained model."""
 
 import sys
 from dataclasses import dataclass
@@ -26,36 +26,36 @@ from albert_fast.pretrained import checkpoint_folder, read_weights
 
 @dataclass(frozen=True, kw_only=True)
 class FillMaskOptions(Options):
-    """Which model fills the gaps of which texts."""
+    """Model and texts."""
 
-    model: str = option(help="folder of a pretrained model with its vocabulary, or of a pretraining run", metavar="DIR")
-    text: tuple[str, ...] | None = option(None, "texts with [MASK] for words to fill in (lines of standard input)")
-    top: int = option(5, "likeliest words to show for each gap", at_least=1)
-    json: bool = option(False, "print one JSON document")
+    model: str = option(help="folder of a pretrained model and its vocabulary, or of a pretraining run", metavar="DIR")
+    text: tuple[str, ...] | None = option(None, "texts with [MASK] at the tokens to predict (lines of standard input)")
+    top: int = option(5, "number of predictions to show for each [MASK]", at_least=1)
+    json: bool = option(False, "print the predictions as a JSON document")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedOptions(Options):
-    """Which model makes vectors of which texts; give --input or --text."""
+    """Model, texts (--input or --text) and output file."""
 
-    model: str = option(help="folder of a model with its vocabulary, or of a pretraining run", metavar="DIR")
-    input: str | None = option(None, "UTF-8 text file, one text a line; an empty line is an empty text", metavar="FILE")
-    text: tuple[str, ...] | None = option(None, "texts, in place of --input")
-    output: str = option(help=".npy file to write: float32 [texts, hidden_size]", metavar="FILE")
-    pooling: Literal["mean", "pooled"] = option("mean", "mean of all tokens' vectors, or the pooler's vector of [CLS]")
-    max_seq_length: int | None = option(
-        None, "tokens of the longest text; longer ones are cut (the model's positions)", at_least=3
+    model: str = option(help="folder of a model and its vocabulary, or of a pretraining run", metavar="DIR")
+    input: str | None = option(
+        None, "UTF-8 text file, one text per line; an empty line is an empty text", metavar="FILE"
     )
-    batch_size: int = option(64, "texts computed at once", at_least=1)
+    text: tuple[str, ...] | None = option(None, "texts, instead of --input")
+    output: str = option(help=".npy file to write: float32 [texts, hidden_size]", metavar="FILE")
+    pooling: Literal["mean", "pooled"] = option("mean", "mean over all token vectors, or the pooler's output for [CLS]")
+    max_seq_length: int | None = option(None, "truncate texts to this many tokens (the model's maximum)", at_least=3)
+    batch_size: int = option(64, "texts per forward pass", at_least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.input is None) == (self.text is None):
-            raise UserError("give the texts either with --input FILE, one a line, or with --text, and not with both")
+            raise UserError("give texts with either --input FILE (one per line) or --text, not both")
 
 
 def fill_mask(options: FillMaskOptions, where: DeviceOptions) -> None:
-    """Show the likeliest words for every [MASK] in the texts."""
+    """Show the most likely tokens for every [MASK] in the texts."""
     device, dtype = where.resolve()
     folder = checkpoint_folder(options.model)
     model = AlbertForPreTraining.from_pretrained(folder, ops=where.ops).to(device, dtype)
@@ -68,7 +68,7 @@ def fill_mask(options: FillMaskOptions, where: DeviceOptions) -> None:
         return
     for text, gaps in zip(texts, filled, strict=True):
         console = Console()
-        console.print(text, markup=False, highlight=False, soft_wrap=True)  # a title would wrap to the table's width
+        console.print(text, markup=False, highlight=False, soft_wrap=True)  # a table title would wrap
         table = Table(*(f"[MASK] {i}" for i in range(1, len(gaps) + 1)))
         for row in zip(*gaps, strict=True):
             table.add_row(*(f"{escape(token)}  {_shown(probability)}" for token, probability in row))
@@ -76,7 +76,7 @@ def fill_mask(options: FillMaskOptions, where: DeviceOptions) -> None:
 
 
 def embed(options: EmbedOptions, where: DeviceOptions) -> None:
-    """Write one vector for each text."""
+    """Write one vector per text to a .npy file."""
     device, dtype = where.resolve()
     folder = checkpoint_folder(options.model)
     config, tokenizer = AlbertConfig.from_pretrained(folder), load_tokenizer(folder)
@@ -101,15 +101,15 @@ def embed(options: EmbedOptions, where: DeviceOptions) -> None:
 def fill_masks(
     model: AlbertForPreTraining, tokenizer: Tokenizer, text: str, top: int = 5
 ) -> list[list[tuple[str, float]]]:
-    """The `top` likeliest tokens and their probabilities for each [MASK] of `text`, in order."""
+    """The `top` most likely tokens and their probabilities for each [MASK] in `text`, in order."""
     ids, gaps = _ids_with_masks(tokenizer, text)
     limit = model.config.max_position_embeddings
     if len(ids) > limit:
-        raise UserError(f"text of {len(ids)} tokens is over the model's max_position_embeddings={limit}; shorten it")
+        raise UserError(f"text of {len(ids)} tokens exceeds the model's max_position_embeddings={limit}; shorten it")
     device = next(model.parameters()).device
     positions = torch.tensor([gaps], device=device)
     logits = model(torch.tensor([ids], device=device), masked_lm_positions=positions).prediction_logits[0].float()
-    logits = logits[:, : tokenizer.vocab_size]  # ids past it pad the vocabulary and have no token
+    logits = logits[:, : tokenizer.vocab_size]  # ids beyond it are padding of the vocabulary
     best = logits.softmax(-1).topk(min(top, logits.shape[-1]))
     return [
         [(tokenizer.tokens[i], p) for i, p in zip(*row, strict=True)]
@@ -119,18 +119,18 @@ def fill_masks(
 
 @torch.no_grad()
 def vectors_of(model: AlbertModel, batch: Packed, pooling: str = "mean") -> Tensor:
-    """float32 [B, H] of a packed batch: the mean over every token, [CLS] and [SEP] included, or the pooler's."""
+    """float32 [B, H]: the mean over each sequence's tokens, [CLS] and [SEP] included, or the pooler's output."""
     if pooling == "pooled":
         return model.albert.pool(model.albert(batch, batch.first_tokens())).float()
     return mean_vectors(model.albert(batch).float(), batch.cu_seqlens)
 
 
 def _ids_with_masks(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
-    """[CLS] text [SEP] as ids, "[MASK]" in it as the mask token, and where the masks stand."""
+    """Token ids of [CLS] text [SEP] with "[MASK]" as the mask token, and the positions of the masks."""
     mask = tokenizer.tokens[tokenizer.mask_id]
     pieces = text.replace("[MASK]", mask).split(mask)
     if len(pieces) < 2:
-        raise UserError(f"text {text[:60]!r} has no [MASK]; write it where a word is to be filled in")
+        raise UserError(f"text {text[:60]!r} has no [MASK]; write it where a token should be predicted")
     ids, gaps = [tokenizer.cls_id], []
     for i, piece in enumerate(pieces):
         if i:
@@ -141,7 +141,7 @@ def _ids_with_masks(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[in
 
 
 def _shown(probability: float) -> str:
-    """Three digits after the point, and small ones not as 0.000."""
+    """Three decimals, or scientific notation for probabilities that would round to 0.000."""
     return f"{probability:.3f}" if probability >= 0.001 else f"{probability:.0e}"
 
 
@@ -149,9 +149,9 @@ def _lines(file: Path) -> list[str]:
     try:
         content = file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UserError(f"input {file}: {error.strerror}; give a text file, one text a line") from None
+        raise UserError(f"input {file}: {error.strerror}; give a text file with one text per line") from None
     except UnicodeDecodeError as error:
         raise UserError(f"input {file}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     if not content:
-        raise UserError(f"input {file} is empty; give a text file, one text a line")
+        raise UserError(f"input {file} is empty; give a text file with one text per line")
     return [line.removesuffix("\r") for line in content.removesuffix("\n").split("\n")]

@@ -1,4 +1,4 @@
-"""The classifier that a fine-tuning run starts from, and the settings that follow from it."""
+"""Builds the initial classifier of a fine-tuning run and fills in the flags that depend on it."""
 
 from dataclasses import replace
 
@@ -14,12 +14,12 @@ from albert_fast.pretrained import checkpoint_folder, read_weights
 def with_defaults(
     options: FinetuneOptions, model: AlbertForSequenceClassification, texts: EncodedTexts
 ) -> FinetuneOptions:
-    """The options with learning_rate, pooling and epochs filled in where they are not given; `model` pools so too."""
+    """Fill in learning_rate, pooling and epochs if not given, and set the pooling of `model` accordingly."""
     folder = checkpoint_folder(options.model)
     own = model.config.extra.get("classifier_pooling") if (folder / SETTINGS).is_file() else None
     given = {
         "learning_rate": options.learning_rate,
-        "pooling": options.pooling or own,  # a classifier goes on pooling as it does
+        "pooling": options.pooling or own,  # a fine-tuned classifier keeps its pooling
         "epochs": options.epochs,
     }
     spread = first_token_spread(model, texts)
@@ -29,13 +29,13 @@ def with_defaults(
 
 
 def starting_model(options: FinetuneOptions, names: list[str], ops: str) -> AlbertForSequenceClassification:
-    """The backbone of options.model under a classifier of `names`: its own where it has the same, else a new one."""
+    """The backbone of options.model with a classifier for `names`: its own if the classes are equal, else a new one."""
     folder = checkpoint_folder(options.model)
     weights, config = read_weights(folder), AlbertConfig.from_pretrained(folder)
     if config.attention_probs_dropout_prob > 0:
         note(
-            f"the config's attention_probs_dropout_prob={config.attention_probs_dropout_prob} is set to 0: packed "
-            "attention has no dropout; --hidden_dropout_prob has its place"
+            f"setting the config's attention_probs_dropout_prob={config.attention_probs_dropout_prob} to 0: packed "
+            "attention has no dropout; use --hidden_dropout_prob instead"
         )
     id2label = {str(i): name for i, name in enumerate(names)}
     keep_classifier = "classifier.weight" in weights and config.extra.get("id2label") == id2label

@@ -1,4 +1,4 @@
-"""Rows of TSV, CSV, JSONL and JSON files, each with the place that messages name."""
+"""Reads TSV, CSV, JSONL and JSON files into rows that know their file and line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TEXTS = frozenset((*SINGLES, *(name for pair in PAIRS for name in pair)))
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its cells by column, and where it stands."""
+    """One row: its cells by column, and its file and line for messages."""
 
     cells: dict[str, Any]
     place: str
@@ -32,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a file; `columns` are names, or "1", "2", ... where `named` is false; `ordered`: not so in JSON."""
+    """The rows of a file. Columns are "1", "2", ... unless `named`; they are `ordered` except in JSON."""
 
     file: Path
     columns: list[str]
@@ -44,31 +44,30 @@ class Table:
         return [row.cells[name] for row in self.rows if name in row.cells]
 
     def with_header(self) -> Table:
-        """The table whose first row gives the names; the numbers remain as other names of the same columns."""
+        """The table with its first row as column names. Cells can still be looked up by column number as well."""
         first, *rest = self.rows
         if not rest:
-            raise UserError(f"{self.file} has a header but no rows")
+            raise UserError(f"{self.file} has a header but no rows; add rows, or set --no-header")
         names = [str(cell).strip() for cell in first.cells.values()]
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        if twice:
-            raise UserError(f"{first.place}: the header names {', '.join(map(repr, twice))} twice; rename one")
-        again = next((row for row in rest if list(row.cells.values()) == list(first.cells.values())), None)
-        if again is not None:
-            raise UserError(f"{again.place}: the header again, as of files laid end to end; remove it")
+        if repeated := [name for name, count in Counter(names).items() if count > 1]:
+            raise UserError(f"{first.place}: duplicate column names {', '.join(map(repr, repeated))}; rename them")
+        for row in rest:
+            if list(row.cells.values()) == list(first.cells.values()):
+                raise UserError(f"{row.place}: the header is repeated, as in concatenated files; remove this line")
         rows = [replace(row, cells=row.cells | dict(zip(names, row.cells.values(), strict=True))) for row in rest]
         return Table(self.file, names, rows, True, True)
 
 
 def read_table(file: Path) -> Table:
-    """The rows of a file, its kind told by its content.
+    """Read a file; its format is detected from its content.
 
-    TSV: tabs between columns, quotes are characters like others unless all of the file is as a CSV writer would write
-    it. CSV: quotes as in RFC 4180; told by the suffix .csv or by a first line without tabs whose parts between commas
-    are all names that column_names.py knows. JSON: objects one after the other, or in one array, which may be a field
-    of an object. Lines end at \\n or \\r\\n only; empty ones are passed over; a byte-order mark is dropped.
+    TSV: quotes are ordinary characters, unless the whole file is quoted exactly as a CSV writer would. CSV: quoted as
+    in RFC 4180; detected by the suffix .csv, or by a first line without tabs whose comma-separated parts are all known
+    column names. JSON: concatenated objects, or one array of objects, which may be a field of an object. Lines end with
+    \\n or \\r\\n only; blank lines are skipped and a byte-order mark is dropped.
 
     Raises:
-        UserError: naming file and line, for a missing file, broken UTF-8 and rows that do not fit.
+        UserError: missing file, invalid UTF-8 or malformed rows; the message names file and line.
     """
     text = _text(file)
     lines = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1)]
@@ -76,17 +75,16 @@ def read_table(file: Path) -> Table:
     if not lines:
         raise UserError(f"{file} is empty; {WANTED}")
     check_line_ends(text, str(file))
-    bare = text.lstrip()
-    if bare[0] == "{" or (bare[0] == "[" and bare[1:].lstrip().startswith(("{", "]"))):
+    if re.match(r"\s*(\{|\[\s*[{\]])", text):
         return _objects(file, text)
     first = lines[0][1]
     names = [name.strip().strip('"').lower() for name in first.split(",")]
     if "\t" not in first and (file.suffix.lower() == ".csv" or (len(names) > 1 and KNOWN.issuperset(names))):
         separator = max(",;", key=first.count)
-        rule = f"columns are separated by {separator!r}; put cells that hold one in quotes"
+        rule = f"columns are separated by {separator!r}; quote cells that contain one"
         return _cells(file, _csv_rows(file, text, separator), rule)
     rows = [(number, line.split("\t")) for number, line in lines]
-    return _cells(file, _quoted(file, text, rows) or rows, "columns are separated by one tab each")
+    return _cells(file, _quoted(file, text, rows) or rows, "columns are separated by single tabs")
 
 
 def _text(file: Path) -> str:
@@ -105,7 +103,7 @@ def _text(file: Path) -> str:
 
 
 def _csv_rows(file: Path, text: str, separator: str) -> list[tuple[int, list[str]]]:
-    """The rows with their first lines: a quoted cell may hold line ends, so the reader gets the text as it is."""
+    """The rows with their first line numbers. The csv reader splits the lines: quoted cells may contain line breaks."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[tuple[int, list[str]]] = []
     start = 1
@@ -115,15 +113,15 @@ def _csv_rows(file: Path, text: str, separator: str) -> list[tuple[int, list[str
                 rows.append((start, cells))
             start = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{file}, line {start}: not CSV ({error}); write a quote inside a cell twice") from None
+        raise UserError(f"{file}, line {start}: invalid CSV ({error}); double the quotes inside cells") from None
     return rows
 
 
 def _quoted(file: Path, text: str, rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]] | None:
-    """The rows of a TSV that a CSV writer wrote (pandas, say); None where its quotes are characters like others.
+    """The rows of a TSV written by a CSV writer such as pandas; None if its quotes are ordinary characters.
 
-    GLUE's and CLUE's files have quotes that mean nothing, and cells between two of them. So quotes count only where
-    every one is as it would be written, and where they are needed: for tabs, line ends or quotes in cells.
+    GLUE and CLUE contain literal quotes, even around whole cells. Quotes are therefore special only if writing the
+    parsed rows gives the same file back, and if they are needed for tabs, line breaks or quotes in cells.
     """
     if '"' not in text:
         return None
@@ -144,19 +142,18 @@ def _quoted(file: Path, text: str, rows: list[tuple[int, list[str]]]) -> list[tu
 
 
 def _cells(file: Path, numbered: list[tuple[int, list[str]]], rule: str) -> Table:
-    """A table without the cells past the first row's, and the columns, that hold nothing in any row."""
-    number, first = numbered[0]
-    width = len(first)
-    for other, cells in numbered:
-        if len(cells) != width and (len(cells) < width or any(cells[width:])):
-            raise UserError(f"{file}, line {other}: {len(cells)} columns, line {number} has {width}; {rule}")
+    """Build a table, dropping empty columns and empty cells beyond the width of the first row."""
+    first, width = numbered[0][0], len(numbered[0][1])
+    for line, cells in numbered:
+        if len(cells) < width or any(cells[width:]):
+            raise UserError(f"{file}, line {line}: {len(cells)} columns, but line {first} has {width}; {rule}")
     kept = [i for i in range(width) if any(cells[i] for _, cells in numbered)]
     rows = [Row({str(i + 1): cells[i] for i in kept}, f"{file}, line {line}") for line, cells in numbered]
     return Table(file, [str(i + 1) for i in kept], rows, False, True)
 
 
 def _objects(file: Path, text: str) -> Table:
-    """The table of JSON objects; a field that not every row has is a column too."""
+    """Build a table from JSON objects; its columns are the union of their fields."""
     values = list(_values(file, text))
     if isinstance(values[0][1], list) and len(values) == 1:
         values = [(f"item {i}", value) for i, value in enumerate(values[0][1], 1)]
@@ -166,13 +163,13 @@ def _objects(file: Path, text: str) -> Table:
         raise UserError(f"{file} is an empty JSON array; {WANTED}")
     for place, value in values:
         if not isinstance(value, dict):
-            raise UserError(f"{file}, {place}: not a JSON object; write one object a row, or an array of them")
+            raise UserError(f"{file}, {place}: not a JSON object; write one object per row, or an array of objects")
     rows = [Row(value, f"{file}, {place}") for place, value in values]
     return Table(file, list(dict.fromkeys(name for row in rows for name in row.cells)), rows, True, False)
 
 
 def _values(file: Path, text: str) -> Iterator[tuple[str, Any]]:
-    """The JSON values of a text, which stand one after the other, and their lines."""
+    """The concatenated JSON values of a text, each with its line."""
     decoder, at, line = json.JSONDecoder(), 0, 1
     while (begin := _BLANKS.match(text, at).end()) < len(text):  # type: ignore[union-attr]
         line += text.count("\n", at, begin)
@@ -180,20 +177,20 @@ def _values(file: Path, text: str) -> Iterator[tuple[str, Any]]:
             value, at = decoder.raw_decode(text, begin)
         except (ValueError, RecursionError) as error:
             wrong = text.count("\n", 0, getattr(error, "pos", begin)) + 1
-            raise UserError(f"{file}, line {wrong}: not JSON ({error}); write one object a line") from None
+            raise UserError(f"{file}, line {wrong}: invalid JSON ({error}); write one object per line") from None
         yield f"line {line}", value
         line += text.count("\n", begin, at)
 
 
 def _inside(file: Path, only: tuple[str, dict[str, Any]]) -> list[tuple[str, Any]]:
-    """The one object of a file as a row, or the rows that one of its fields holds."""
-    held = only[1]
-    if not _TEXTS.isdisjoint(map(str.lower, held)) and any(isinstance(value, str) for value in held.values()):
+    """The rows of a file with a single JSON object: the object itself, or the list of objects in one of its fields."""
+    fields = only[1]
+    if not _TEXTS.isdisjoint(map(str.lower, fields)) and any(isinstance(value, str) for value in fields.values()):
         return [only]
-    lists = [name for name, value in held.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    lists = [name for name, value in fields.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     if len(lists) == 1:
-        return [(f"{lists[0]}, item {i}", value) for i, value in enumerate(held[lists[0]], 1)]
-    if all(isinstance(value, list | dict) for value in held.values()):
-        names = ", ".join(held)[:80]
-        raise UserError(f"{file} is one JSON object of {names}; write one object a row, or an array of them")
+        return [(f"{lists[0]}, item {i}", value) for i, value in enumerate(fields[lists[0]], 1)]
+    if all(isinstance(value, list | dict) for value in fields.values()):
+        names = ", ".join(fields)[:80]
+        raise UserError(f"{file} is one JSON object with {names}; write one object per row, or an array of objects")
     return [only]

@@ -1,4 +1,4 @@
-"""How texts reach a model and vectors leave it: token ids end to end, packed without padding, and means over texts."""
+"""Encodes texts into packed batches without padding, and averages token vectors over each text."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from albert_fast.packed import Packed
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Many texts end to end: input_ids and token_type_ids, int32 [tokens], and cu_seqlens, int64 [texts + 1]."""
+    """Concatenated texts: input_ids and token_type_ids, int32 [tokens], and cu_seqlens, int64 [texts + 1]."""
 
     input_ids: np.ndarray
     token_type_ids: np.ndarray
@@ -30,12 +30,12 @@ class EncodedTexts:
         return np.diff(self.cu_seqlens)
 
     def in_order(self, batch_size: int) -> Iterator[np.ndarray]:
-        """Rows 0, 1, 2, ... in runs of batch_size."""
+        """Row indices 0, 1, 2, ... in consecutive batches of batch_size."""
         for start in range(0, len(self), batch_size):
             yield np.arange(start, min(start + batch_size, len(self)))
 
     def batch(self, rows: np.ndarray, device: torch.device, dropout_key: Tensor | None = None) -> Packed:
-        """The texts `rows`, packed without padding."""
+        """The texts with indices `rows`, packed without padding."""
         lengths = self.lengths[rows]
         cu_seqlens = np.concatenate(([0], np.cumsum(lengths)))
         positions = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
@@ -48,10 +48,10 @@ class EncodedTexts:
 def encode_texts(
     tokenizer: Tokenizer, pairs: Sequence[tuple[str, str | None]], max_seq_length: int, config: AlbertConfig
 ) -> EncodedTexts:
-    """[CLS] A [SEP] or [CLS] A [SEP] B [SEP] of each pair, the longer of the two cut until it fits."""
+    """Encode each pair as [CLS] A [SEP] or [CLS] A [SEP] B [SEP], truncating the longer text until it fits."""
     config.check_length(max_seq_length)
     if config.type_vocab_size < 2 and any(b is not None for _, b in pairs):
-        raise UserError(f"type_vocab_size={config.type_vocab_size} has no second segment: it cannot read pairs")
+        raise UserError(f"type_vocab_size={config.type_vocab_size} has no second segment for pairs; use a model with 2")
     texts = [text for pair in pairs for text in pair if text is not None]
     flat, _, lengths, _ = tokenizer.encode_lines(texts)
     pieces = iter(np.split(flat, np.cumsum(lengths)[:-1]))
@@ -68,6 +68,6 @@ def encode_texts(
 
 
 def mean_vectors(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """[B, H]: means of hidden [T, H] over each packed sequence, [CLS] and [SEP] included; every token is in one."""
+    """Means [B, H] of hidden [T, H] over packed sequences, [CLS] and [SEP] included; they must cover all T tokens."""
     lengths = cu_seqlens.diff().long()
     return torch.segment_reduce(hidden.float(), "mean", lengths=lengths, unsafe=True).to(hidden.dtype)

@@ -1,4 +1,4 @@
-"""What several tests of fine-tuning need."""
+"""Fixtures of the fine-tuning tests."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What word counts alone reach, of words and of characters."""
+"""The bag-of-words baseline, over words and over characters."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from albert_fast.downstream.examples import Example
 
 
 @pytest.mark.parametrize("words", [("good", "bad", "film"), ("好看", "难看", "电影")], ids=["words", "characters"])
-def test_word_counts_learn_what_words_say(words):
+def test_the_baseline_learns_from_words(words):
     good, bad, film = words
     rows = [(f"{film} {good}", "1"), (f"{film} {bad}", "0")] * 10
     examples = [Example(text, None, label, "") for text, label in rows]
@@ -24,18 +24,18 @@ def test_word_counts_learn_what_words_say(words):
     assert word_count_accuracy(pairs, pairs) == 1.0
 
 
-def test_finetune_says_what_word_counts_reach(pretrained: Path, capsys, monkeypatch):
+def test_finetune_reports_the_baseline(pretrained: Path, capsys, monkeypatch):
     flags = options(pretrained, epochs=1)
     names = ("model", "train", "dev", "output", "epochs", "learning_rate", "max_seq_length", "batch_size")
     words = ["finetune", "--device=cpu", "--baseline", *(f"--{name}={getattr(flags, name)}" for name in names)]
     main([*words, "--json"])
     scores = json.loads(capsys.readouterr().out)
-    assert scores["baseline_accuracy"] == 1.0  # one word gives the class away
+    assert scores["baseline_accuracy"] == 1.0  # a single word determines the class
     assert 0 < scores["commonest_class"] <= scores["accuracy"] <= 1
     again = flags.output + "-again"
     main([*words, f"--output={again}"])
     assert "; baseline accuracy 1.0000; " in capsys.readouterr().out
-    monkeypatch.setitem(sys.modules, "sklearn", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "sklearn", None)  # as if it were not installed
     monkeypatch.setitem(sys.modules, "sklearn.pipeline", None)
     assert "pip install scikit-learn" in refused(capsys, *words, f"--output={again}-without")
     assert not Path(f"{again}-without").exists()

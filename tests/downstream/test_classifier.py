@@ -1,4 +1,4 @@
-"""The classifier computes what HuggingFace's does, from the first token or the mean of all."""
+"""The classifier matches HuggingFace's, and pools the first token or the mean over all tokens."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import UserError
 
 
-def test_the_mean_of_all_tokens(pretrained: Path) -> None:
+def test_mean_pooling(pretrained: Path) -> None:
     output = run(options(pretrained, pooling="mean"))
     assert max(line.get("dev_accuracy", 0) for line in read_metrics(output)) >= 0.97
     model = AlbertForSequenceClassification.from_pretrained(output)
@@ -36,7 +36,7 @@ def test_the_mean_of_all_tokens(pretrained: Path) -> None:
 
 
 def test_logits_equal_huggingface(tmp_path: Path) -> None:
-    """The same weights and classifier in HuggingFace's AlbertForSequenceClassification, padded; ours packed."""
+    """Against HuggingFace's AlbertForSequenceClassification with the same weights; its batch is padded, ours packed."""
     shape = transformers.AlbertConfig(**SIZES, **LAYERS, num_labels=3)
     torch.manual_seed(1)
     theirs = transformers.AlbertForSequenceClassification(shape).eval()
@@ -63,3 +63,21 @@ def test_logits_equal_huggingface(tmp_path: Path) -> None:
         expected = theirs(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
     torch.testing.assert_close(ours.logits(texts), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(ours.logits(texts, batch_size=1), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0 must be 1 or more"),
+        ({"batch_size": -1}, "batch_size=-1 must be 1 or more"),
+        ({"batch_size": 2.5}, r"batch_size=2\.5 must be a whole number"),
+        ({"max_seq_length": 0}, "max_seq_length=0 must be 3 or more"),
+        ({"max_seq_length": 33}, "max_seq_length=33 is over the model's max_position_embeddings=32"),
+    ],
+    ids=str,
+)
+def test_sizes_out_of_range_are_refused(arguments: dict[str, int], message: str) -> None:
+    model = AlbertForSequenceClassification(AlbertConfig(**SIZES, **LAYERS, extra={"id2label": {"0": "a", "1": "b"}}))
+    model.tokenizer = wordpiece_tokenizer(TOKENS)
+    with pytest.raises(UserError, match=message):
+        model.predict(["w1", "w2"], **arguments)

@@ -1,4 +1,4 @@
-"""The names of columns: looked up in lower case, each with one meaning."""
+"""Known column names are in lower case and unambiguous."""
 
 from albert_fast.downstream.column_names import KNOWN, LABELS, OTHERS, PAIRS, SINGLES
 

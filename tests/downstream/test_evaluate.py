@@ -1,4 +1,4 @@
-"""Scores of labelled files, and predictions of files with and without labels and headers."""
+"""Evaluation of labelled files, and predictions for files with and without labels and headers."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ COLUMNS = {"header": ["a", "b", "kind"], "text_a": "a", "text_b": "b", "label": 
 
 @pytest.fixture
 def classifier(tmp_path: Path) -> Path:
-    """A folder as finetune leaves it: of pairs, in classes no and yes."""
+    """A folder as written by finetune: a pair classifier with the classes no and yes."""
     torch.manual_seed(1)
     sizes = {"hidden_size": 16, "embedding_size": 8, "intermediate_size": 24, "num_attention_heads": 2}
     names = {"id2label": {"0": "no", "1": "yes"}}
@@ -33,38 +33,34 @@ def classifier(tmp_path: Path) -> Path:
 
 
 def run(model: Path, content: str, capsys: pytest.CaptureFixture[str], **changes: Any) -> tuple[dict, list[dict], str]:
-    """(scores, predictions, what was noted)."""
+    """(scores, predictions, standard error)."""
     test, written = model.parent / "test.tsv", model.parent / "written.jsonl"
     test.write_text(content)
     options = EvaluateOptions(model=str(model), test=str(test), predictions=str(written), json=True, **changes)
     evaluate(options, ColumnOptions(), DeviceOptions(device="cpu"))
-    said = capsys.readouterr()
-    return json.loads(said.out), [json.loads(line) for line in written.read_text().splitlines()], said.err
+    notes = capsys.readouterr()
+    return json.loads(notes.out), [json.loads(line) for line in written.read_text().splitlines()], notes.err
 
 
 def test_an_unlabelled_file_with_a_header(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    scores, predictions, said = run(classifier, "index\ta\tb\n0\train\twet\n1\tsun\tdry\n", capsys)
+    scores, predictions, notes = run(classifier, "index\ta\tb\n0\train\twet\n1\tsun\tdry\n", capsys)
     assert scores == {"examples": 2}
     assert [(row["text_a"], row["text_b"]) for row in predictions] == [("rain", "wet"), ("sun", "dry")]
-    assert "2 rows; header index, a, b; text a with b; no label" in said
+    assert "2 rows; header index, a, b; text a with b; no label" in notes
 
 
-def test_rows_without_a_class_are_predicted_but_not_scored(
-    classifier: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unlabelled_rows_are_predicted_but_not_scored(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = ["rain\twet\tyes ", "rain\tdry\t-", "sun\tdry\tno", "sun\twet\tyes"]
-    scores, predictions, said = run(classifier, "\n".join(rows), capsys)
+    scores, predictions, notes = run(classifier, "\n".join(rows), capsys)
     assert (scores["examples"], scores["labelled"]) == (4, 3)
     scored = [row for row in predictions if "label" in row]
     assert len(predictions) == 4
     right = [row["label"] == row["prediction"] for row in scored]
     assert scores["accuracy"] == pytest.approx(sum(right) / 3)
-    assert "left out of training and scores, without a class: 1" in said
+    assert "unlabelled rows, not used for training or scores: 1" in notes
 
 
-def test_scores_are_means_over_examples_whatever_the_batch(
-    classifier: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_scores_do_not_depend_on_the_batch_size(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = "rain\twet sun sun\tyes\nrain\tdry\tno\nsun dry wet rain\tdry\tyes\nrain rain\tsun\tyes\nsun\twet\tno\n"
     runs = [run(classifier, content, capsys, batch_size=size) for size in (1, 2, 64)]
     likelihoods = [torch.tensor(row["probabilities"][row["label"]]) for row in runs[0][1]]
@@ -75,12 +71,12 @@ def test_scores_are_means_over_examples_whatever_the_batch(
 
 
 def test_labels_are_checked_before_anything_is_written(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"line 2: label 'maybe' is none of the classes \(the classes are no, yes\)"):
+    with pytest.raises(UserError, match=r"line 2: label 'maybe' is not one of the classes; use one of no, yes"):
         run(classifier, "rain\twet\tyes\nrain\tsun\tmaybe\nsun\tdry\tno\n", capsys)
     assert not (classifier.parent / "written.jsonl").exists()
 
 
-def test_the_title_stands_unbroken_over_a_narrow_table(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_title_is_not_wrapped(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
     test = classifier.parent / "a_long_name_of_a_file_without_labels.tsv"
     test.write_text("rain\twet\n")
     evaluate(EvaluateOptions(model=str(classifier), test=str(test)), ColumnOptions(), DeviceOptions(device="cpu"))

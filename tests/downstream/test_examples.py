@@ -1,4 +1,4 @@
-"""Labelled files as people have them: texts and labels of a file become examples, or are refused with their line."""
+"""Labelled files as found in practice are read into examples or refused with their line."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def rows(examples: Examples) -> list[tuple[str, str | None, str | None]]:
 
 @pytest.mark.parametrize("header", ["", "text_a\ttext_b\tlabel\n", "sentence1\tsentence2\tgold_label\n"], ids=repr)
 def test_lcqmc_with_and_without_a_header(tmp_path: Path, header: str) -> None:
-    """A quote opens nothing: a naive csv reader would join the second line with all that follow."""
+    """Quotes are literal: a naive csv reader would join the second line with all that follow."""
     body = "".join("\t".join(row) + "\n" for row in PAIR)
     assert rows(read_examples(write(tmp_path, header + body))) == PAIR
 
@@ -66,19 +66,19 @@ def test_jsonl(tmp_path: Path) -> None:
     [
         (b"", {}, "is empty"),
         (b"text_a\tlabel\n", {}, "header but no rows"),
-        (b"a\tb\t1\nc\t0\n", {}, "line 2: 2 columns, line 1 has 3"),
+        (b"a\tb\t1\nc\t0\n", {}, "line 2: 2 columns, but line 1 has 3"),
         (b"a\t1\nb\t\n", {}, "line 2: the label is empty"),
         (b"a\t1\n\xff\t0\n", {}, "line 2: not UTF-8 at byte 0"),
-        (b"a\t1\n", {"label": "5"}, "label=5: .* no such column; it has 1, 2"),
-        (b"text\tlabel\na\t1\n", {"text_b": "pair"}, "text_b=pair: .* it has text, label"),
-        (b'{"text": "a", "label": 1}\n{"text": "a"', {}, "line 2: not JSON"),
+        (b"a\t1\n", {"label": "5"}, "label=5: .* no such column; use one of 1, 2"),
+        (b"text\tlabel\na\t1\n", {"text_b": "pair"}, "text_b=pair: .* use one of text, label"),
+        (b'{"text": "a", "label": 1}\n{"text": "a"', {}, "line 2: invalid JSON"),
         (b'{"text": "a", "label": 1}\n[1]\n', {}, "line 2: not a JSON object"),
-        (b'{"text": "a", "label": 1}\n{"label": 0}\n', {}, "line 2: no 'text', which other rows have"),
-        (b'{"text": "a", "label": [0, 1]}\n', {}, r"line 1: the label is \[0, 1\], but a row has one class"),
-        (b"gj04\t1\t*\tThey left.\n", {}, r"It has 1, 2, 3, 4 \(first row: gj04 \| 1 \| \* \| They left.\)"),
-        (b"just one text\n", {}, r"label\? It has one column \(tabs end one"),
-        (b'{"text": 5, "label": 1}\n', {}, "line 1: a text is 5, not a string"),
-        (b'{"x": "a"}\n', {}, "which column holds the text"),
+        (b'{"text": "a", "label": 1}\n{"label": 0}\n', {}, "line 2: 'text' is missing, but other rows have it"),
+        (b'{"text": "a", "label": [0, 1]}\n', {}, r"line 1: the label is \[0, 1\], not a single class"),
+        (b"gj04\t1\t*\tThey left.\n", {}, r"Columns: 1, 2, 3, 4 \(first row: gj04 \| 1 \| \* \| They left.\)"),
+        (b"just one text\n", {}, r"label\? Columns: only one \(separate columns by tabs"),
+        (b'{"text": 5, "label": 1}\n', {}, "line 1: 'text' is 5, not a string"),
+        (b'{"x": "a"}\n', {}, "which column is the text"),
     ],
     ids=lambda value: str(value)[:30] if isinstance(value, str) else "",
 )
@@ -92,8 +92,8 @@ def test_bad_files_are_refused_with_their_line(
     assert "\n" not in str(error.value)
 
 
-def test_what_json_alone_can_hold(tmp_path: Path) -> None:
-    """CSL's list of keywords, a row without a label, NaN as pandas leaves it, and half a surrogate pair."""
+def test_values_only_json_can_hold(tmp_path: Path) -> None:
+    """CSL's list of keywords, a row without a label, NaN as written by pandas, and half a surrogate pair."""
     content = (
         '{"keyword": ["水", "质"], "abst": "a", "label": "1"}\n{"keyword": ["x"], "abst": "b\\ud83d"}\n'
         '{"keyword": ["y"], "abst": "c", "label": NaN}\n{"keyword": ["z"], "abst": "d", "label": 0.0}\n'
@@ -113,16 +113,14 @@ def test_missing_file(tmp_path: Path) -> None:
         read_examples(tmp_path / "absent.tsv")
 
 
-def test_labels_lose_blanks_and_signs_of_no_label_are_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_labels_are_stripped_and_missing_ones_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path, "a\tb\t0 \nc\td\t1\ne\tf\t0\ng\th\t-\ni\tj\t\u30001\n")
     examples = read_examples(file, None, Expected(labelled=True))
     assert [example.label for example in examples.rows] == ["0", "1", "0", None, "1"]
     assert examples.class_names() == ["0", "1"]
     examples.describe()
-    said = "5 rows; no header; text 1 with 2; label 3, 2 classes: 0, 1; left out of training and scores"
-    assert capsys.readouterr().err == f"note: {file}: {said}, without a class: 1\n"
+    expected = "5 rows; no header; text 1 with 2; label 3, 2 classes: 0, 1; unlabelled rows, not used"
+    assert capsys.readouterr().err == f"note: {file}: {expected} for training or scores: 1\n"
 
 
 def test_a_minus_beside_a_plus_is_a_class(tmp_path: Path) -> None:

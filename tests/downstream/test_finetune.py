@@ -1,4 +1,4 @@
-"""Fine-tuning learns, keeps its best epoch, and gives the same weights for the same seed."""
+"""Fine-tuning learns, keeps its best epoch and is reproducible for a given seed."""
 
 import json
 import random
@@ -56,7 +56,7 @@ def test_learns_saves_and_predicts(pretrained: Path, capsys: pytest.CaptureFixtu
 
 
 def test_pairs_of_three_classes(pretrained: Path) -> None:
-    """A word occurs in both sentences, in the first alone or in neither: only the pair tells."""
+    """The word occurs in both sentences, only in the first or in neither, so the class depends on the pair."""
     generator = random.Random(4)
     for name, count in (("train", 800), ("dev", 150)):
         with (pretrained.parent / f"{name}.jsonl").open("w") as stream:
@@ -77,14 +77,14 @@ def test_pairs_of_three_classes(pretrained: Path) -> None:
     with pytest.raises(UserError, match="list of texts"):
         model.predict("w1")
     for wrong in (None, 1, ("w1", "w2", "w3"), ("w1", None)):
-        with pytest.raises(UserError, match="texts and pairs of texts, not"):
+        with pytest.raises(UserError, match="strings and pairs of strings, not"):
             model.predict(["w1", wrong])
 
 
 def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(
     pretrained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Labels of --dev are turned round: every epoch that learns makes the score worse, so the first is the best."""
+    """The labels of --dev are flipped: the score falls with every epoch that learns, so the first is the best."""
     given = options(pretrained, patience=2, epochs=9, batch_size=50, json=True)
     with open(given.dev, "w") as stream:
         for i in range(80):

@@ -1,4 +1,4 @@
-"""Options and files that cannot be fine-tuned are refused before anything is written."""
+"""Invalid flags and files are refused before anything is written."""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from albert_fast.options import UserError
     [
         ({"max_seq_length": 64}, "max_seq_length=64 is over the model's max_position_embeddings=32"),
         ({"epochs": 0}, "epochs=0 must be 1 or more"),
+        ({"max_grad_norm": -1.0, "train": "absent.tsv"}, r"max_grad_norm=-1\.0 must be 0 or more"),
         ({"train": "absent.tsv"}, "absent.tsv: No such file"),
         ({"model": "absent"}, "absent/model.safetensors"),
-        ({"dev": "OTHER"}, r"line 1: label 'is maybe' is none of the classes \(the classes are is no, is yes\)"),
+        ({"dev": "OTHER"}, r"line 1: label 'is maybe' is not one of the classes; use one of is no, is yes"),
         ({"train": "OTHER", "dev": "OTHER"}, "every label is 'is maybe'"),
     ],
-    ids=["length", "epochs", "file", "model", "label", "one-class"],
+    ids=["length", "epochs", "norm", "file", "model", "label", "one-class"],
 )
 def test_bad_input_is_refused(pretrained: Path, changes: dict[str, Any], message: str) -> None:
     other = sentences(pretrained.parent / "other.tsv", 5, 5, ("maybe",))

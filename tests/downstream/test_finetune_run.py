@@ -1,4 +1,4 @@
-"""A run of fine-tuning stops and resumes bitwise identically, on its own data and settings alone."""
+"""A fine-tuning run resumes bitwise identically, and only with its own data and settings."""
 
 import signal
 from dataclasses import replace
@@ -28,7 +28,7 @@ def comparable(output: Path) -> tuple[Any, ...]:
 
 
 def stopped_at(method: str, given: FinetuneOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run until a method of the run is called."""
+    """Run until this method of FinetuneRun is called."""
 
     def stop(*_: Any) -> bool:
         raise KeyboardInterrupt
@@ -44,7 +44,7 @@ def test_killed_and_resumed_it_is_bitwise_identical(pretrained: Path) -> None:
     whole = run(given)
     stopped = replace(given, output=str(pretrained.parent / "stopped"))
     processes = launch(run, stopped)
-    wait_for_step(Path(stopped.output), 7)  # of its lines: in the second epoch, between two states
+    wait_for_step(Path(stopped.output), 7)  # as logged: in the second epoch, between two saved states
     kill(processes, signal.SIGKILL)
     assert finish(processes) == [-signal.SIGKILL], "it ended before it could be killed"
     assert (Path(stopped.output) / "training_state.safetensors").exists()
@@ -55,15 +55,15 @@ def test_killed_and_resumed_it_is_bitwise_identical(pretrained: Path) -> None:
     run(replace(stopped, resume=True))
     for before, after in zip(comparable(whole), comparable(Path(stopped.output)), strict=True):
         assert before == after
-    with pytest.raises(UserError, match="has ended"):
+    with pytest.raises(UserError, match="is complete"):
         run(replace(stopped, resume=True))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_saves_and_says_how_to_go_on(
+def test_a_signal_saves_and_tells_how_to_resume(
     number: signal.Signals, pretrained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At step 12, between two states and two log lines; every file is as if nothing had happened."""
+    """At step 12, between two saved states and two log lines; every file equals that of an uninterrupted run."""
     given = options(pretrained, epochs=2, logging_steps=5, hidden_dropout_prob=0.1)
     whole = run(replace(given, output=str(pretrained.parent / "whole")))
     capsys.readouterr()
@@ -78,8 +78,8 @@ def test_a_signal_saves_and_says_how_to_go_on(
         patch.setattr(FinetuneRun, "advance", interrupted)
         run(given)
     said = capsys.readouterr()
-    assert f"step 12: stopped by {number.name}; go on with --resume" in said.out
-    assert "nothing was learnt" not in said.err
+    assert f"step 12: stopped by {number.name}; resume with --resume" in said.out
+    assert "nothing was learned" not in said.err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     again = run(replace(given, resume=True))
     assert "at step 12" in capsys.readouterr().err
@@ -87,8 +87,8 @@ def test_a_signal_saves_and_says_how_to_go_on(
         assert before == after
 
 
-def test_moved_files_go_on(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data and model are compared by content: other paths, or the same spelt otherwise, are the same run."""
+def test_moved_files_can_be_resumed(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data and model are compared by content, so they may be at another path."""
     given = options(pretrained, epochs=1)
     stopped_at("evaluated", given, monkeypatch)
     moved = pretrained.parent / "moved"
@@ -101,7 +101,7 @@ def test_moved_files_go_on(pretrained: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_resumed_before_the_first_log_line(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left by a run that stopped right after its start is a run like others."""
+    """A run that stopped right after its start can be resumed like any other."""
     given = options(pretrained, epochs=1)
     whole = run(replace(given, output=str(pretrained.parent / "whole")))
     stopped_at("advance", given, monkeypatch)
@@ -109,9 +109,7 @@ def test_resumed_before_the_first_log_line(pretrained: Path, monkeypatch: pytest
         assert before == after
 
 
-def test_a_run_goes_on_with_its_own_labels_and_precision_only(
-    pretrained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resuming_needs_the_same_labels_and_precision(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = options(pretrained)
     stopped_at("evaluated", given, monkeypatch)
     again = options(pretrained, resume=True)
@@ -128,9 +126,25 @@ def test_a_run_goes_on_with_its_own_labels_and_precision_only(
     run(again)
 
 
+def test_an_unusable_output_is_refused_before_the_examples_are_read(pretrained: Path) -> None:
+    given = options(pretrained, train="absent.tsv")
+    (pretrained.parent / "file").write_text("")
+    for output, resume, message in (
+        ("model", False, "holds files already; give --resume"),
+        ("model", True, "holds no run to resume"),
+        ("file", False, "could not be written: Not a directory"),
+        ("file/below", False, "could not be written: Not a directory"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(replace(given, output=str(pretrained.parent / output), resume=resume))
+    with pytest.raises(UserError, match=r"absent\.tsv"):
+        run(replace(given, output=str(pretrained.parent / "new" / "run")))
+    assert not (pretrained.parent / "new").exists()
+
+
 @pytest.mark.parametrize("rate", [1e20, 1e39])
 def test_a_run_that_diverges_between_log_lines_ends_with_exit_code_3(pretrained: Path, rate: float) -> None:
-    """Fewer steps than would end it by their number, or than a log line takes."""
+    """The run has fewer steps than MAX_SKIPPED and than one log line."""
     given = options(pretrained, epochs=1, learning_rate=rate, logging_steps=1000)
     with pytest.raises(
         IllRun, match=r"step 19: the loss on --dev is nan, with \d+ of 19 updates skipped.*lower --learn"
@@ -139,7 +153,7 @@ def test_a_run_that_diverges_between_log_lines_ends_with_exit_code_3(pretrained:
     assert not (Path(given.output) / "model.safetensors").exists()
 
 
-def test_a_state_whose_numbers_are_not_finite_is_refused(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_or_non_finite_state_is_refused(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = options(pretrained)
     stopped_at("evaluated", given, monkeypatch)
     state = Path(given.output) / "training_state.safetensors"

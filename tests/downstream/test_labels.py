@@ -1,4 +1,4 @@
-"""Which labels are classes, in which order, and what is said of doubtful ones."""
+"""Label normalisation, the order of classes, and notes on doubtful ones."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def test_class_names_are_in_a_stable_order() -> None:
     assert class_names(["b", "a", "10"], "f") == ["10", "a", "b"]
 
 
-def test_digits_that_are_no_numbers_are_words() -> None:
+def test_digits_that_int_cannot_parse_sort_as_text() -> None:
     assert distinct(["②", "①", "--1"]) == ["--1", "①", "②"]
 
 
@@ -21,20 +21,20 @@ def test_labels_as_text() -> None:
 
 
 def test_one_label_however_it_is_written() -> None:
-    """pandas writes 1.0 and True; XNLI's file for training names a class otherwise than its other files."""
+    """pandas writes 1.0 and True; XNLI's training file uses another name for one class."""
     assert [label_text(value) for value in (1, 1.0, "1.0", "-2.00", "1.5")] == ["1", "1", "1", "-2", "1.5"]
     assert [label_text(value) for value in ("True", "FALSE", True)] == ["true", "false", "true"]
     assert label_text("contradictory") == "contradiction"
     assert label_text(float("nan")) is None
 
 
-def test_the_classes_of_a_model_by_what_files_call_them() -> None:
+def test_class_places_by_name_and_number() -> None:
     assert class_places(["0.0", "yes "]) == {"0": 0, "yes": 1}
     assert class_places(["LABEL_0", "LABEL_1"]) == {"0": 0, "1": 1, "LABEL_0": 0, "LABEL_1": 1}
     assert class_places(["LABEL_1", "LABEL_0"]) == {"LABEL_1": 0, "LABEL_0": 1}
 
 
-def test_signs_of_no_label() -> None:
+def test_placeholders_for_missing_labels() -> None:
     assert is_no_label(None, [])
     assert is_no_label("-", ["a"])
     assert not is_no_label("-", ["-", "+"])
@@ -53,9 +53,9 @@ def test_most_cells_are_classes() -> None:
     ("labels", "message"),
     [
         ([], "f: no row has a label"),
-        (["a", "a"], "f: every label is 'a'; a classifier needs two"),
-        ([str(i / 7) for i in range(30)], "f: 30 different labels in 30 rows are no classes"),
-        ([f"{i % 26 / 5:.3f}" for i in range(300)], "f: 26 different labels in 300 rows are no classes"),
+        (["a", "a"], "f: every label is 'a'; a classifier needs at least two"),
+        ([str(i / 7) for i in range(30)], "f: 30 distinct labels in 30 rows cannot be classes"),
+        ([f"{i % 26 / 5:.3f}" for i in range(300)], "f: 26 distinct labels in 300 rows cannot be classes"),
     ],
     ids=["none", "one", "regression", "scores"],
 )
@@ -66,8 +66,8 @@ def test_what_cannot_be_classes_is_refused(labels: list[str], message: str) -> N
 
 def test_classes_that_look_alike_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
     assert class_names(["Pos", "pos", "neg", "nan"], "f") == ["Pos", "nan", "neg", "pos"]
-    said = capsys.readouterr().err
-    assert "'Pos' and 'pos' are two classes" in said
-    assert "nan is learnt as a class" in said
+    notes = capsys.readouterr().err
+    assert "'Pos' and 'pos' are distinct classes" in notes
+    assert "nan is treated as a class" in notes
     class_names(["-1", "0", "1"], "f")
     assert capsys.readouterr().err == ""

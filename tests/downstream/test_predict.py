@@ -1,4 +1,4 @@
-"""Filling gaps and making vectors agree with running the model directly."""
+"""Mask filling and text embeddings agree with running the model directly."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def test_fill_mask(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fill_masks(model, tokenizer, "天[MASK]好")[0][0][0] in capsys.readouterr().out
     with pytest.raises(UserError, match=r"has no \[MASK\]"):
         fill_masks(model, tokenizer, "the cat")
-    with pytest.raises(UserError, match="over the model's max_position_embeddings=12"):
+    with pytest.raises(UserError, match="exceeds the model's max_position_embeddings=12"):
         fill_masks(model, tokenizer, "the " * 12 + "[MASK]")
 
 
@@ -74,7 +74,7 @@ def test_embed(folder: Path, pooling: str, capsys: pytest.CaptureFixture[str]) -
         np.testing.assert_allclose(vector, expected.numpy(), atol=2e-6)
 
 
-def test_a_run_is_a_model_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pretraining_run_can_be_used_as_a_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = folder.parent / "run"
     run.mkdir()
     folder.rename(run / "checkpoint-7")
@@ -90,10 +90,10 @@ def test_embed_takes_texts_from_the_command_line(folder: Path, capsys: pytest.Ca
     main([*flags, str(folder.parent / "b.npy"), "--text", "the cats sat", "天气好"])
     np.testing.assert_array_equal(np.load(folder.parent / "a.npy"), np.load(folder.parent / "b.npy"))
     for more in ([], ["--input", "x", "--text", "y"]):
-        assert "either with --input FILE, one a line, or with --text" in refused(capsys, *flags, "c.npy", *more)
+        assert "either --input FILE (one per line) or --text" in refused(capsys, *flags, "c.npy", *more)
 
 
-def test_a_stopped_embed_leaves_the_file_of_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_embed_keeps_the_old_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = folder.parent / "vectors.npy"
     flags = ["embed", "--model", str(folder), "--output", str(output), "--batch-size", "1", "--text"]
     main([*flags, "the cats sat"])
@@ -112,14 +112,14 @@ def test_a_stopped_embed_leaves_the_file_of_before(folder: Path, monkeypatch: py
     assert set(output.parent.iterdir()) == held
 
 
-def test_the_text_stands_unbroken_over_a_narrow_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_is_not_wrapped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "the cats sat the cats [MASK]"
     main(["fill-mask", "--model", str(folder), "--text", text])
     assert capsys.readouterr().out.split("\n")[0] == text
 
 
 def test_small_probabilities_are_not_zero(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A decoder that all but knows the token leaves less than a thousandth for the others."""
+    """A decoder that is nearly certain leaves less than 0.001 for the other tokens."""
     weights = load_file(folder / "model.safetensors")
     weights["mlm_head.bias"][5] += 30
     save_file(weights, folder / "model.safetensors")
@@ -135,14 +135,14 @@ def test_a_run_without_a_checkpoint_says_so(folder: Path, capsys: pytest.Capture
     (folder.parent / "run" / "options.json").write_text("{}")
     run = str(folder.parent / "run")
     for arguments in (["fill-mask", "--text", "[MASK]"], ["embed", "--text", "a", "--output", "x.npy"]):
-        told = refused(capsys, *arguments, "--model", run)
-        assert f"{run} is a pretraining run without a checkpoint yet" in told
+        message = refused(capsys, *arguments, "--model", run)
+        assert f"{run} is a pretraining run without a checkpoint yet" in message
 
 
-def test_what_is_no_classifier_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluating_a_model_without_a_classifier_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder.parent / "test.tsv").write_text("the cat\n")
     said = refused(capsys, "evaluate", "--model", str(folder), "--test", str(folder.parent / "test.tsv"))
-    assert "this is no classifier, for its config names no classes" in said
+    assert "not a classifier: its config names no classes" in said
     assert "id2label" not in said
 
 
@@ -164,7 +164,7 @@ def test_one_line_and_exit_code_2(folder: Path, capsys: pytest.CaptureFixture[st
         assert refused(capsys, *arguments).count("\n") == 1
 
 
-def test_text_is_no_markup(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_is_not_parsed_as_markup(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fill-mask", "--model", str(folder), "--text", "see [link] and [/b] [MASK]"])
     assert "see [link] and [/b] [MASK]" in " ".join(capsys.readouterr().out.split())
 
@@ -174,7 +174,5 @@ def test_text_is_no_markup(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     [["fill-mask", "--text=[MASK]", "--top=0"], ["embed", "--input=x", "--output=y", "--batch_size=-1"],
      ["evaluate", "--test=x", "--max_seq_length=0"]],
 )  # fmt: skip
-def test_sizes_that_hold_nothing_are_refused(
-    folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sizes_out_of_range_are_refused(folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"must be [13] or more", refused(capsys, *words, "--model", str(folder)))

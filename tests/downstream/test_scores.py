@@ -1,4 +1,4 @@
-"""Scores of predicted classes equal scikit-learn's."""
+"""Scores equal scikit-learn's."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_scores_equal_scikit_learn(num_classes: int) -> None:
         assert scores["f1"] == pytest.approx(expected)
 
 
-def test_scores_of_very_many_examples_do_not_overflow() -> None:
+def test_large_counts_do_not_overflow() -> None:
     labels = np.repeat([0, 1], 3_000_000)
     predictions = labels.copy()
     predictions[::10] = 1 - predictions[::10]

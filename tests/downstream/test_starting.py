@@ -1,4 +1,4 @@
-"""What a run starts from: a classifier goes on with its own classes, others get a new one."""
+"""Fine-tuning keeps an existing classifier if the classes are the same, and else starts a new one."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Texts are encoded end to end, cut to length and packed without padding; means are over each text's own tokens."""
+"""Texts are encoded, truncated and packed without padding; means cover each text's own tokens."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_rows_are_packed_in_the_order_asked_for() -> None:
     assert [rows.tolist() for rows in texts.in_order(2)] == [[0, 1], [2]]
 
 
-def test_what_the_model_cannot_read_is_refused() -> None:
+def test_input_the_model_cannot_encode_is_refused() -> None:
     with pytest.raises(UserError, match="max_seq_length=9"):
         encode_texts(TOKENIZER, [("a", None)], 9, CONFIG)
     with pytest.raises(UserError, match="type_vocab_size=1 has no second segment"):
