@@ -1,1 +1,1 @@
-"""Other projects' weights in (TensorFlow, HuggingFace, albert_pytorch), HuggingFace's format out."""
+"""Imports checkpoints from TensorFlow, HuggingFace and albert_pytorch; exports to HuggingFace's format."""

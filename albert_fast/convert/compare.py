@@ -1,4 +1,4 @@
-"""Compares a converted model with outputs that the original recorded, layer by layer."""
+"""Compares a converted model, layer by layer, with recorded outputs of the original model."""
 
 from pathlib import Path
 
@@ -14,50 +14,52 @@ from albert_fast.options import UserError
 
 
 def check_recorded(model: AlbertForPreTraining, file: Path, tolerance: float | None = None) -> None:
-    """Print the largest absolute difference of each recorded array; UserError where one is above `tolerance`.
+    """Print the maximum absolute difference of each recorded array; UserError if one exceeds `tolerance`.
 
     `file` is an .npz with input_ids [B, S], input_mask or attention_mask, segment_ids or token_type_ids, optionally
-    masked_lm_positions [B, P], and any of the outputs that `compute` names. Positions that are padding do not count.
+    masked_lm_positions [B, P], and any of the outputs that `compute` returns. Padding positions are ignored.
     """
     recorded = _load(file)
     tolerance = tolerance if tolerance is not None else {"postln": 1e-5, "preln": 5e-5}[model.config.ln_type]
     try:
         computed = compute(model, recorded)
-    except (IndexError, TypeError, RuntimeError) as error:  # ids past the vocabulary, texts for ids, other shapes
-        raise UserError(f"{file}: the model cannot read what it records ({error})") from None
+    except (IndexError, TypeError, RuntimeError) as error:  # ids out of range, strings, mismatched shapes
+        raise UserError(f"{file}: the model cannot process the recorded inputs ({error}); record them again") from None
     rows: list[tuple[str, float]] = []
     for name, actual in computed.items():
         key, _, layer = name.partition(" layer ")
         if key in recorded:
             if layer and len(recorded[key]) != model.config.num_hidden_layers:
-                layers = f"{len(recorded[key])} layers, the model has {model.config.num_hidden_layers}"
-                raise UserError(f"{file}: {key} records {layers}")
+                layers = f"{len(recorded[key])} layers, but the model has {model.config.num_hidden_layers}"
+                raise UserError(f"{file}: {key} has {layers}; record the outputs of this model")
             expected = torch.from_numpy(recorded[key][int(layer) - 1] if layer else recorded[key])
-            real = torch.from_numpy(_mask(recorded)) if actual.dim() == 3 else None  # only states are [B, S, ...]
+            real = (
+                torch.from_numpy(_mask(recorded)) if actual.dim() == 3 else None
+            )  # only hidden states are [B, S, ...]
             rows.append((name, _difference(file, name, actual, expected, real)))
     if not rows:
-        raise UserError(f"{file} records none of {', '.join(dict.fromkeys(n.partition(' ')[0] for n in computed))}")
-    table = Table("output", "largest difference", f"within {tolerance:g}", title=escape(f"against {file}"))
+        names = dict.fromkeys(name.partition(" ")[0] for name in computed)
+        raise UserError(f"{file} has no outputs to compare; record any of {', '.join(names)}")
+    table = Table("output", "maximum difference", f"within {tolerance:g}", title=escape(f"against {file}"))
     for name, difference in rows:
         table.add_row(name, f"{difference:.2e}", "yes" if difference <= tolerance else "[red]NO")
     Console(width=None).print(table)
-    wrong = [name for name, difference in rows if not difference <= tolerance]
-    if wrong:
+    if wrong := [name for name, difference in rows if not difference <= tolerance]:
         worst = max(difference for _, difference in rows)
         raise UserError(
-            f"{file}: {', '.join(wrong)} differ by up to {worst:.2e}, more than {tolerance:g}; nothing written"
+            f"{file}: {', '.join(wrong)} differ by up to {worst:.2e}, more than {tolerance:g}; nothing was written"
         )
 
 
 @torch.no_grad()
 def compute(model: AlbertForPreTraining, recorded: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """The model's outputs for the recorded inputs, under the recorded names; fp32, [B, S, ...] padded with zeros."""
+    """The model's outputs for the recorded inputs, by the names used in recordings; fp32, [B, S, ...] zero-padded."""
     ids, mask = (torch.from_numpy(recorded["input_ids"]).long(), torch.from_numpy(_mask(recorded)))
     types = recorded.get("segment_ids", recorded.get("token_type_ids"))
     positions = recorded.get("masked_lm_positions")
     normed: list[Tensor] = []
     embeddings = model.albert.embeddings
-    if model.config.layout == "google":  # the projection takes what LayerNorm gives; in zh that is the output
+    if model.config.layout == "google":  # LayerNorm feeds the projection; in zh it is the output
         assert embeddings.projection is not None
         hook = embeddings.projection.register_forward_pre_hook(lambda _, inputs: normed.append(inputs[0]))
     else:
@@ -101,10 +103,10 @@ def _load(file: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             recorded = {name: arrays[name] for name in arrays.files}
-    except Exception as error:  # numpy and zipfile have many kinds for files that are missing, cut or foreign
-        raise UserError(f"{file}: {error}; give the .npz of recorded outputs") from None
+    except Exception as error:  # numpy and zipfile raise many exception types
+        raise UserError(f"{file}: {error}; give an .npz file of recorded outputs") from None
     if "input_ids" not in recorded:
-        raise UserError(f"{file} records no input_ids; it holds {', '.join(recorded)}")
+        raise UserError(f"{file} has no input_ids, only {', '.join(recorded)}; record the inputs too")
     return recorded
 
 
@@ -115,6 +117,6 @@ def _mask(recorded: dict[str, np.ndarray]) -> np.ndarray:
 
 def _difference(file: Path, name: str, actual: Tensor, expected: Tensor, real: Tensor | None) -> float:
     if actual.shape != expected.shape:
-        raise UserError(f"{file}: {name} has shape {list(expected.shape)}, the model gives {list(actual.shape)}")
+        raise UserError(f"{file}: {name} has shape {list(expected.shape)}, but the model returns {list(actual.shape)}")
     difference = (actual.double() - expected.double()).abs()
     return (difference if real is None else difference[real]).max().item()

@@ -1,4 +1,4 @@
-"""Finds a checkpoint's files and reads PyTorch's: .safetensors and .bin."""
+"""Finds the files of a checkpoint and reads PyTorch's: .safetensors and .bin."""
 
 import json
 import re
@@ -18,25 +18,25 @@ _WEIGHT_FILES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
 _TORCH = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-# What HuggingFace's Trainer leaves beside a model.
+# Other files that HuggingFace's Trainer writes beside a model.
 _NO_MODELS = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state.pth")
-_OPTIMIZERS = "_optim_states.pt"  # how DeepSpeed's files of optimizers end
+_OPTIMIZERS = "_optim_states.pt"  # suffix of DeepSpeed's optimizer files
 _POINTER = b"version https://git-lfs"
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The file to read: PREFIX.index for TensorFlow, else the weights file."""
+    """The file to read: PREFIX.index for TensorFlow, otherwise the weights file."""
     if path.is_dir():
         for name in _WEIGHT_FILES:
             if (path / name).is_file():
                 return path / name
-        if (path / "variables" / "variables.index").is_file():  # a module of TF-Hub, unpacked
+        if (path / "variables" / "variables.index").is_file():  # an unpacked TF-Hub module
             return path / "variables" / "variables.index"
         torch_files = [file for file in sorted(path.iterdir()) if _may_hold_model(file)]
         indexes = sorted(path.glob("*.index"))
         if len(torch_files) == 1 and not indexes:
             return torch_files[0]
-        latest = path / "checkpoint"  # TensorFlow's note of the newest one
+        latest = path / "checkpoint"  # TensorFlow's pointer to the newest one
         if len(indexes) > 1 and latest.is_file():
             named = re.search(r'^model_checkpoint_path: "(.*)"', latest.read_text(encoding="utf-8"), re.MULTILINE)
             indexes = [path / f"{Path(named[1]).name}.index"] if named else indexes
@@ -44,36 +44,34 @@ def find_checkpoint(path: Path) -> Path:
             return indexes[0]
         names = [file.stem for file in indexes] + [file.name for file in torch_files]
         found = f"several checkpoints ({', '.join(names)})" if names else "no weights"
-        other = ("the path of one, or " if names else "") + f"a folder with {' or '.join(_WEIGHT_FILES)}"
-        raise UserError(f"{path} holds {found}; give {other}")
+        remedy = ("the path of one, or " if names else "") + f"a folder with {' or '.join(_WEIGHT_FILES)}"
+        raise UserError(f"{path} contains {found}; give {remedy}")
     prefix = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path))
     if Path(f"{prefix}.index").is_file() or prefix != str(path):
         return Path(f"{prefix}.index")
     if path.is_file():
         return path
-    raise UserError(
-        f"checkpoint {path} does not exist, nor does {path}.index; give a prefix, a weights file or a folder"
-    )
+    raise UserError(f"neither checkpoint {path} nor {path}.index exists; give a prefix, a weights file or a folder")
 
 
-def beside(file: Path) -> list[Path]:
-    """The folders in which config and vocabulary of a checkpoint may lie: its own or, of a TF-Hub module, assets/."""
+def folders_of(file: Path) -> list[Path]:
+    """The folders that may hold a checkpoint's config and vocabulary: its own and, for TF-Hub modules, assets/."""
     hub = file.parent.parent / "assets"
     return [file.parent, hub] if file.parent.name == "variables" and hub.is_dir() else [file.parent]
 
 
 def find_config(given: str | None, file: Path) -> Path:
-    """The given config file, or the one that lies beside the checkpoint `file`; UserError if not just one is."""
+    """The given config file, or the only one in the folders of the checkpoint `file`; UserError if ambiguous."""
     if given is not None:
         return Path(given)
     if (file.parent / "config.json").is_file():
         return file.parent / "config.json"
-    found = [config for folder in beside(file) for config in sorted(folder.glob("*config*.json"))]
+    found = [config for folder in folders_of(file) for config in sorted(folder.glob("*config*.json"))]
     found = [config for config in found if config.name not in ("tokenizer_config.json", "generation_config.json")]
     if len(found) == 1:
         return found[0]
     names = f"several ({', '.join(config.name for config in found)})" if found else "none"
-    raise UserError(f"which config? {file.parent} holds {names}; give one with --config")
+    raise UserError(f"which config? {file.parent} has {names}; give one with --config")
 
 
 def _may_hold_model(file: Path) -> bool:
@@ -81,7 +79,7 @@ def _may_hold_model(file: Path) -> bool:
 
 
 def read_torch(file: Path, use_averages: bool = False) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a .safetensors or .bin file, or of all those that a .index.json lists, and remarks on them."""
+    """The tensors of a .safetensors or .bin file, or of all files listed in a .index.json, and remarks on them."""
     try:
         if file.name.endswith(".index.json"):
             parts = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -90,10 +88,10 @@ def read_torch(file: Path, use_averages: bool = False) -> tuple[dict[str, Tensor
             held = _load(file)
     except UserError:
         raise
-    except Exception as error:  # each reader has its own kinds for files that are missing, cut or foreign
+    except Exception as error:  # each reader raises its own exception types
         if file.is_file() and file.open("rb").read(len(_POINTER)) == _POINTER:
-            raise UserError(f"{file} is Git LFS's pointer to a file; fetch that with git lfs pull") from None
-        raise UserError(f"{file} is damaged or holds more than tensors: {first_line(error)}") from None
+            raise UserError(f"{file} is a Git LFS pointer; fetch the file itself with git lfs pull") from None
+        raise UserError(f"{file} is damaged or not a weights file ({first_line(error)}); copy it again") from None
     return unwrap(held, file, use_averages)
 
 
@@ -102,5 +100,5 @@ def _load(file: Path) -> Any:
         return load_file(file)
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except UnpicklingError:  # it holds objects of other kinds than tensors
+    except UnpicklingError:  # it also contains objects other than tensors
         return load_inert(file)

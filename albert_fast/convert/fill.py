@@ -1,4 +1,4 @@
-"""Which of our models a checkpoint fills, and its weights under our names: none left out or made up in silence."""
+"""Maps a checkpoint's weights to our state dict; every missing, unused or misshaped weight is reported."""
 
 import torch
 from torch import Tensor
@@ -8,28 +8,28 @@ from albert_fast.options import UserError, note
 
 _HEADS = ("albert.pooler.", "mlm_head.", "sop_head.")
 _BACKBONE = ("albert.", "bert.", "bert/")
-# Of a config: what says which head a checkpoint has.
+# Config fields that describe the head of a checkpoint.
 _HEAD_KEYS = ("architectures", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task")
 _OTHER_HEADS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
-BACKBONE = "use --backbone to take the model below its heads"
+BACKBONE = "use --backbone to convert the model without its heads"
 
 
 def take_backbone(source: Source) -> None:
-    """Leave every head of the source out, those of pretraining too, and say which."""
-    left_out = [name for name in source.weights if not name.startswith(_BACKBONE)]
-    source.weights = {name: tensor for name, tensor in source.weights.items() if name not in left_out}
+    """Drop every head of the source, including the pretraining heads, and add a remark listing them."""
+    heads = [name for name in source.weights if not name.startswith(_BACKBONE)]
+    source.weights = {name: tensor for name, tensor in source.weights.items() if name not in heads}
     extra = {name: value for name, value in source.config.extra.items() if name not in _HEAD_KEYS}
     source.config = source.config.replace(extra=extra)
-    source.remarks.append(f"left out the heads: {', '.join(left_out) or 'there are none'}")
+    source.remarks.append(f"dropped the heads: {', '.join(heads) or 'none found'}")
 
 
 def settle_head(source: Source) -> None:
-    """Refuse heads that ours are not, and number the classes of a classifier whose config does not name them."""
+    """Reject unsupported heads, and number the classes of a classifier whose config does not name them."""
     extra, head = source.config.extra, source.weights.get("classifier.weight")
     architecture = str(next(iter(extra.get("architectures") or []), ""))
     others = [name for name in source.weights if not name.startswith(_BACKBONE)]
     if architecture.endswith(_OTHER_HEADS) and others:
-        raise UserError(f"{source.path} is an {architecture}, whose head ({others[0]}) ours has not; {BACKBONE}")
+        raise UserError(f"{source.path} is an {architecture}, whose head ({others[0]}) is not supported; {BACKBONE}")
     if head is None:
         return
     pooler = source.names.get("albert.pooler.weight", ("albert.pooler.weight",))
@@ -38,24 +38,24 @@ def settle_head(source: Source) -> None:
     kind = extra.get("problem_type")
     if head.shape[0] < 2 or kind in ("regression", "multi_label_classification"):
         what = "a regression" if head.shape[0] < 2 else f"of problem_type {kind}"
-        raise UserError(f"{source.path}: its head is {what}, ours sort into one of several classes; {BACKBONE}")
+        raise UserError(f"{source.path}: its head is {what}, only single-label classifiers are supported; {BACKBONE}")
     if not extra.get("id2label"):
         names = {str(i): str(i) for i in range(head.shape[0])}
         source.config = source.config.replace(extra={**extra, "id2label": names})
-        source.remarks.append(f"the config names no classes; they are called {', '.join(names)}")
+        source.remarks.append(f"the config names no classes; using {', '.join(names)}")
 
 
 def settle_vocabulary(source: Source) -> None:
-    """Take vocab_size from the weights where they pad the config's to a multiple of 8, as NVIDIA's scripts do."""
+    """Take vocab_size from the weights if they are padded to a multiple of 8, as by NVIDIA's scripts."""
     name = source.names.get("albert.embeddings.word_embeddings.weight", ("albert.embeddings.word_embeddings.weight",))
     word, stated = source.weights.get(name[0]), source.config.vocab_size
     if word is not None and word.shape[0] % 8 == 0 and 0 < word.shape[0] - stated < 128:
         source.config = source.config.replace(vocab_size=word.shape[0], real_vocab_size=stated)
-        source.remarks.append(f"the weights pad the config's vocab_size={stated} to {word.shape[0]}")
+        source.remarks.append(f"the weights are padded from the config's vocab_size={stated} to {word.shape[0]}")
 
 
 def fill(source: Source, new_heads: bool = False) -> dict[str, Tensor]:
-    """Our state dict (fp32) for the source's own config, with every mismatch of names and shapes in one error."""
+    """Our state dict (fp32) for the source's own config; a single UserError lists all mismatched names and shapes."""
     with torch.device("meta"):
         expected = source.model_class(source.config).state_dict()
     state: dict[str, Tensor] = {}
@@ -70,29 +70,27 @@ def fill(source: Source, new_heads: bool = False) -> dict[str, Tensor]:
         used.update(theirs)
         state[ours] = torch.cat([source.weights[name] for name in theirs]).float()
         if state[ours].shape != parameter.shape:
-            shapes = f"{list(state[ours].shape)}, by the config {list(parameter.shape)}"
+            shapes = f"{list(state[ours].shape)} instead of {list(parameter.shape)}"
             misshaped.append(f"{' + '.join(theirs)} {shapes}")
     if new_heads:
         fresh = [ours for ours in unfilled if ours.startswith(_HEADS)]
         unfilled = [ours for ours in unfilled if ours not in fresh]
         state.update(_initial(source, fresh))
-        note(f"{source.path} lacks {', '.join(fresh) or 'no head'}{'; they start at random' if fresh else ''}")
+        note(f"{source.path} lacks {', '.join(fresh) or 'no head'}{'; initialised at random' if fresh else ''}")
     wanted = [name for ours in unfilled for name in source.names.get(ours, (ours,)) if name not in source.weights]
     unused = [name for name in source.weights if name not in used]
-    if all(ours.startswith(_HEADS) for ours in unfilled) and not any(name.startswith(_BACKBONE) for name in unused):
-        remedy = BACKBONE if unused else "use --new_heads to start them at random"
-    else:
-        remedy = ""
-    problems = {"lacks": wanted, "holds, unused,": unused, "has shapes": misshaped}
+    only_heads = all(ours.startswith(_HEADS) for ours in unfilled) and not any(n.startswith(_BACKBONE) for n in unused)
+    remedy = BACKBONE if unused else "use --new_heads to initialise them at random"
+    problems = {"missing": wanted, "unused": unused, "wrong shapes": misshaped}
     if any(problems.values()):
-        text = "; ".join(f"{what} {', '.join(names)}" for what, names in problems.items() if names)
-        text += f"; {remedy}" if remedy and not misshaped else ""
-        raise UserError(f"{source.path} does not fit its config as {source.project}: it {text}")
+        text = "; ".join(f"{problem} {', '.join(names)}" for problem, names in problems.items() if names)
+        text += f"; {remedy}" if only_heads and not misshaped else ""
+        raise UserError(f"{source.path} does not match its config as {source.project}: {text}")
     return state
 
 
 def _initial(source: Source, names: list[str]) -> dict[str, Tensor]:
-    """Random weights of our parameters `names`, the same every time."""
+    """Random weights for our parameters `names`, from a fixed seed."""
     with torch.random.fork_rng():
         torch.manual_seed(42)
         initial = source.model_class(source.config).state_dict()

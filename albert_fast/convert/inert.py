@@ -1,7 +1,7 @@
-"""Reads the tensors of a torch.save file that holds other objects too, without importing or calling any of those.
+"""Loads torch.save files that contain objects other than tensors, without importing or calling any of them.
 
-Lightning keeps a Namespace or a dictionary class of its own beside the weights, others whole optimizers or settings of
-libraries that are not here. `torch.load(weights_only=True)` refuses such files, and its other way runs what they say.
+Lightning stores a Namespace or its own dictionary class beside the weights; other frameworks store whole optimizers or
+settings of uninstalled libraries. `torch.load(weights_only=True)` rejects such files, and without it runs their code.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _REBUILT = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_reb
 
 
 def load_inert(file: Path) -> Any:
-    """What the file holds, tensors, dictionaries, lists and numbers as they are, and an `Inert` for all else."""
+    """The content of the file: tensors, dictionaries, lists and numbers, with an `Inert` in place of anything else."""
     pickle_module = SimpleNamespace(Unpickler=_Unpickler, load=_load, __name__="albert_fast.convert.inert")
     return torch.load(file, map_location="cpu", weights_only=False, pickle_module=pickle_module)
 
 
 class Inert(dict):
-    """Stands for an object, class or function of whatever kind; takes what its pickle gives it and does nothing."""
+    """Placeholder for any object, class or function; accepts whatever its pickle passes and does nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> Inert:
         return super().__new__(cls)
@@ -35,17 +35,14 @@ class Inert(dict):
     def __call__(self, *_: Any, **__: Any) -> Inert:
         return Inert()
 
-    def __setstate__(self, state: Any) -> None:
-        """Nothing of it is needed."""
-
     def append(self, item: Any) -> None:
-        """Nothing of it is needed."""
+        """Ignore `item`."""
 
-    extend = add = append
+    extend = add = __setstate__ = append
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds what tensors and dictionaries are made with, and `Inert` in place of anything else."""
+    """Resolves only the globals that tensors and dictionaries need, and anything else to `Inert`."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):

@@ -1,7 +1,7 @@
-"""How albert_zh, Google's ALBERT, albert_pytorch and HuggingFace name the weights that ours are made of.
+"""Weight names of albert_zh, Google's ALBERT, albert_pytorch and HuggingFace.
 
-Each function maps every parameter of ours, for a config, to the names of theirs that make it up; several are laid
-end to end along dimension 0 (query, key, value). The config's sharing and groups are those of the checkpoint itself.
+Each function maps our parameter names, for a config, to the names in the other project. Several names (query, key,
+value) are concatenated along dimension 0. The config has the checkpoint's own sharing and groups.
 """
 
 import re
@@ -55,7 +55,7 @@ def albert_pytorch_names(config: AlbertConfig) -> Names:
 
 
 def huggingface_names(config: AlbertConfig) -> Names:
-    """huggingface/transformers, models/albert/modeling_albert.py: all its heads."""
+    """huggingface/transformers, models/albert/modeling_albert.py, with all heads."""
     names: Names = {
         **_embeddings("albert.embeddings", "albert/embeddings", "/weight"),
         **_module("albert.embeddings.layer_norm", "albert/embeddings/LayerNorm"),
@@ -80,9 +80,9 @@ def huggingface_names(config: AlbertConfig) -> Names:
 
 
 def rename_layer_norms(names: list[str]) -> dict[str, str]:
-    """TensorFlow names whose LayerNorms carry other numbers, or Keras's name, to LayerNorm, LayerNorm_1 in each scope.
+    """Map differently numbered or Keras-style LayerNorm names to LayerNorm, LayerNorm_1, ... within each scope.
 
-    The same graph built by a later TensorFlow calls them layer_normalization_7, say; within a scope their order stays.
+    Later TensorFlow versions name them layer_normalization_7, for example; the order within a scope is the same.
     """
     numbered = re.compile(r"(.*/)(?:LayerNorm|layer_normalization)(?:_(\d+))?/(gamma|beta)")
     found = {name: match for name in names if (match := numbered.fullmatch(name))}
@@ -105,7 +105,7 @@ def _feed_forward(i: int) -> str:
 
 
 def _module(ours: str, theirs: str, leaves: tuple[str, str] = _TORCH) -> Names:
-    """Weight and bias of one module; `*` in theirs stands for query, key and value in turn."""
+    """Weight and bias of one module; `*` in `theirs` expands to query, key and value."""
     parts = [theirs.replace("*", part) for part in ("query", "key", "value")] if "*" in theirs else [theirs]
     return {
         f"{ours}.{own}": tuple(f"{part}/{leaf}" for part in parts) for own, leaf in zip(_TORCH, leaves, strict=True)
@@ -118,7 +118,7 @@ def _embeddings(ours: str, theirs: str, leaf: str = "") -> Names:
 
 
 def _zh(config: AlbertConfig, attention: str, intermediate: str, output: str) -> Names:
-    """The zh projection and layers; {i} in the three scopes is the layer."""
+    """The zh projection and layers; {i} in the three scopes is the layer index."""
     names: Names = {}
     if config.embedding_size != config.hidden_size:
         names["albert.embeddings.projection.weight"] = ("bert/embeddings/word_embeddings_2",)
@@ -135,7 +135,7 @@ def _zh(config: AlbertConfig, attention: str, intermediate: str, output: str) ->
 
 
 def _torch_name(name: str) -> str:
-    """A TensorFlow variable's name as the PyTorch port of the same module tree spells it."""
+    """The name of a TensorFlow variable in a PyTorch port with the same module tree."""
     scope, leaf = name.rsplit("/", 1)
     if leaf.endswith(("_embeddings", "_embeddings_2")):
         scope, leaf = name, "weight"

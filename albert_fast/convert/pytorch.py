@@ -1,4 +1,4 @@
-"""Reads the PyTorch checkpoints of HuggingFace, of albert_pytorch and our own."""
+"""Reads PyTorch checkpoints of HuggingFace, albert_pytorch and albert_fast."""
 
 import re
 from functools import partial
@@ -17,8 +17,8 @@ from albert_fast.options import UserError
 _BUFFERS = (".position_ids", ".token_type_ids")
 
 
-def read_pytorch(file: Path, asked: AlbertConfig, use_averages: bool = False) -> Source:
-    """The model in a .safetensors or .bin file, recognised by its names; its averages where `use_averages` asks."""
+def read_pytorch(file: Path, stated: AlbertConfig, use_averages: bool = False) -> Source:
+    """Read a .safetensors or .bin file, whose project is detected from its names; `use_averages` selects averages."""
     weights, remarks = read_torch(file, use_averages)
     for mark, read in (
         ("albert.encoder.attention.", _ours),
@@ -26,19 +26,21 @@ def read_pytorch(file: Path, asked: AlbertConfig, use_averages: bool = False) ->
         ("bert.encoder.layer", _albert_pytorch),
     ):
         if any(mark in name for name in weights):
-            source = read(file, asked, weights)
+            source = read(file, stated, weights)
             source.remarks = remarks + source.remarks
             return source
-    raise UserError(f"{file} holds no ALBERT that we know; its first names are {', '.join(sorted(weights)[:4])}")
+    raise UserError(
+        f"{file} is not a known kind of ALBERT (weights {', '.join(sorted(weights)[:4])}, ...); give an ALBERT"
+    )
 
 
-def _ours(file: Path, asked: AlbertConfig, weights: dict[str, Tensor]) -> Source:
-    return Source(path=file, project="albert_fast", asked=asked, config=asked, weights=weights)
+def _ours(file: Path, stated: AlbertConfig, weights: dict[str, Tensor]) -> Source:
+    return Source(path=file, project="albert_fast", stated=stated, config=stated, weights=weights)
 
 
-def _huggingface(file: Path, asked: AlbertConfig, weights: dict[str, Tensor]) -> Source:
-    config = asked.replace(layout="google", share_type="all")
-    # AlbertModel saved by itself, or held by a module that calls it bert, say
+def _huggingface(file: Path, stated: AlbertConfig, weights: dict[str, Tensor]) -> Source:
+    config = stated.replace(layout="google", share_type="all")
+    # AlbertModel saved on its own, or under another attribute name such as bert
     base = next((name.split("embeddings.")[0] for name in weights if "embeddings.word_embeddings." in name), "albert.")
     parts = tuple(f"{base}{part}." for part in ("embeddings", "encoder", "pooler"))
     weights = {
@@ -52,18 +54,18 @@ def _huggingface(file: Path, asked: AlbertConfig, weights: dict[str, Tensor]) ->
     remarks += _drop_tie(weights, "predictions.decoder.weight", "albert.embeddings.word_embeddings.weight", word)
     remarks += _drop_tie(weights, "predictions.decoder.bias", "predictions.bias", weights.get("predictions.bias"))
     return Source(
-        path=file, project="HuggingFace", asked=asked, config=config, weights=weights, names=huggingface_names(config),
-        layer_group=partial(huggingface_group, config), remarks=remarks,
+        path=file, project="HuggingFace", stated=stated, config=config, weights=weights,
+        names=huggingface_names(config), layer_group=partial(huggingface_group, config), remarks=remarks,
     )  # fmt: skip
 
 
-def _albert_pytorch(file: Path, asked: AlbertConfig, weights: dict[str, Tensor]) -> Source:
+def _albert_pytorch(file: Path, stated: AlbertConfig, weights: dict[str, Tensor]) -> Source:
     if not any(name.startswith("bert.encoder.layer_shared.") for name in weights):
-        refuse_plain_bert(file, asked, weights.get("bert.embeddings.word_embeddings.weight"))
+        refuse_plain_bert(file, stated, weights.get("bert.embeddings.word_embeddings.weight"))
     attention = "bert.encoder.layer_shared.attention.self.query.weight" in weights
     feed_forward = "bert.encoder.layer_shared.intermediate.dense.weight" in weights
     share_type = {(True, True): "all", (False, True): "ffn", (True, False): "attention"}.get((attention, feed_forward))
-    config = asked.replace(layout="zh", share_type=share_type or "None")
+    config = stated.replace(layout="zh", share_type=share_type or "None")
     weights = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): t for name, t in weights.items()}
     remarks = _skip_buffers(weights)
     word, second = "bert.embeddings.word_embeddings.weight", "bert.embeddings.word_embeddings_2.weight"
@@ -72,7 +74,7 @@ def _albert_pytorch(file: Path, asked: AlbertConfig, weights: dict[str, Tensor])
     remarks += _drop_tie(weights, "cls.predictions.project_layer.weight", f"the transpose of {second}", projection)
     remarks += adapt_projection(config, weights, word, second)
     return Source(
-        path=file, project="albert_pytorch", asked=asked, config=config, weights=weights,
+        path=file, project="albert_pytorch", stated=stated, config=config, weights=weights,
         names=albert_pytorch_names(config), remarks=remarks,
     )  # fmt: skip
 
@@ -85,16 +87,16 @@ def _skip_buffers(weights: dict[str, Tensor]) -> list[str]:
 
 
 def _drop_tie(weights: dict[str, Tensor], name: str, tied_name: str, tied: Tensor | None) -> list[str]:
-    """Takes out `name`, a copy of a tied matrix, and says whether it was one."""
+    """Remove `name`, which should be a copy of a tied weight; the remark tells whether it was."""
     if name not in weights or tied is None:
         return []
     copy = weights.pop(name)
     if copy.shape != tied.shape:
-        raise UserError(f"{name} {list(copy.shape)} should be {tied_name} {list(tied.shape)}, to which ours is tied")
+        raise UserError(f"{name} {list(copy.shape)} should equal {tied_name} {list(tied.shape)}, to which ours is tied")
     if torch.equal(copy, tied):
-        return [f"{name} equals {tied_name}, to which ours is tied"]
+        return [f"{name} equals {tied_name}; ours is tied"]
     difference = (copy.float() - tied.float()).abs().max().item()
     return [
-        f"WARNING: {name} differs from {tied_name} by up to {difference:.3g}; ours is tied, so the predictions "
-        "of masked words will differ from the source's (hidden states will not)"
+        f"WARNING: {name} differs from {tied_name} by up to {difference:.3g}; ours is tied, so masked-token "
+        "predictions will differ from the source's (hidden states will not)"
     ]

@@ -1,4 +1,4 @@
-"""What is known of a checkpoint once it is read: its project, config, weights and how ours are made of them."""
+"""A checkpoint after reading: its project, config and weights, and their mapping to ours."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,14 +18,14 @@ from albert_fast.options import UserError
 class Source:
     """A checkpoint as read.
 
-    asked: the config as its file states it; config: the same with the layout and sharing of the weights themselves.
-    weights: under the project's names, matrices [out, in]; names: ours to the project's (absent: the same).
-    layer_group: the project's own rule for the group of a layer, where it may differ from the config's.
+    stated: the config as written in its file; config: the same with the actual layout and sharing of the weights.
+    weights: by the project's names, matrices [out, in]; names: our names to the project's (absent: identical).
+    layer_group: the project's rule for the group of a layer, if it can differ from ours.
     """
 
     path: Path
     project: str
-    asked: AlbertConfig
+    stated: AlbertConfig
     config: AlbertConfig
     weights: dict[str, Tensor]
     names: Names = field(default_factory=dict)
@@ -34,23 +34,23 @@ class Source:
 
     @property
     def model_class(self) -> type[AlbertForPreTraining] | type[AlbertForSequenceClassification]:
-        """What the weights are of: a fine-tuned classifier where they have one, else the pretraining model."""
+        """The class to load the weights into: a classifier if they include one, else the pretraining model."""
         return AlbertForSequenceClassification if "classifier.weight" in self.weights else AlbertForPreTraining
 
     @property
     def wanted_share_type(self) -> str:
-        """What the config file asks for: a share_type other than all there is a wish to unshare."""
-        return self.asked.share_type if self.asked.share_type != "all" else self.config.share_type
+        """The share_type of the config file, unless it is the default "all"; then that of the weights."""
+        return self.stated.share_type if self.stated.share_type != "all" else self.config.share_type
 
     def set_index(self, num_sets: int, layer: int, inner: int) -> int:
-        """Which of its `num_sets` sets of weights layer `layer`, inner layer `inner` uses."""
+        """Index of the parameter set, out of `num_sets`, used by inner layer `inner` of layer `layer`."""
         if self.layer_group is None:
             return self.config.set_index(num_sets, layer, inner)
         return self.layer_group(layer) * self.config.inner_group_num + inner
 
 
 def adapt_projection(config: AlbertConfig, weights: dict[str, Tensor], word: str, second: str) -> list[str]:
-    """Where E == H, Google's code has no projection and our google layout has; albert_zh's has one, our zh has not."""
+    """For E == H, add the projection that Google's code omits but our google layout has, or fold in albert_zh's."""
     if config.embedding_size != config.hidden_size:
         return []
     mapping = "bert/encoder/embedding_hidden_mapping_in"
@@ -64,14 +64,14 @@ def adapt_projection(config: AlbertConfig, weights: dict[str, Tensor], word: str
     return []
 
 
-def refuse_plain_bert(file: Path, asked: AlbertConfig, words: Tensor | None) -> None:
-    """UserError for a BERT: layers of their own and words as wide as the hidden states, though no config asked for it.
+def refuse_plain_bert(file: Path, stated: AlbertConfig, words: Tensor | None) -> None:
+    """UserError if a checkpoint without shared layers is a BERT: word embeddings of hidden_size against the config.
 
-    albert_zh and albert_pytorch name the layers of a model that shares nothing in the same way.
+    The layer names do not tell, because albert_zh and albert_pytorch use BERT's names for unshared models.
     """
     width = None if words is None else words.shape[-1]
-    if asked.extra.get("model_type") == "bert" or (width == asked.hidden_size != asked.embedding_size):
+    if stated.extra.get("model_type") == "bert" or (width == stated.hidden_size != stated.embedding_size):
         raise UserError(
-            f"{file} is a plain BERT, not an ALBERT: every layer has its own weights and word embeddings are "
-            f"{width} wide, as hidden states are; give an ALBERT"
+            f"{file} is a plain BERT, not an ALBERT: its layers share no weights and its word embeddings have the "
+            f"hidden size {width}; give an ALBERT"
         )

@@ -1,7 +1,7 @@
 """Reads TensorFlow V2 checkpoints (tensor bundles) without TensorFlow.
 
-A checkpoint PREFIX is a sorted table PREFIX.index, which says where each tensor lies, and the bytes themselves, raw and
-little-endian, in PREFIX.data-00000-of-0000N. The table's values are protocol buffers
+A checkpoint PREFIX consists of a sorted table PREFIX.index, which locates each tensor, and data files
+PREFIX.data-00000-of-0000N with the raw little-endian bytes. The table's values are protocol buffers
 (tensorflow/core/protobuf/tensor_bundle.proto).
 """
 
@@ -15,7 +15,7 @@ from albert_fast.convert.sorted_table import masked, parsing, read_table
 from albert_fast.options import UserError
 from albert_fast.protobuf import message_fields
 
-# tensorflow/core/framework/types.proto; bfloat16 (14) has no numpy type and is widened to float32, which is exact.
+# tensorflow/core/framework/types.proto; bfloat16 (14) has no numpy dtype and is widened (exactly) to float32.
 _BFLOAT16 = 14
 _DTYPES = {
     1: "<f4", 2: "<f8", 3: "<i4", 4: "|u1", 5: "<i2", 6: "|i1", 9: "<i8", 10: "|b1", _BFLOAT16: "<u2", 17: "<u2",
@@ -25,7 +25,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where one tensor lies: `offset` and `size` in bytes within data file `shard`; `crc` is the masked CRC32C."""
+    """Location of one tensor: `offset` and `size` in bytes in data file `shard`; `crc` is the masked CRC32C."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -37,10 +37,11 @@ class TensorEntry:
 
 
 class TensorBundle:
-    """The tensors of one checkpoint by name. Opening reads the index alone; `read` checks what it reads.
+    """The tensors of one checkpoint by name. Opening reads only the index; `read` verifies each tensor's checksum.
 
-    Raises UserError, naming file, tensor and offset, for anything that is not a whole, undamaged checkpoint, and for
-    compressed blocks and sliced (partitioned) tensors, which ALBERT's own code never writes.
+    Raises:
+        UserError: the checkpoint is incomplete or damaged, or uses compressed blocks or sliced (partitioned) tensors,
+            which ALBERT's code never writes. The message names file, tensor and offset.
     """
 
     def __init__(self, prefix: str | Path) -> None:
@@ -48,7 +49,7 @@ class TensorBundle:
         index = Path(f"{self.prefix}.index")
         table = dict(read_table(index))
         if b"" not in table:
-            raise UserError(f"{index}: no header entry, so this is a table but no TensorFlow checkpoint")
+            raise UserError(f"{index}: no header entry, so this is not a TensorFlow checkpoint; give the prefix of one")
         with parsing(index, "header"):
             self.num_shards = _parse_header(table.pop(b""), index)
         self.entries: dict[str, TensorEntry] = {}
@@ -64,50 +65,46 @@ class TensorBundle:
         self.check_data_files()
 
     def _check(self, index: Path, name: str, entry: TensorEntry) -> None:
-        whole = name.split("\0")[1] if name.startswith("\0") else name  # a slice is filed as \0, name, \0, its extent
+        whole = name.split("\0")[1] if name.startswith("\0") else name  # a slice has the key \0, name, \0, extent
         where = f"{index}: tensor {whole!r}"
         if entry.sliced or whole != name:
-            raise UserError(f"{where} is stored in slices (a partitioned variable); save it whole and convert that")
-        if entry.dtype in _DTYPES:  # others (strings, say) are only refused when asked for
+            raise UserError(f"{where} is stored in slices (a partitioned variable); save it unpartitioned")
+        if entry.dtype in _DTYPES:  # other dtypes, such as strings, are rejected by read()
             expected = int(np.prod(entry.shape, dtype=object)) * np.dtype(_DTYPES[entry.dtype]).itemsize
             if entry.size != expected:
-                raise UserError(f"{where}: {entry.size} bytes, but its shape {entry.shape} takes {expected}")
+                raise UserError(f"{where}: {entry.size} bytes, but shape {entry.shape} takes {expected}; copy it again")
         if entry.shard >= self.num_shards:
-            raise UserError(f"{where} lies in data file {entry.shard} of {self.num_shards}")
+            raise UserError(f"{where} is in data file {entry.shard} of {self.num_shards}; copy the checkpoint again")
 
     def check_data_files(self) -> None:
-        """Raise UserError unless every data file is there and ends exactly where its last tensor does."""
+        """UserError unless every data file exists and ends exactly where its last tensor does."""
         for shard, end in enumerate(self._ends):
             path = self.data_file(shard)
             try:
                 size = path.stat().st_size
             except OSError as error:
-                raise UserError(
-                    f"{path}: {error.strerror}; the index tells of {self.num_shards} data file(s)"
-                ) from None
+                raise UserError(f"{path}: {error.strerror}; copy all {self.num_shards} data file(s)") from None
             if size != end:
-                state = "truncated" if size < end else "longer than its index says, so the two do not belong together"
+                state = "truncated" if size < end else "longer than its index says, so the two do not match"
                 raise UserError(f"{path} is {state}: {size} bytes of {end}; copy the checkpoint again")
 
     def data_file(self, shard: int) -> Path:
         return Path(f"{self.prefix}.data-{shard:05d}-of-{self.num_shards:05d}")
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor `name`, checked against its CRC; bfloat16 comes as float32, all else as it was saved."""
+        """Read the tensor `name` and verify its CRC; bfloat16 becomes float32, other dtypes are unchanged."""
         entry = self.entries[name]
         if entry.dtype not in _DTYPES:
-            raise UserError(
-                f"{self.prefix}.index: tensor {name!r} has TensorFlow's dtype {entry.dtype}, not a number's"
-            )
+            raise UserError(f"{self.prefix}.index: tensor {name!r} has the non-numeric TensorFlow dtype {entry.dtype}")
         data = self._read_checked(name, entry).view(_DTYPES[entry.dtype]).reshape(entry.shape)
         if entry.dtype == _BFLOAT16:
             return (data.astype(np.uint32) << 16).view(np.float32)
         return data
 
     def verify(self) -> None:
-        """Read every tensor, the unused ones too, and raise UserError at the first whose CRC does not match.
+        """Read every tensor, even unused ones; UserError at the first whose CRC does not match.
 
-        Strings are left out: their CRC is another kind, and ALBERT has none.
+        String tensors are skipped: their CRC is computed differently, and ALBERT has none.
         """
         for name, entry in self.entries.items():
             if entry.dtype in _DTYPES:
@@ -118,7 +115,7 @@ class TensorBundle:
         data = np.fromfile(path, np.uint8, count=entry.size, offset=entry.offset)
         where = f"{path}: tensor {name!r} at byte {entry.offset}"
         if data.size != entry.size:
-            raise UserError(f"{where}: the file ends after {data.size} of {entry.size} bytes")
+            raise UserError(f"{where}: the file ends after {data.size} of {entry.size} bytes; copy it again")
         if masked(crc32c(data)) != entry.crc:
             raise UserError(f"{where} is damaged: its {entry.size} bytes do not match their CRC; copy it again")
         return data
@@ -128,7 +125,7 @@ def _parse_header(message: bytes, index: Path) -> int:
     """The number of data files, from a BundleHeaderProto."""
     header = dict(message_fields(message))
     if header.get(2, 0) != 0:
-        raise UserError(f"{index}: the checkpoint is big-endian; save it on a little-endian machine")
+        raise UserError(f"{index}: big-endian checkpoints are not supported; save it on a little-endian machine")
     num_shards = int(header.get(1, 0))
     if not 1 <= num_shards <= 99_999:
         raise ValueError(f"{num_shards} data files")
@@ -142,7 +139,7 @@ def _parse_entry(message: bytes) -> TensorEntry:
     sliced = False
     for number, value in message_fields(message):
         if number == 2 and isinstance(value, bytes):
-            # TensorShapeProto: dim = 2, each with size = 1; a size of 0 is not written
+            # TensorShapeProto: dim = 2, each with size = 1; a size of 0 is omitted
             dims = [
                 dict(message_fields(dim)) for key, dim in message_fields(value) if key == 2 and isinstance(dim, bytes)
             ]

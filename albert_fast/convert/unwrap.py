@@ -1,4 +1,4 @@
-"""Takes off what training frameworks put around a model: dictionaries of more than weights, prefixes of names."""
+"""Extracts a state dict from the nested dictionaries and name prefixes of training frameworks."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -11,42 +11,42 @@ from albert_fast.options import UserError
 
 T = TypeVar("T")
 
-# A table that every ALBERT has, whatever its project calls the module that holds it.
+# Every ALBERT has this table, whatever its parent module is called.
 _ANCHOR = re.compile(r"(?:(?:albert|bert)[./])?embeddings[./]word_embeddings(?:\.weight)?$")
-# torch.compile, DataParallel, FSDP and activation checkpointing put themselves anywhere into a name.
+# torch.compile, DataParallel, FSDP and activation checkpointing add these anywhere in a name.
 _WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _AVERAGE = re.compile(r"(?:^|[_.])(?:ema|swa|averaged?|shadow)(?:[_.]|$)", re.IGNORECASE)
 
 
 def unwrap(held: Any, file: Path, use_averages: bool = False) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights in what a file holds, under the model's own names, and remarks on what was taken off.
+    """Extract the weights from the content of a file, by the model's own names, with remarks on what was removed.
 
-    That is itself, or the one dictionary in it with an ALBERT's weights: Lightning keeps them under state_dict,
-    NVIDIA's scripts under model, others elsewhere. Of the weights and their averages (names with ema, swa or average)
-    `use_averages` takes the averages. Scalars are counters.
+    The weights are the content itself or the one dictionary in it with an ALBERT's weights: Lightning stores them under
+    state_dict, NVIDIA's scripts under model. If there are also averages (names with ema, swa or average),
+    `use_averages` selects them. Scalars are counters and skipped.
 
     Raises:
-        UserError: naming what the file holds, where there is no such dictionary or more than one.
+        UserError: there is no such dictionary or more than one; the message lists the content.
     """
     found = {".".join(path): weights for path, weights in _state_dicts(held, ())}
     if not found and held and isinstance(held, dict) and all(isinstance(value, Tensor) for value in held.values()):
-        found = {"": held}  # whose error names what it holds
+        found = {"": held}  # the caller's error will list its names
     if not found:
-        there = ", ".join(map(str, held)) if isinstance(held, dict) else type(held).__name__
-        there = there or "one object, perhaps a whole model"
-        raise UserError(f"{file} is no state dict of an ALBERT (it holds {there[:200]}); save model.state_dict() alone")
+        content = ", ".join(map(str, held)) if isinstance(held, dict) else type(held).__name__
+        content = content or "a single object, perhaps a whole model"
+        raise UserError(f"{file} is not a state dict of an ALBERT (content: {content[:200]}); save model.state_dict()")
     averages = any(_AVERAGE.search(name) for name in found)
     name = _wanted(found, file, use_averages and averages)
-    remarks = [f"took the weights under {name}"] if name else []
+    remarks = [f"used the weights under {name}"] if name else []
     weights = {key: value for key, value in found[name].items() if isinstance(value, Tensor) and value.dim() > 0}
     if others := [str(key) for key in found[name] if key not in weights]:
-        remarks.append(f"skipped {', '.join(others)} (no weights)")
+        remarks.append(f"skipped {', '.join(others)} (not weights)")
     weights, more = unwrapped(weights, file, use_averages and not averages)
     return weights, remarks + more
 
 
 def _state_dicts(held: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Every dictionary of at most three levels down that holds an ALBERT's word embeddings, with the way to it."""
+    """Yield (path, dictionary) for every dictionary with ALBERT word embeddings, at most three levels deep."""
     if not isinstance(held, dict) or len(path) > 3:
         return
     if any(isinstance(value, Tensor) and _ANCHOR.search(str(name)) for name, value in held.items()):
@@ -57,10 +57,10 @@ def _state_dicts(held: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, 
 
 
 def unwrapped(weights: Mapping[str, T], file: Path, use_averages: bool = False) -> tuple[dict[str, T], list[str]]:
-    """The weights under names without the prefixes of wrappers, and remarks on them; `bert.` or `albert.` stays.
+    """Strip wrapper prefixes from the names and return remarks on them; `bert.` and `albert.` are kept.
 
-    Wrappers of PyTorch go wherever they stand; then whatever precedes the word embeddings' own name (model., net.,
-    a scope of TensorFlow's) goes from every name that begins with it. Of a model and its average one is left.
+    PyTorch wrappers are removed anywhere in a name. Then whatever precedes the name of the word embeddings (model.,
+    net., a TensorFlow scope) is removed from every name. Of a model and its average only one is kept.
     """
     bare = {name: _WRAPPERS.sub("", name) for name in weights}
     prefixes = {_ANCHOR.sub("", name) for name in bare.values() if _ANCHOR.search(name)}
@@ -69,22 +69,22 @@ def unwrapped(weights: Mapping[str, T], file: Path, use_averages: bool = False) 
     others = tuple(other for other in prefixes if other and other != prefix)
     kept = {name: plain.removeprefix(prefix) for name, plain in bare.items() if not plain.startswith(others)}
     if len(set(kept.values())) < len(kept):
-        twice = sorted(name for name, plain in kept.items() if name != plain and plain in kept)
+        duplicates = sorted(name for name, plain in kept.items() if name != plain and plain in kept)
         raise UserError(
-            f"{file}: without their wrappers' prefixes several weights have one name: {', '.join(twice)[:200]}"
+            f"{file}: without wrapper prefixes, names collide: {', '.join(duplicates)[:200]}; save one model alone"
         )
-    taken = sorted({part for name in kept for part in _WRAPPERS.findall(name)} | ({prefix} if prefix else set()))
-    remarks = [f"took wrappers' prefixes off the names: {', '.join(taken)}"] if taken else []
+    removed = sorted({part for name in kept for part in _WRAPPERS.findall(name)} | ({prefix} if prefix else set()))
+    remarks = [f"removed wrapper prefixes from the names: {', '.join(removed)}"] if removed else []
     remarks += [f"skipped {len(bare) - len(kept)} weights under {', '.join(others)}"] if others else []
     return {plain: weights[name] for name, plain in kept.items()}, remarks
 
 
 def _wanted(names: Collection[str], file: Path, use_averages: bool) -> str:
-    """Of several models the one that is no average, or is one; UserError where that leaves none or several."""
+    """The one model that is an average if `use_averages` or if all are, else the one that is not; or UserError."""
     averages = {name for name in names if _AVERAGE.search(name)}
     wanted = averages if use_averages else {*names} - averages or averages
     if len(wanted) == 1:
         return wanted.pop()
     if not wanted:
-        raise UserError(f"{file} holds no average of the weights; leave --use_averages out")
-    raise UserError(f"{file} holds several models, {', '.join(sorted(wanted))}; save the one that is meant alone")
+        raise UserError(f"{file} contains no average of the weights; omit --use_averages")
+    raise UserError(f"{file} contains several models, {', '.join(sorted(wanted))}; save the one to convert alone")

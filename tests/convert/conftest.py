@@ -1,4 +1,4 @@
-"""What several tests of convert need."""
+"""Fixtures of the conversion tests."""
 
 import numpy as np
 import pytest

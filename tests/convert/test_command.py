@@ -1,4 +1,4 @@
-"""`albert-fast convert`: its command line, what comes along with the weights, and outputs never overwritten."""
+"""`albert-fast convert`: command line, vocabulary, classifiers, and outputs that are never overwritten."""
 
 import shutil
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert not (tmp_path / "other").exists()
 
 
-def test_classifiers_there_and_back(tmp_path: Path) -> None:
+def test_classifier_round_trip(tmp_path: Path) -> None:
     stated = transformers.AlbertConfig(**SIZES, num_hidden_layers=3, max_position_embeddings=40, num_labels=3)
     torch.manual_seed(4)
     theirs = transformers.AlbertForSequenceClassification(stated).eval()
@@ -61,7 +61,7 @@ def test_classifiers_of_tensorflow_and_albert_pytorch(
     prefix = google(tmp_path, backbone | {"output_weights": head, "output_bias": np.ones(3, np.float32)})
     convert(ConvertOptions(checkpoint=str(prefix), output=str(tmp_path / "tf")))
     np.testing.assert_array_equal(load_file(tmp_path / "tf" / "model.safetensors")["classifier.weight"].numpy(), head)
-    assert "the config names no classes; they are called 0, 1, 2" in capsys.readouterr().out
+    assert "the config names no classes; using 0, 1, 2" in capsys.readouterr().out
     state = seed(tmp_path / "seed").state()
     state = {name: tensor for name, tensor in state.items() if not name.startswith("cls.")}
     state |= {"classifier.weight": torch.randn(2, 16), "classifier.bias": torch.randn(2)}
@@ -79,7 +79,7 @@ def test_the_output_is_never_overwritten(tmp_path: Path) -> None:
     run(tmp_path / "hf", tmp_path / "ours")
 
 
-def test_what_fails_on_the_way_leaves_nothing_and_takes_nothing(tmp_path: Path) -> None:
+def test_a_failed_conversion_creates_and_removes_nothing(tmp_path: Path) -> None:
     model = AlbertForPreTraining(AlbertConfig(**SIZES, num_hidden_layers=2, layout="zh"))
     model.save_pretrained(tmp_path / "ours")
     mine = tmp_path / "hf.partial" / "mine.txt"
@@ -91,7 +91,7 @@ def test_what_fails_on_the_way_leaves_nothing_and_takes_nothing(tmp_path: Path) 
     assert mine.exists()
 
 
-def test_a_vocabulary_comes_along(tmp_path: Path) -> None:
+def test_the_vocabulary_is_included(tmp_path: Path) -> None:
     huggingface(tmp_path / "hf")
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(45))]
     vocabulary = tmp_path / "any_name.txt"
@@ -106,6 +106,6 @@ def test_a_vocabulary_comes_along(tmp_path: Path) -> None:
         run(tmp_path / "hf", tmp_path / "wrong", vocab=str(vocabulary))
 
 
-def test_dropout_of_the_config_stays_out_of_evaluation(tmp_path: Path) -> None:
+def test_dropout_of_the_config_is_off_in_evaluation(tmp_path: Path) -> None:
     theirs = huggingface(tmp_path / "hf", hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
     assert_equal_outputs(run(tmp_path / "hf", tmp_path / "ours"), theirs)

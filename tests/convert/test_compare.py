@@ -1,4 +1,4 @@
-"""Recorded outputs against those of the converted model: what differs is named."""
+"""Comparison of recorded outputs with the converted model names the differing outputs."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import UserError
 
 
-def test_the_check_sees_a_wrong_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_config_is_detected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prefix, _, outputs = fixture("zh-postln")
     wrong = tmp_path / "config.json"
     wrong.write_text(fixture("zh-postln")[1].read_text().replace("postln", "preln"))
@@ -21,13 +21,13 @@ def test_the_check_sees_a_wrong_config(tmp_path: Path, capsys: pytest.CaptureFix
     assert not (tmp_path / "out").exists()
 
 
-def test_recorded_outputs_that_cannot_be_of_the_model(tmp_path: Path) -> None:
+def test_recorded_outputs_of_another_model(tmp_path: Path) -> None:
     AlbertForPreTraining(AlbertConfig(**SIZES, num_hidden_layers=2)).save_pretrained(tmp_path / "ours")
     ids = np.array([[1, 2, 3]])
     for name, arrays, message in (
-        ("ids", {"input_ids": ids + 9999}, "cannot read what it records"),
-        ("text", {"input_ids": np.array([["a", "b"]])}, "cannot read what it records"),
-        ("layers", {"input_ids": ids, "all_encoder_layers": np.zeros((1, 1, 3, 16))}, "records 1 layers, the model"),
+        ("ids", {"input_ids": ids + 9999}, "cannot process the recorded inputs"),
+        ("text", {"input_ids": np.array([["a", "b"]])}, "cannot process the recorded inputs"),
+        ("layers", {"input_ids": ids, "all_encoder_layers": np.zeros((1, 1, 3, 16))}, "has 1 layers, but the model"),
     ):
         np.savez(tmp_path / name, **arrays)
         with pytest.raises(UserError, match=message):

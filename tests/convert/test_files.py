@@ -1,4 +1,4 @@
-"""Which files of a folder are meant, and weights that are damaged or hold more than tensors."""
+"""Finding the checkpoint in a folder, and weights files that are damaged or contain other objects."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from albert_fast.options import UserError
 def test_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     config = str(fixture("google")[1])
     write_bundle(tmp_path / "resnet", {"conv1/kernel": np.zeros((3, 3), np.float32)})
-    with pytest.raises(UserError, match=r"resnet.index is no ALBERT .* conv1/kernel"):
+    with pytest.raises(UserError, match=r"resnet.index is not an ALBERT .* conv1/kernel"):
         run(tmp_path / "resnet", tmp_path / "out", config=config)
     write_bundle(tmp_path / "keras", {"_CHECKPOINTABLE_OBJECT_GRAPH": ("string", (), b"x")})
     with pytest.raises(UserError, match="object checkpoint"):
         run(tmp_path / "keras", tmp_path / "out", config=config)
-    with pytest.raises(UserError, match=r"nor does .*absent.index"):
+    with pytest.raises(UserError, match=r"nor .*absent.index exists"):
         run(tmp_path / "absent", tmp_path / "out", config=config)
     with pytest.raises(UserError, match="several checkpoints"):
         run(tmp_path, tmp_path / "out", config=config)
@@ -53,17 +53,17 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
             run(tmp_path / "hf", tmp_path / "ours")
         assert "\n" not in str(error.value)
     torch.save({"lstm": {"weight": torch.zeros(3)}, "step": 3}, binary)
-    with pytest.raises(UserError, match="no state dict"):
+    with pytest.raises(UserError, match="not a state dict"):
         run(tmp_path / "hf", tmp_path / "ours")
     torch.save(theirs, binary)
-    with pytest.raises(UserError, match=r"perhaps a whole model\); save model.state_dict\(\) alone"):
+    with pytest.raises(UserError, match=r"perhaps a whole model\); save model.state_dict\(\)"):
         run(tmp_path / "hf", tmp_path / "ours")
     binary.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 47\n")
-    with pytest.raises(UserError, match="is Git LFS's pointer to a file; fetch that with git lfs pull"):
+    with pytest.raises(UserError, match="is a Git LFS pointer; fetch the file itself with git lfs pull"):
         run(tmp_path / "hf", tmp_path / "ours")
 
 
-def test_deepspeeds_optimizers_are_no_models(tmp_path: Path) -> None:
+def test_deepspeed_optimizer_files_are_ignored(tmp_path: Path) -> None:
     weights = huggingface_weights()
     held = {"module": {f"module.{name}": tensor for name, tensor in weights.items()}, "ds_version": "0.14"}
     theirs = write_huggingface(tmp_path / "hf", held, "mp_rank_00_model_states.pt")
@@ -71,8 +71,8 @@ def test_deepspeeds_optimizers_are_no_models(tmp_path: Path) -> None:
     assert run(theirs, tmp_path / "ours").config.hidden_size == 16
 
 
-def test_strange_safetensors_are_refused(tmp_path: Path) -> None:
+def test_safetensors_of_another_model_are_refused(tmp_path: Path) -> None:
     huggingface(tmp_path / "hf")
     save_file({"lstm.weight": torch.zeros(3)}, tmp_path / "hf" / "model.safetensors")
-    with pytest.raises(UserError, match=r"no ALBERT that we know; its first names are lstm.weight"):
+    with pytest.raises(UserError, match=r"not a known kind of ALBERT \(weights lstm.weight"):
         run(tmp_path / "hf", tmp_path / "ours")

@@ -1,4 +1,4 @@
-"""HuggingFace's weights become ours and go back; what it cannot compute is refused."""
+"""Import from and export to HuggingFace, and rejection of models that HuggingFace cannot compute."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ GROUPS = {"one": {}, "groups": {"num_hidden_groups": 2}, "inner": {"num_hidden_g
 
 @pytest.mark.parametrize("act", ["gelu_new", "gelu"])
 @pytest.mark.parametrize("groups", GROUPS)
-def test_huggingface_there_and_back(groups: str, act: str, tmp_path: Path) -> None:
+def test_huggingface_round_trip(groups: str, act: str, tmp_path: Path) -> None:
     theirs = huggingface(tmp_path / "hf", hidden_act=act, **GROUPS[groups])
     ours = run(tmp_path / "hf", tmp_path / "ours")
     assert ours.config.layout == "google"
@@ -38,7 +38,7 @@ def test_huggingface_there_and_back(groups: str, act: str, tmp_path: Path) -> No
     assert stated[0] == stated[1]
 
 
-def test_bfloat16_comes_back_as_bfloat16(tmp_path: Path) -> None:
+def test_bfloat16_round_trip(tmp_path: Path) -> None:
     huggingface(tmp_path / "hf", dtype=torch.bfloat16)
     run(tmp_path / "hf", tmp_path / "ours")
     convert(ConvertOptions(checkpoint=str(tmp_path / "ours"), output=str(tmp_path / "back"), to="huggingface"))
@@ -74,7 +74,7 @@ def test_export_of_every_share_type(share_type: str, inner: int, tmp_path: Path)
     [({"layout": "zh"}, "before the projection"), ({"ln_type": "preln"}, "post-LN")],
     ids=["zh", "preln"],
 )
-def test_export_of_what_huggingface_cannot_compute(change: dict[str, str], reason: str, tmp_path: Path) -> None:
+def test_unsupported_exports_are_refused(change: dict[str, str], reason: str, tmp_path: Path) -> None:
     config = AlbertConfig.from_preset("tiny", **SIZES, **({"layout": "google"} | change))
     AlbertForPreTraining(config).save_pretrained(tmp_path / "ours")
     with pytest.raises(UserError, match=reason):
@@ -82,8 +82,8 @@ def test_export_of_what_huggingface_cannot_compute(change: dict[str, str], reaso
     assert not (tmp_path / "hf").exists()
 
 
-def test_groups_that_huggingface_rounds_otherwise(tmp_path: Path) -> None:
-    """18 layers in 14 groups: HuggingFace puts a layer into another group than Google's code and ours."""
+def test_groups_that_huggingface_rounds_differently(tmp_path: Path) -> None:
+    """With 18 layers in 14 groups, HuggingFace assigns some layers to other groups than Google's code and ours."""
     sizes = {"num_hidden_layers": 18, "num_hidden_groups": 14}
     theirs = huggingface(tmp_path / "hf", **sizes)
     with pytest.raises(UserError, match="use --share_type None"):

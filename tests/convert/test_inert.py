@@ -1,4 +1,4 @@
-"""Checkpoints that hold more than tensors: weights are read, and nothing that a file names is imported or called."""
+"""Checkpoints with objects other than tensors are read without importing or calling anything they name."""
 
 import argparse
 import collections
@@ -17,11 +17,11 @@ from albert_fast.pretrained import read_weights
 
 
 class Attributes(dict):
-    """As Lightning keeps hyper_parameters in a class of its own."""
+    """Like the class in which Lightning stores hyper_parameters."""
 
 
 class Runs:
-    """Its pickle writes a file when it is read in the usual way."""
+    """Its pickle writes a file when loaded normally."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -52,13 +52,13 @@ def test_weights_beside_other_objects(kind: str, as_zip: bool, tmp_path: Path) -
     assert held["b"].dtype == torch.bfloat16
 
 
-def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
+def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:
     file, trace = tmp_path / "last.ckpt", tmp_path / "trace"
     torch.save({"state_dict": {"w": torch.ones(1)}, "callbacks": Runs(trace)}, file)
     assert isinstance(load_inert(file)["callbacks"], Inert)
     assert not trace.exists()
     torch.load(file, weights_only=False)
-    assert trace.exists()  # so the file would have been written
+    assert trace.exists()  # a normal load does run it
 
 
 def test_a_checkpoint_of_lightning_is_converted(tmp_path: Path) -> None:

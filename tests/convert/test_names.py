@@ -1,4 +1,4 @@
-"""Every parameter of ours has names of its own in the other projects, written as they write them."""
+"""Every parameter maps to distinct names of the other projects."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ ATTENTION = "albert.encoder.attention.0.query_key_value.weight"
     ],
     ids=["huggingface", "google", "zh", "albert_pytorch", "albert_pytorch-lists"],
 )  # fmt: skip
-def test_every_parameter_has_its_names(
+def test_every_parameter_is_mapped(
     names_of: Callable[[AlbertConfig], Names], layout: str, share_type: str, query: str
 ) -> None:
     config = tiny_config(layout=layout, share_type=share_type)

@@ -1,4 +1,4 @@
-"""PyTorch checkpoints, each known by its names: HuggingFace's, albert_pytorch's and our own."""
+"""PyTorch checkpoints of HuggingFace, albert_pytorch and albert_fast, detected from their weight names."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_huggingface_from_an_old_bin_file(tmp_path: Path, capsys: pytest.Capture
 def test_huggingface_without_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     theirs = huggingface(tmp_path / "hf")
     theirs.albert.save_pretrained(tmp_path / "bare")
-    with pytest.raises(UserError, match=r"lacks predictions.bias, .*sop_classifier.classifier.bias.*--new_heads"):
+    with pytest.raises(UserError, match=r"missing predictions.bias, .*sop_classifier.classifier.bias.*--new_heads"):
         run(tmp_path / "bare", tmp_path / "ours")
     ours = run(tmp_path / "bare", tmp_path / "ours", new_heads=True)
     assert "sop_head.weight" in capsys.readouterr().err
@@ -71,7 +71,7 @@ def test_albert_pytorch_untied(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert same[0] == same[1]
 
 
-def test_our_own_folder_unshares(tmp_path: Path) -> None:
+def test_unsharing_our_own_checkpoint(tmp_path: Path) -> None:
     theirs = huggingface(tmp_path / "hf", num_hidden_groups=2)
     run(tmp_path / "hf", tmp_path / "ours")
     for share_type in SHARE_TYPES:

@@ -1,4 +1,4 @@
-"""LevelDB's sorted tables: compressed blocks are refused, and the parsers survive any bytes."""
+"""LevelDB sorted tables: compressed blocks are refused, and the parsers survive arbitrary bytes."""
 
 import random
 import struct
@@ -18,8 +18,8 @@ def test_compressed_blocks_are_refused(tmp_path: Path, compression: int) -> None
     refusal(tmp_path / "model", "model.index", "block at byte", "snappy" if compression == 1 else "method 2")
 
 
-def test_parsers_survive_any_bytes(tmp_path: Path) -> None:
-    """Damage behind a good CRC: never anything but the errors that the reader turns into a refusal."""
+def test_parsers_survive_arbitrary_bytes(tmp_path: Path) -> None:
+    """Damage with a valid CRC raises only the exceptions that the reader converts to UserError."""
     generator = random.Random(3)
     whole = block([(name.encode(), entry(1, (2, 3), 0, 5, 24, 9)) for name in sorted(arrays())])
     refused = 0

@@ -1,4 +1,4 @@
-"""What is known of a checkpoint: a projection where E equals H, and layers with weights of their own."""
+"""Checkpoints with a projection although E == H, and with unshared layers."""
 
 import json
 from pathlib import Path
@@ -13,12 +13,12 @@ from albert_fast.options import UserError
 
 
 def test_zh_without_factorisation_folds_the_projection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """albert_zh multiplies by word_embeddings_2 even where E == H; our zh layout has no projection there."""
+    """albert_zh multiplies by word_embeddings_2 even if E == H; our zh layout then has no projection."""
     prefix, config, outputs = fixture("zh-postln")
     bundle = TensorBundle(prefix)
     variables = {name: bundle.read(name) for name in bundle.entries if "lamb_" not in name}
     word, second = variables["bert/embeddings/word_embeddings"], variables["bert/embeddings/word_embeddings_2"]
-    # The same function at E = H: words of width E, padded with zeros, by a projection padded with zeros.
+    # The same function at E == H: zero-padded word embeddings and projection.
     variables["bert/embeddings/word_embeddings"] = np.pad(word, ((0, 0), (0, 48 - 16)))
     variables["bert/embeddings/word_embeddings_2"] = np.pad(second, ((0, 48 - 16), (0, 0)))
     write_bundle(tmp_path / "model.ckpt", variables)
@@ -28,7 +28,7 @@ def test_zh_without_factorisation_folds_the_projection(tmp_path: Path, capsys: p
     assert "multiplied into the word embeddings" in capsys.readouterr().out
 
 
-def test_zh_with_layers_of_their_own(tmp_path: Path) -> None:
+def test_zh_with_unshared_layers(tmp_path: Path) -> None:
     prefix, config, outputs = fixture("zh-preln")
     bundle = TensorBundle(prefix)
     variables = {}

@@ -1,4 +1,4 @@
-"""TensorFlow checkpoints: what is whole is read bit by bit, what is not is refused by name, wherever it is damaged."""
+"""TensorFlow checkpoints are read exactly if intact, and refused with the damaged part named otherwise."""
 
 import os
 import random
@@ -19,10 +19,10 @@ FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures"
 
 @pytest.fixture(params=["tf_zh", "tf_google"])
 def published(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A writable copy of a checkpoint that TensorFlow wrote; its prefix."""
+    """Prefix of a writable copy of a checkpoint written by TensorFlow."""
     source = FIXTURES / request.param
     if not source.is_dir():
-        pytest.skip(f"{source} is not there: this test reads checkpoints that TensorFlow wrote")
+        pytest.skip(f"needs checkpoints written by TensorFlow in {source}")
     for file in source.glob("albert_model.ckpt.*"):
         shutil.copyfile(file, tmp_path / file.name)
     return tmp_path / "albert_model.ckpt"
@@ -75,7 +75,7 @@ def test_every_truncation_of_the_data(published: Path, step: int) -> None:
     for size in range(data.stat().st_size - 1, -1, -step):
         os.truncate(data, size)
         try:
-            bundle.check_data_files()  # the whole of what opening asks of the data, after the index
+            bundle.check_data_files()  # all that opening checks in the data files
             accepted.append(size)
         except UserError:
             pass
@@ -125,7 +125,7 @@ def test_data_longer_than_the_index_says(published: Path) -> None:
 
 
 def single(tmp_path: Path, header: bytes = field(1, 1), **changes: object) -> Path:
-    """A checkpoint of one tensor "x" of 8 bytes whose entry is not as it should be."""
+    """A checkpoint of one tensor "x" of 8 bytes with an invalid header or entry."""
     values = {"dtype": 1, "shape": (2,), "shard": 0, "offset": 0, "size": 8, "crc": 0, **changes}
     write_table(tmp_path / "model.index", [(b"", header), (b"x", entry(**values))])  # type: ignore[arg-type]
     (tmp_path / "model.data-00000-of-00001").write_bytes(bytes(8))
@@ -145,13 +145,13 @@ def single(tmp_path: Path, header: bytes = field(1, 1), **changes: object) -> Pa
     ],
     ids=["slices", "shape", "huge shape", "shard", "missing shard", "no shards", "big-endian"],
 )
-def test_what_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], words: tuple[str, ...]) -> None:
+def test_inconsistent_entries_are_refused(tmp_path: Path, changes: dict[str, Any], words: tuple[str, ...]) -> None:
     refusal(single(tmp_path, **changes), *words)
 
 
 def test_an_unknown_dtype_is_refused_when_read(tmp_path: Path) -> None:
     bundle = TensorBundle(single(tmp_path, dtype=DTYPES["string"]))
-    with pytest.raises(UserError, match=r"model.index: tensor 'x' has TensorFlow's dtype 7"):
+    with pytest.raises(UserError, match=r"model.index: tensor 'x' has the non-numeric TensorFlow dtype 7"):
         bundle.read("x")
 
 

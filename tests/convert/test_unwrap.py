@@ -1,4 +1,4 @@
-"""Prefixes of wrappers and dictionaries of training frameworks come off; what is left is the model."""
+"""Wrapper prefixes and the dictionaries of training frameworks are removed from around a model."""
 
 import itertools
 from collections import OrderedDict
@@ -64,7 +64,7 @@ def test_dictionaries_of_training_frameworks(held: dict[str, Any], tmp_path: Pat
     )
 
 
-def test_averages_are_taken_where_asked_for() -> None:
+def test_averages_are_used_on_request() -> None:
     average = {name: tensor + 1 for name, tensor in WEIGHTS.items()}
     for held in (
         {"model": WEIGHTS, "model_ema": average},
@@ -74,18 +74,18 @@ def test_averages_are_taken_where_asked_for() -> None:
         assert_same(unwrap(held, FILE)[0])
         assert_same(unwrap(held, FILE, use_averages=True)[0], average)
     assert_same(unwrap({"ema": average}, FILE)[0], average)
-    with pytest.raises(UserError, match="holds no average of the weights"):
+    with pytest.raises(UserError, match="contains no average of the weights"):
         unwrap({"model": WEIGHTS}, FILE, use_averages=True)
 
 
 @pytest.mark.parametrize(
     ("held", "message"),
     [
-        ({"student": WEIGHTS, "teacher": WEIGHTS}, "file holds several models, student, teacher"),
-        (prefixed("student.") | prefixed("teacher."), r"file holds several models, student\., teacher\."),
-        ({"step": 3, "optimizer": {}}, r"no state dict of an ALBERT \(it holds step, optimizer\)"),
-        ([1, 2], r"no state dict of an ALBERT \(it holds list\)"),
-        (dict(WEIGHTS) | prefixed("module."), "several weights have one name"),
+        ({"student": WEIGHTS, "teacher": WEIGHTS}, "file contains several models, student, teacher"),
+        (prefixed("student.") | prefixed("teacher."), r"file contains several models, student\., teacher\."),
+        ({"step": 3, "optimizer": {}}, r"not a state dict of an ALBERT \(content: step, optimizer\)"),
+        ([1, 2], r"not a state dict of an ALBERT \(content: list\)"),
+        (dict(WEIGHTS) | prefixed("module."), "names collide"),
     ],
     ids=["two", "two-prefixes", "none", "list", "twice"],
 )

@@ -31,7 +31,7 @@ def test_mean_pooling(pretrained: Path) -> None:
         mean = backbone(ids).last_hidden_state[0].mean(0)
         expected = model.classifier(torch.tanh(model.albert.pooler(mean))).softmax(-1)
     assert list(model.predict(["w1 yes w3"])[0].probabilities.values()) == pytest.approx(expected.tolist(), abs=1e-5)
-    with pytest.raises(UserError, match="mean vector cannot be written for HuggingFace"):
+    with pytest.raises(UserError, match="classifier_pooling=mean cannot be exported to HuggingFace"):
         convert(ConvertOptions(checkpoint=str(output), output=str(output.parent / "hf"), to="huggingface"))
 
 
