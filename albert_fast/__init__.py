@@ -1,6 +1,6 @@
 """albert_fast: pretrain ALBERT fast and clearly.
 
-From a prepared folder to a trained model in one's own Python (`albert-fast pretrain` does this and far more):
+Training on a prepared folder from Python (`albert-fast pretrain` adds checkpoints, schedules, evaluation and more):
 
     loader = PretrainingLoader("shards", tokens_per_batch=512, max_seq_length=128, seed=1)
     model = AlbertForPreTraining(AlbertConfig.from_preset("tiny", vocab_size=loader.corpus.vocab_size))
@@ -35,10 +35,10 @@ _MODULES = {
 }
 
 
-if not TYPE_CHECKING:  # a type checker would take every unknown name for one of these
+if not TYPE_CHECKING:  # to a type checker, this function would make every unknown name valid
 
     def __getattr__(name: str) -> Any:
-        """Import what is asked for, when it is asked for (PEP 562): importing albert_fast alone costs no torch."""
+        """Import public names on first use (PEP 562), so that `import albert_fast` does not import torch."""
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

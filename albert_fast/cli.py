@@ -1,4 +1,4 @@
-"""albert-fast: one subcommand a job. Parses, builds the option dataclasses, calls one function."""
+"""The command line: parses flags into option dataclasses and calls the command's function."""
 
 import argparse
 import difflib
@@ -16,27 +16,30 @@ from typing import Any, Literal
 from albert_fast import __version__
 from albert_fast.options import UserError
 
-# name: (function in albert_fast, one line for the overview). Its parameters are option dataclasses, their fields flags.
+# name: (module:function, summary). The function's parameters are option dataclasses, whose fields are the flags.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "prepare": ("data.prepare:prepare", "text -> folder of token shards, once"),
+    "prepare": ("data.prepare:prepare", "tokenize text into a folder of token shards, once"),
     "verify": ("data.verify:verify", "check every byte of a prepared folder"),
-    "inspect": ("data.inspection:inspect", "examples and statistics of the batches of a prepared folder"),
-    "pretrain": ("pretrain:pretrain", "prepared folder -> checkpoints: the main job"),
-    "plot": ("plot:plot", "loss, accuracy, rate and throughput of runs, as a PNG"),
-    "demo": ("demo:demo", "the whole path on text that ships with Python, in about two minutes"),
-    "convert": ("convert.command:convert", "other projects' weights in, HuggingFace's format out"),
-    "finetune": ("downstream.finetune:finetune", "train a classifier of sentences or pairs on labelled examples"),
-    "evaluate": ("downstream.evaluate:evaluate", "score a classifier, write its predictions"),
-    "fill-mask": ("downstream.predict:fill_mask", "the words a model puts into gaps"),
-    "embed": ("downstream.predict:embed", "vectors of texts, to a .npy file"),
-    "profile": ("measure.profiling:profile_command", "time of a training step by stage and op, with a trace"),
-    "memory": ("measure.memory:memory", "memory of a step per share_type: predicted, measured, fitted"),
-    "doctor": ("measure.doctor:doctor", "is everything right on this machine, and which implementations are fastest"),
-    "sizes": ("measure.sizes:sizes", "albert_pytorch's model-size table, and every preset's"),
+    "inspect": ("data.inspection:inspect", "show examples and statistics of a prepared folder's batches"),
+    "pretrain": ("pretrain:pretrain", "pretrain on a prepared folder: the main job"),
+    "plot": ("plot:plot", "plot loss, accuracy, learning rate and throughput of runs as a PNG"),
+    "demo": ("demo:demo", "run the whole pipeline on text that ships with Python, in about two minutes"),
+    "convert": ("convert.command:convert", "convert weights from other projects, or to HuggingFace's format"),
+    "finetune": (
+        "downstream.finetune:finetune",
+        "train a classifier of sentences or sentence pairs",
+    ),
+    "evaluate": ("downstream.evaluate:evaluate", "score a classifier and write its predictions"),
+    "fill-mask": ("downstream.predict:fill_mask", "show a model's predictions for [MASK] tokens"),
+    "embed": ("downstream.predict:embed", "write embeddings of texts to a .npy file"),
+    "profile": ("measure.profiling:profile_command", "time a training step by stage and op, and write a trace"),
+    "memory": ("measure.memory:memory", "predict or measure the memory of a step for each share_type"),
+    "doctor": ("measure.doctor:doctor", "check the installation and find the fastest implementations"),
+    "sizes": ("measure.sizes:sizes", "print albert_pytorch's table of model sizes, and that of the presets"),
 }
 
 
-# Flags of other trainers, and what means the same here; the first that a command has is named.
+# Flags of other trainers and their equivalents here; an error names the first one that the command has.
 _SAME_ELSEWHERE: dict[str, tuple[str, ...]] = {
     "lr": ("learning_rate",),
     "epochs": ("max_steps",),
@@ -62,7 +65,7 @@ _SAME_ELSEWHERE: dict[str, tuple[str, ...]] = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors are one line and exit code 2; --a_flag and --a-flag are the same flag."""
+    """Reports errors as one line with exit code 2."""
 
     def error(self, message: str) -> typing.NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -76,9 +79,13 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help or ""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `albert-fast ARGUMENTS`; exits with 2 and one line on standard error where the input is at fault."""
-    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"  # users have no use for our source lines
+def main(arguments: Sequence[str] | None = None, imported: Callable[[], object] = lambda: None) -> None:
+    """Run `albert-fast ARGUMENTS`; bad input exits with code 2 and one line on standard error.
+
+    Args:
+        imported: called between the import of the command's module and the command itself.
+    """
+    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"  # without the source line
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         _overview()
@@ -86,19 +93,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"albert-fast {__version__}")
     else:
         name, *rest = arguments
-        run(f"albert-fast {name}", lambda: _find(name), rest)
+        run(f"albert-fast {name}", lambda: _find(name), rest, imported)
 
 
-def run(program: str, find: Callable[[], Callable[..., None]], arguments: Sequence[str]) -> None:
-    """Parse `arguments` for the function that `find` gives and call it; the user's errors are one line and exit code 2.
+def run(
+    program: str, find: Callable[[], Callable[..., None]], arguments: Sequence[str],
+    imported: Callable[[], object] = lambda: None,
+) -> None:  # fmt: skip
+    """Parse `arguments` for the function that `find` returns and call it; user errors are one line and exit code 2.
 
-    `find` is called here so that what goes wrong in it (an unknown command) is told in the same way.
+    `find` is called here so that its errors (an unknown command) are reported the same way.
     """
     try:
-        _call(program, find(), arguments)
+        function = find()
+        imported()
+        _call(program, function, arguments)
     except UserError as error:
         _fail(program, str(error), error.exit_code)
-    except BrokenPipeError:  # the reader of our output, `head` perhaps, has left
+    except BrokenPipeError:  # the reader of our output (`head`, say) has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         _fail(program, f"{error.filename or 'input or output'}: {error.strerror or error}")
@@ -120,7 +132,7 @@ def _fail(program: str, message: str, exit_code: int = 2) -> typing.NoReturn:
 
 def _find(name: str) -> Callable[..., None]:
     if name not in COMMANDS:
-        raise UserError(f"{name!r} is no command; use one of {', '.join(COMMANDS)}")
+        raise UserError(f"unknown command {name!r}; use one of {', '.join(COMMANDS)}")
     module, function = COMMANDS[name][0].split(":")
     return getattr(importlib.import_module(f"albert_fast.{module}"), function)
 
@@ -132,7 +144,7 @@ def _call(program: str, function: Callable[..., None], arguments: Sequence[str])
     if unknown:
         parser.error(_unknown(unknown[0], [f.name for kind in hints.values() for f in fields(kind)]))
     given = vars(parsed)
-    # A command that can go on with an earlier run knows what that run was given.
+    # A command that can resume a run takes the flags not given from that run.
     saved_options = getattr(sys.modules[function.__module__], "saved_options", None)
     values = {**(saved_options(given) if saved_options else {}), **given}
     options = {}
@@ -145,17 +157,17 @@ def _call(program: str, function: Callable[..., None], arguments: Sequence[str])
 
 
 def _unknown(argument: str, known: list[str]) -> str:
-    """What to say of an argument that is no flag: the flag that is meant, where that can be told."""
+    """The error for an argument that argparse does not know, with the flag probably meant."""
     name = argument.removeprefix("--").split("=")[0]
     if not argument.startswith("--"):
-        return f"{argument!r} follows no flag that takes it"
+        return f"unexpected argument {argument!r}"
     same = [flag for flag in _SAME_ELSEWHERE.get(name, ()) if flag in known]
     close = same or difflib.get_close_matches(name, known, n=1)
-    return f"--{name} is no flag of this command" + (f"; did you mean --{close[0]}?" if close else "")
+    return f"unknown flag --{name}" + (f"; did you mean --{close[0]}?" if close else "")
 
 
 def _underscored(argument: str) -> str:
-    """--a-flag=value as --a_flag=value; the no of --no-a_flag keeps its dash, as argparse makes it."""
+    """--a-flag=value as --a_flag=value; --no-a_flag keeps the first dash, as argparse spells it."""
     if not argument.startswith("--"):
         return argument
     flag, *value = argument[2:].split("=", 1)
@@ -180,7 +192,7 @@ def _parser(program: str, function: Callable[..., None], hints: dict[str, type])
 
 
 def _add_flag(group: argparse._ArgumentGroup, f: Field, kind: Any) -> None:
-    """One flag from one field: its type, its choices, its default and its help line."""
+    """Add the flag of one dataclass field."""
     name = f"--{f.name}"
     help_text = str(f.metadata.get("help", "")).replace("%", "%%")
     shown = " ".join(f.default) if isinstance(f.default, tuple) else "yes" if f.default is True else f.default
@@ -195,7 +207,7 @@ def _add_flag(group: argparse._ArgumentGroup, f: Field, kind: Any) -> None:
     elif kind is bool:
         group.add_argument(name, action=argparse.BooleanOptionalAction, help=help_text)
     elif typing.get_origin(kind) is Literal:
-        # Which of them is checked where the options are made, as it is for those made in Python.
+        # The dataclass checks the value, as it does for options made in Python.
         group.add_argument(name, metavar="|".join(typing.get_args(kind)), help=help_text)
     elif typing.get_origin(kind) in (tuple, list):
         item = typing.get_args(kind)[0]

@@ -1,4 +1,4 @@
-"""What a run is made of: the model's, the data's and the training's settings, each a frozen dataclass checked once."""
+"""Settings of the model, the data and the training: frozen dataclasses, checked on construction."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PRESETS: dict[str, dict[str, int]] = {
     }.items()
 }
 
-# Keys that the TensorFlow projects and HuggingFace write and that do not change the model: kept, without a word.
+# Keys written by the TensorFlow projects and HuggingFace that do not change the model: kept silently.
 _INERT_KEYS = frozenset(
     """directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
     net_structure_type gap_size num_memory_blocks down_scale_factor architectures model_type bos_token_id eos_token_id
@@ -43,12 +43,12 @@ _INERT_KEYS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class AlbertConfig:
-    """ALBERT's hyperparameters under the names of the published configs; checked when made.
+    """ALBERT's hyperparameters under the names of the published configs; checked on construction.
 
-    `layout` says how embeddings are built. zh (albert_zh, albert_pytorch): words of width E projected to H, positions
-    and token types of width H, then LayerNorm. google: all three of width E, LayerNorm, then the projection.
-    `real_vocab_size`, where the vocabulary was padded to vocab_size (a multiple of 8 or 64, say): how many ids have a
-    token; the others are never predicted.
+    `layout` is the order of the embeddings. zh (albert_zh, albert_pytorch): token embeddings of width E projected to H,
+    plus position and token-type embeddings of width H, then LayerNorm. google: all three of width E, LayerNorm, then
+    the projection. `real_vocab_size` is the number of ids that have a token if the vocabulary was padded to vocab_size
+    (to a multiple of 8 or 64, say); padding ids are never predicted.
     """
 
     hidden_size: int = option(at_least=1)
@@ -74,9 +74,9 @@ class AlbertConfig:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.share_type is None:  # JSON's null and the seed's Python None
+        if self.share_type is None:  # null in JSON, None in albert_pytorch
             object.__setattr__(self, "share_type", "None")
-        if self.hidden_act == "gelu_pytorch_tanh":  # HuggingFace's other name of the same function
+        if self.hidden_act == "gelu_pytorch_tanh":  # HuggingFace's other name for the same function
             object.__setattr__(self, "hidden_act", "gelu_new")
         check_options(self)
         if self.hidden_size % self.num_attention_heads:
@@ -88,7 +88,7 @@ class AlbertConfig:
             )
         if (self.real_vocab_size or 0) > self.vocab_size:
             raise UserError(
-                f"real_vocab_size={self.real_vocab_size} is more than vocab_size={self.vocab_size}, which holds it and "
+                f"real_vocab_size={self.real_vocab_size} is more than vocab_size={self.vocab_size}, which includes the "
                 "padding"
             )
         if self.num_hidden_groups > self.num_hidden_layers:
@@ -99,15 +99,15 @@ class AlbertConfig:
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> AlbertConfig:
-        """The preset `name` (see PRESETS) with `overrides` laid over it."""
+        """The preset `name` (see PRESETS), with fields replaced by `overrides`."""
         check_choice("config", name, tuple(PRESETS))
         return cls(**{**PRESETS[name], **overrides})
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **overrides: Any) -> AlbertConfig:
-        """Read a config JSON of the seed, albert_zh, Google, HuggingFace or ours; `path` may be its folder.
+        """Read a config JSON of albert_pytorch, albert_zh, Google, HuggingFace or ours; `path` may be its folder.
 
-        Unknown keys are kept in `extra` with a note; one that is a known key but for a slip is refused.
+        Unknown keys are kept in `extra` with a note; a key that looks like a misspelt known one is refused.
         """
         file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
         try:
@@ -117,11 +117,11 @@ class AlbertConfig:
             reason = error.strerror or error
             raise UserError(f"config {file}: {reason}; give a JSON file, its folder, or one of {presets}") from None
         except (ValueError, RecursionError) as error:
-            raise UserError(f"config {file} is not JSON ({error}); it has no comments: remove what follows #") from None
+            raise UserError(f"config {file} is not valid JSON ({error}); remove comments, if any") from None
         if not isinstance(raw, dict) or not isinstance(raw.get("extra", {}), dict):
-            raise UserError(f"config {file}: it, and `extra` in it, must be objects of keys and values")
+            raise UserError(f"config {file} must be a JSON object, and so must its `extra`")
         if "hidden_size" not in raw and (inner := _inner_config(raw)):
-            note(f"config {file}: took the model's own under {inner[0]}")
+            note(f"config {file}: using the model's config under {inner[0]}")
             raw = inner[1]
         if raw.get("model_type") == "albert" and "layout" not in raw:
             raw["layout"] = "google"
@@ -137,7 +137,7 @@ class AlbertConfig:
         missing = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
         missing = [name for name in missing if name not in raw and name not in overrides]
         if missing:
-            raise UserError(f"config {file} lacks {', '.join(missing)}")
+            raise UserError(f"config {file} has no {', '.join(missing)}; add the missing keys")
         try:
             return cls(**{**raw, "extra": extra, **overrides})
         except UserError as error:
@@ -147,7 +147,7 @@ class AlbertConfig:
         return replace(self, **overrides)
 
     def check_length(self, max_seq_length: int) -> None:
-        """UserError where sequences of max_seq_length tokens have more positions than this model."""
+        """UserError if the model has fewer than `max_seq_length` positions."""
         if max_seq_length > self.max_position_embeddings:
             raise UserError(
                 f"max_seq_length={max_seq_length} is over the model's max_position_embeddings="
@@ -155,33 +155,33 @@ class AlbertConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """What config.json holds: every field, with the unknown keys of the config it came from laid beside them."""
+        """The content of config.json: every field that is set, and the unknown keys of the original config."""
         values = {name: value for name, value in asdict(self).items() if value is not None}
         return {**values.pop("extra"), **values}
 
     @property
     def num_attention_sets(self) -> int:
-        """How many distinct sets of attention weights the encoder holds."""
+        """Number of attention parameter sets in the encoder."""
         return self._num_sets(shared=self.share_type in ("all", "attention"))
 
     @property
     def num_feed_forward_sets(self) -> int:
-        """How many distinct sets of feed-forward weights the encoder holds."""
+        """Number of feed-forward parameter sets in the encoder."""
         return self._num_sets(shared=self.share_type in ("all", "ffn"))
 
     def _num_sets(self, shared: bool) -> int:
         return (self.num_hidden_groups if shared else self.num_hidden_layers) * self.inner_group_num
 
     def set_index(self, num_sets: int, layer: int, inner: int) -> int:
-        """Which of `num_sets` sets layer `layer`, inner layer `inner` uses (google-research/albert modeling.py)."""
+        """Index of the parameter set of layer `layer`, inner layer `inner` (google-research/albert modeling.py)."""
         groups = num_sets // self.inner_group_num
         group = layer if groups == self.num_hidden_layers else int(layer / self.num_hidden_layers * groups)
         return group * self.inner_group_num + inner
 
 
-def _inner_config(held: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """The one model's config that a training framework's holds, and its place; None where there is none, or several."""
-    objects = [(name, value) for name, value in held.items() if isinstance(value, dict)]
+def _inner_config(outer: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """The path and content of the model config nested in a training framework's config; None unless exactly one."""
+    objects = [(name, value) for name, value in outer.items() if isinstance(value, dict)]
     found = [(name, value) for name, value in objects if {"hidden_size", "num_hidden_layers"} <= value.keys()]
     found += [(f"{name}.{inner[0]}", inner[1]) for name, value in objects if (inner := _inner_config(value))]
     return found[0] if len(found) == 1 else None
@@ -189,27 +189,29 @@ def _inner_config(held: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Options):
-    """Which model to build: a preset or a config file, and what to change in it."""
+    """Model, built from a preset or config file."""
 
-    config: str = option("base", f"preset ({', '.join(PRESETS)}), config JSON, or folder of a checkpoint")
-    share_type: ShareType | None = option(None, "weights that layers share (the config's, or all)")
-    ln_type: LnType | None = option(None, "LayerNorm's place (the config's, or postln)")
+    config: str = option("base", f"preset ({', '.join(PRESETS)}), config JSON, or checkpoint folder")
+    share_type: ShareType | None = option(None, "weights shared between layers (default: the config's, or all)")
+    ln_type: LnType | None = option(None, "position of LayerNorm (default: the config's, or postln)")
     layout: Layout | None = option(
-        None, "embeddings as in albert_zh (zh) or in Google's and HuggingFace's ALBERT (google) (the config's, or zh)"
+        None,
+        "embeddings: zh (albert_zh) or google (Google's and HuggingFace's ALBERT) (default: the config's, or zh)",
     )
     hidden_act: HiddenAct | None = option(
-        None, "gelu (erf), gelu_new (tanh) or relu, of Google's Chinese models (the config's, or gelu)"
+        None, "gelu (erf), gelu_new (tanh), or relu as in Google's Chinese models (default: the config's, or gelu)"
     )
-    hidden_dropout_prob: float | None = option(None, "probability of dropping a hidden unit (the config's, or 0)")
+    hidden_dropout_prob: float | None = option(None, "dropout of hidden units (default: the config's, or 0)")
     attention_probs_dropout_prob: float | None = option(
-        None, "0 trains a published config that has more, which packed attention cannot (the config's, or 0)"
+        None, "must be 0: packed attention has no dropout; 0 overrides a published config (default: the config's, or 0)"
     )
     final_layer_norm: bool | None = option(
-        None, "with preln, a LayerNorm after the last layer, which the references have not (config's, or none)"
+        None,
+        "with preln, add a LayerNorm after the last layer, unlike the references (default: the config's, or no)",
     )
 
     def build(self, **overrides: Any) -> AlbertConfig:
-        """The AlbertConfig these options name, with `overrides` laid over it."""
+        """The AlbertConfig that these options describe, with fields replaced by `overrides`."""
         given = {name: value for name, value in asdict(self).items() if value is not None and name != "config"}
         make = AlbertConfig.from_preset if self.config in PRESETS else AlbertConfig.from_pretrained
         return make(self.config, **given, **overrides)
@@ -217,58 +219,59 @@ class ModelOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Options):
-    """How batches are drawn from a prepared folder."""
+    """Batches, drawn from a prepared folder."""
 
-    tokens_per_batch: int = option(16384, "tokens of one micro-batch of one rank, packed", at_least=1)
-    max_seq_length: int = option(512, "tokens of the longest sequence, [CLS] and [SEP] included", at_least=1)
-    max_ngram: int = option(3, "words of the longest masked span")
-    masked_lm_prob: float = option(0.15, "share of a sequence's tokens to predict")
-    max_predictions: int | None = option(None, "most predictions in one sequence (the share above alone)")
+    tokens_per_batch: int = option(16384, "packed tokens in one rank's micro-batch", at_least=1)
+    max_seq_length: int = option(512, "longest sequence in tokens, including [CLS] and [SEP]", at_least=1)
+    max_ngram: int = option(3, "longest masked span in words")
+    masked_lm_prob: float = option(0.15, "fraction of a sequence's tokens to predict")
+    max_predictions: int | None = option(None, "limit on masked tokens per sequence (default: none)")
     max_sequences: int | None = option(
-        None, "most sequences in one micro-batch, room for which attention pays (from the documents' mean length)"
+        None,
+        "limit on sequences per micro-batch; attention's cost grows with it (default: from mean document length)",
     )
     short_seq_prob: float = option(0.1, "probability that a document is cut into shorter sequences")
-    sentence_order: bool = option(True, "draw pairs of segments for the sentence-order loss")
-    loader_threads: int = option(2, "threads of the data loader, at most 256", at_least=1)
+    sentence_order: bool = option(True, "train on segment pairs with the sentence-order loss")
+    loader_threads: int = option(2, "data loader threads, at most 256", at_least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_room(self.tokens_per_batch, self.max_seq_length)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the batches, by the names of PretrainingLoader's arguments: all but the threads."""
+        """The arguments of PretrainingLoader that determine the batches: all but the threads."""
         return {name: value for name, value in asdict(self).items() if name != "loader_threads"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(DeviceOptions):
-    """How the weights are trained; what a step does, and on what."""
+    """Optimizer, schedule and execution of a step."""
 
     optimizer: Literal["lamb", "adamw"] = option("lamb", "update rule")
-    max_steps: int = option(125_000, "optimizer steps in all", at_least=1, at_most=2**62)
+    max_steps: int = option(125_000, "total number of optimizer steps", at_least=1, at_most=2**62)
     learning_rate: float = option(
         0.00176,
-        "peak learning rate; the default is ALBERT's, of LAMB and 4,096 sequences a step: fewer want less",
+        "peak learning rate; the default is ALBERT's for LAMB and 4,096 sequences per step: lower it for smaller steps",
         above=0,
     )
     warmup_steps: int = option(
-        None, "steps of linear warm-up to the peak (2.5% of max_steps, as ALBERT's 3,125 of 125,000)", at_least=0
+        None, "steps of linear warmup (default: 2.5% of max_steps, as in ALBERT: 3,125 of 125,000)", at_least=0
     )
-    decay_power: float = option(1.0, "power of the polynomial decay to 0 at max_steps; 1 is linear", above=0)
+    decay_power: float = option(1.0, "exponent of the polynomial decay to 0 at max_steps; 1 is linear", above=0)
     weight_decay: float = option(
-        0.01, "decoupled weight decay; biases and LayerNorms are exempt", at_least=0, at_most=1e38
+        0.01, "decoupled weight decay; not applied to biases and LayerNorms", at_least=0, at_most=1e38
     )
-    max_grad_norm: float = option(1.0, "global gradient norm to clip at; 0 turns clipping off", at_least=0)
+    max_grad_norm: float = option(1.0, "clip gradients to this global norm; 0 disables clipping", at_least=0)
     gradient_accumulation_steps: int = option(
         1,
-        "micro-batches of one rank in a step; each weighs the same, also an epoch's last, which may be part full",
+        "micro-batches per rank and step, equally weighted, even an epoch's last, which may be partly filled",
         at_least=1,
     )
-    seed: int = option(42, "seed of weights, data order, masks and dropout", at_least=0, at_most=2**63 - 1)
-    capture: Literal["auto", "on", "off"] = option("auto", "capture the step in CUDA graphs; auto: on CUDA")
-    recompute: Literal["none", "ffn", "layer"] = option("none", "what backward recomputes to save memory")
-    log_tensors: bool = option(False, "log each tensor's trust ratio (LAMB) and update-to-weight ratio")
-    deterministic: bool = option(False, "same bits on every run, at some cost in speed (CPU runs always are)")
+    seed: int = option(42, "seed for weights, data order, masks and dropout", at_least=0, at_most=2**63 - 1)
+    capture: Literal["auto", "on", "off"] = option("auto", "capture the step in CUDA graphs; auto: if on CUDA")
+    recompute: Literal["none", "ffn", "layer"] = option("none", "activations that backward recomputes to save memory")
+    log_tensors: bool = option(False, "log the trust ratio (LAMB) and update-to-weight ratio of each tensor")
+    deterministic: bool = option(False, "bitwise reproducible runs, somewhat slower (CPU runs always are reproducible)")
 
     def __post_init__(self) -> None:
         if self.warmup_steps is None:
@@ -282,6 +285,6 @@ class TrainConfig(DeviceOptions):
 
 
 def check_room(tokens_per_batch: int, max_seq_length: int) -> None:
-    """UserError where a micro-batch has no room for one sequence."""
+    """UserError if a micro-batch cannot hold one sequence of the maximum length."""
     if tokens_per_batch < max_seq_length:
         raise UserError(f"tokens_per_batch={tokens_per_batch} must be max_seq_length={max_seq_length} or more")

@@ -1,4 +1,4 @@
-"""A run's folder and what it is made of: the options it was given, what it may be resumed with, and its model."""
+"""The folder of a pretraining run: its options, the checks on resuming it, and its model."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from albert_fast.pretrained import WEIGHTS, checkpoint_folder, read_weights
 from albert_fast.sharing import unshare
 
 OPTIONS = "options.json"
-# What makes a run the run it is, beside its data, config and first weights, which are compared by content.
+# Options that a resumed run cannot change; data, config and initial weights are compared by content.
 FIXED = (
     "seed", "tokens_per_batch", "max_seq_length", "max_ngram", "masked_lm_prob", "max_predictions", "short_seq_prob",
     "sentence_order", "ln_type", "layout", "hidden_act", "hidden_dropout_prob", "final_layer_norm", "optimizer",
@@ -27,37 +27,36 @@ FIXED = (
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Options):
-    """Where the text comes from, where the run goes, and what it leaves on the way."""
+    """Input, output, checkpoints and evaluation of the run."""
 
-    data: str = option(help="folder that `albert-fast prepare` made", metavar="DIR")
-    output: str = option(help="folder of the run: checkpoints, metrics.jsonl, TensorBoard", metavar="RUN")
+    data: str = option(help="folder written by `albert-fast prepare`", metavar="DIR")
+    output: str = option(help="folder of the run: checkpoints, metrics.jsonl, TensorBoard logs", metavar="RUN")
     resume: bool = option(
-        False, "go on from RUN's newest whole checkpoint; flags not given are those of the first run; data may move"
+        False, "resume from RUN's newest intact checkpoint; flags default to the original run's; data may have moved"
     )
-    init_from: str | None = option(
-        None, "folder of a checkpoint whose weights (and config) to start from", metavar="DIR"
-    )
+    init_from: str | None = option(None, "checkpoint folder to take the initial weights and config from", metavar="DIR")
     tune: Literal["auto", "off", "again"] = option(
-        "auto", "on CUDA, check each kernel's implementations and take the fastest; auto remembers, off keeps defaults"
+        "auto",
+        "on CUDA, use the fastest correct kernels; auto caches the choice, again repeats it, off uses defaults",
     )
-    tune_seconds: float = option(45.0, "seconds that choosing implementations may take; 0 keeps defaults", at_least=0)
+    tune_seconds: float = option(45.0, "time limit for tuning in seconds; 0 uses defaults", at_least=0)
     save_steps: int = option(1000, "steps between checkpoints; the last step is always saved", at_least=1)
-    keep_checkpoints: int = option(3, "newest checkpoints to keep", at_least=1)
-    logging_steps: int = option(10, "steps between log lines; several ranks answer a signal at one of them", at_least=1)
+    keep_checkpoints: int = option(3, "number of newest checkpoints to keep", at_least=1)
+    logging_steps: int = option(10, "steps between log lines, where several ranks react to signals", at_least=1)
     max_skipped_updates: int = option(
-        25, "updates skipped in a row, their gradients not finite, that end the run with exit code 3", at_least=1
+        25,
+        "consecutive updates skipped for non-finite gradients that end the run with exit code 3",
+        at_least=1,
     )
-    eval_data: str | None = option(None, "prepared folder held out of training", metavar="DIR")
-    eval_steps: int = option(
-        1000, "steps between evaluations on --eval_data; the last step is always evaluated", at_least=1
-    )
+    eval_data: str | None = option(None, "prepared folder of held-out data", metavar="DIR")
+    eval_steps: int = option(1000, "steps between evaluations on --eval_data; the last step always has one", at_least=1)
     eval_batches: int = option(
-        20, "micro-batches of --eval_data in an evaluation, at most one epoch; masks are fixed", at_least=1
+        20, "micro-batches per evaluation, at most one epoch of --eval_data; masks are fixed", at_least=1
     )
 
 
 def saved_options(given: dict[str, Any]) -> dict[str, Any]:
-    """What the run that --resume goes on with was given, for the flags that are not given again."""
+    """The original options of the run that --resume continues: defaults for the flags not given."""
     file = Path(given.get("output", "")) / OPTIONS
     if not given.get("resume") or not file.exists():
         return {}
@@ -70,27 +69,26 @@ def _read_options(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); start in another folder, with --init_from") from None
     if not isinstance(options, dict):
-        raise UserError(f"{file} is damaged (it holds no object); start in another folder, with --init_from")
+        raise UserError(f"{file} is damaged (not a JSON object); start in another folder, with --init_from")
     kinds = {"data": str, "config": str, "init_from": str | None, "max_steps": int}
     if wrong := [name for name, kind in kinds.items() if not isinstance(options.get(name, ...), kind)]:
         raise UserError(
-            f"{file} is damaged ({wrong[0]} is not in it, or of another type); start in another folder, with "
-            "--init_from"
+            f"{file} is damaged ({wrong[0]} is missing or of the wrong type); start in another folder, with --init_from"
         )
     return options
 
 
 def check_resume(path: Path, mark: str, resume: bool) -> None:
-    """UserError where a run that goes on finds no file `mark`, which runs begin with, or a new one finds files."""
+    """UserError if a resumed run's folder lacks the file `mark`, which runs write first, or a new run's is not empty."""
     if resume and not (path / mark).is_file():
-        raise UserError(f"output={path} holds no run to resume; leave --resume out to start one")
+        raise UserError(f"output={path} holds no run to resume; remove --resume to start one")
     if not resume and held_files(path):
-        raise UserError(f"output={path} holds files already; give --resume to go on, or another folder")
+        raise UserError(f"output={path} holds files already; give --resume to continue its run, or another folder")
 
 
 @contextmanager
 def own_folder(path: Path) -> Iterator[None]:
-    """Make a run's folder, keep other processes out of it, and clear away what killed ones left half written."""
+    """Create and lock a run's folder, and remove partial files of killed processes."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     with locked(path, "checkpoints"):
@@ -99,19 +97,25 @@ def own_folder(path: Path) -> Iterator[None]:
 
 
 class RunFolder:
-    """RUN/: what it was given before, and the checkpoint to go on from.
+    """RUN/: the options saved in it and the checkpoint to resume from.
 
-    Attributes: path; found, the newest whole checkpoint or None; step and cursor, where the run and its data stood
-    there (0 and None: at the start); before, the options of the run so far (None: a new run).
+    Attributes: path; found, the newest intact checkpoint or None; step and cursor, its step and data position (0 and
+    None at the start); before, the saved options (None for a new run).
 
     Raises:
-        UserError: the folder holds a run and --resume is not given, or holds none and it is; the data are gone; a
-            flag would make it another run.
+        UserError: the folder holds a run and --resume is not given, or the reverse; output lies inside the data; the
+            data are missing; a flag differs that a run cannot change.
     """
 
     def __init__(self, run: RunOptions, options: dict[str, Any]):
         self.path, self.options = Path(run.output), options
         file = self.path / OPTIONS
+        for folder in filter(None, (run.data, run.eval_data)):
+            if not run.resume and self.path.resolve().is_relative_to(Path(folder).resolve()):
+                raise UserError(
+                    f"output={run.output} is inside the prepared folder {folder}, which may hold no other files; use an "
+                    "--output outside it"
+                )
         check_resume(self.path, OPTIONS, run.resume)
         self.before = _read_options(file) if run.resume else None
         self.found = checkpoint.find(self.path) if run.resume else None
@@ -121,12 +125,14 @@ class RunFolder:
             return
         check_unchanged({name: options[name] for name in FIXED}, self.before)
         if not Path(run.data).exists():
-            raise UserError(f"data={run.data}, where this run's data lay, is gone; give --data at its new place")
+            raise UserError(
+                f"data={run.data}, this run's prepared folder, is missing; give its new location with --data"
+            )
         if self.found is None:
-            note(f"{self.path} holds no whole checkpoint; starting from step 0")
+            note(f"{self.path} holds no intact checkpoint; starting from step 0")
 
     def check(self, config: AlbertConfig, model: ModelOptions, run: RunOptions, loader: PretrainingLoader) -> None:
-        """UserError where data, config or first weights of a resumed run are not those of before, wherever they lie."""
+        """UserError if the content of a resumed run's data, config or initial weights has changed; paths may differ."""
         if self.before is None:
             return
         stream = self.before.get("stream", loader.cursor()["stream"])
@@ -142,35 +148,31 @@ class RunFolder:
                 raise another_run("config", model.config, self.before["config"], "another model")
 
     def note_schedule(self, train: TrainConfig) -> None:
-        """Say where a resumed run's learning rate jumps, since --max_steps is another."""
+        """Note that a resumed run's learning rate follows a new schedule if --max_steps has changed."""
         if self.before and self.before["max_steps"] != train.max_steps:
             note(
-                f"max_steps={train.max_steps:,} in place of {self.before['max_steps']:,}: the rate follows the "
-                f"new schedule from step {self.step:,} on (warm-up of {train.warmup_steps:,} steps, 0 at the new end)"
+                f"max_steps={train.max_steps:,} instead of {self.before['max_steps']:,}: the learning rate follows the "
+                f"new schedule from step {self.step:,} on ({train.warmup_steps:,} steps of warmup, 0 at max_steps)"
             )
 
     @contextmanager
     def opened(self, run: RunOptions, loader: PretrainingLoader, implementations: dict[str, str]) -> Iterator[None]:
-        """Keep other processes out of the folder, and write what the run was given before anything else is written.
+        """Lock the folder and write the options before anything else.
 
-        So a refused run leaves no trace, and one that was killed at its start can be resumed or started again.
+        A refused run therefore leaves no trace, and one killed at its start can be resumed or started again.
         """
         with own_folder(self.path):
-            self._write_options(run, loader, implementations)
+            saved = {name: value for name, value in self.options.items() if name not in ("resume", "output")}
+            saved |= {"implementations": implementations, "stream": loader.cursor()["stream"]}
+            saved["init_from_crc32c"] = (self.before or {}).get("init_from_crc32c")
+            if run.init_from and not self.before:
+                saved["init_from_crc32c"] = file_crc(checkpoint_folder(run.init_from) / WEIGHTS)
+            write_json(self.path / OPTIONS, saved)
             yield
-
-    def _write_options(self, run: RunOptions, loader: PretrainingLoader, implementations: dict[str, str]) -> None:
-        saved = {name: value for name, value in self.options.items() if name not in ("resume", "output")}
-        saved["implementations"], saved["stream"] = implementations, loader.cursor()["stream"]
-        known = (self.before or {}).get("init_from_crc32c")
-        if run.init_from and not self.before:
-            known = file_crc(checkpoint_folder(run.init_from) / WEIGHTS)
-        saved["init_from_crc32c"] = known
-        write_json(self.path / OPTIONS, saved)
 
 
 def model_config(model: ModelOptions, folder: RunFolder, run: RunOptions, loader: PretrainingLoader) -> AlbertConfig:
-    """The model's config: the checkpoint's (sharing perhaps loosened) where there is one, else as the options say."""
+    """The model's config: the checkpoint's if there is one (sharing may be loosened), otherwise from the options."""
     vocab_size = loader.corpus.vocab_size
     if folder.found:
         saved = AlbertConfig.from_pretrained(folder.found.directory)
@@ -178,47 +180,50 @@ def model_config(model: ModelOptions, folder: RunFolder, run: RunOptions, loader
     if run.init_from:
         source = checkpoint_folder(run.init_from)
         if model.config not in (ModelOptions.config, run.init_from, str(source)):
-            note(f"config={model.config} is not used: the config of {run.init_from} comes with its weights")
+            note(f"config={model.config} is ignored: the config of {run.init_from} comes with its weights")
         model = replace(model, config=str(source))
         check_vocabulary(load_tokenizer(source).fingerprint, run.init_from, loader, run)
     config = model.build(**({"vocab_size": vocab_size} if model.config in PRESETS else {}))
-    # A vocabulary padded to a multiple of 8 or 64: that its real tokens agree is known of --init_from alone.
+    # A vocabulary padded to a multiple of 8 or 64; only with --init_from is it known that the real tokens agree.
     padding = config.vocab_size - vocab_size
     if padding > 0 and (run.init_from or (config.vocab_size % 8 == 0 and padding < 128)):
-        note(f"vocab_size={config.vocab_size} of {model.config} pads the {vocab_size} words of {run.data} by {padding}")
+        note(
+            f"vocab_size={config.vocab_size} of {model.config}: {vocab_size} tokens of {run.data} and {padding} of padding"
+        )
         return config.replace(real_vocab_size=vocab_size)
     if padding:
         raise UserError(
-            f"vocab_size={config.vocab_size} of {model.config} does not match the {vocab_size} words that {run.data} "
-            "was prepared with; prepare with that model's vocabulary, or give a config of this size"
+            f"vocab_size={config.vocab_size} of {model.config} does not match the {vocab_size} tokens that {run.data} "
+            "was prepared with; prepare with that model's vocabulary, or use a config of this size"
         )
     return config
 
 
 def check_vocabulary(fingerprint: bytes, folder: str, loader: PretrainingLoader, run: RunOptions) -> None:
-    """UserError where `folder`'s vocabulary is not the one of the training data."""
+    """UserError if `folder`'s vocabulary is not that of the training data."""
     if fingerprint != loader.corpus.vocabulary_fingerprint:
         raise UserError(
-            f"the vocabulary of {folder} is not the one that {run.data} was prepared with: the same ids would mean "
-            f"other words; prepare with the vocabulary of {folder}"
+            f"the vocabulary of {folder} is not the one that {run.data} was prepared with, so ids would stand for "
+            f"other tokens; prepare with the vocabulary of {folder}"
         )
 
 
 def check_trainable(config: AlbertConfig, data: DataConfig) -> None:
-    """UserError where a config cannot be pretrained on such data."""
+    """UserError if a config cannot be pretrained on such data."""
     config.check_length(data.max_seq_length)
     if config.attention_probs_dropout_prob > 0:
         raise UserError(
-            f"attention_probs_dropout_prob={config.attention_probs_dropout_prob} cannot be trained here (flash "
-            "attention on packed sequences has no dropout); give --attention_probs_dropout_prob 0, and for dropout "
-            "--hidden_dropout_prob"
+            f"attention_probs_dropout_prob={config.attention_probs_dropout_prob} is not supported: packed "
+            "attention has no dropout; give --attention_probs_dropout_prob 0 and, for dropout, --hidden_dropout_prob"
         )
     if config.type_vocab_size < 2 and data.sentence_order:
-        raise UserError(f"type_vocab_size={config.type_vocab_size} has no second segment; use 2 or --no-sentence_order")
+        raise UserError(
+            f"type_vocab_size={config.type_vocab_size} leaves no second segment; use 2 or --no-sentence_order"
+        )
 
 
 def build_model(config: AlbertConfig, run: RunOptions, train: TrainConfig, folder: RunFolder) -> AlbertForPreTraining:
-    """The model to train, with the weights of --init_from where the run begins."""
+    """The model to train; a new run takes its weights from --init_from, if given."""
     model = AlbertForPreTraining(config, ops=train.ops)
     if run.init_from and not folder.found:
         source = checkpoint_folder(run.init_from)

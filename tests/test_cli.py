@@ -1,4 +1,4 @@
-"""Every command teaches itself, both spellings of a flag work, and mistakes are one line and exit code 2."""
+"""Help of every command, both spellings of a flag, errors in one line with exit code 2, and interrupted imports."""
 
 import subprocess
 import sys
@@ -14,9 +14,9 @@ def test_every_flag_has_a_help_line(name, capsys):
     with pytest.raises(SystemExit) as ending:
         main([name, "--help"])
     assert ending.value.code == 0
-    said = capsys.readouterr().out
-    assert not any(python in said for python in ("==SUPPRESS==", "default: (", "default: True"))
-    lines = said.split("options:")[1].splitlines()
+    text = capsys.readouterr().out
+    assert not any(python in text for python in ("==SUPPRESS==", "default: (", "default: True"))
+    lines = text.split("options:")[1].splitlines()
     flags = [i for i, line in enumerate(lines) if line.startswith("  --")]
     for i in flags:
         described = len(lines[i].rstrip()) > 38 or lines[i + 1].startswith(" " * 20)
@@ -29,7 +29,7 @@ def test_the_overview_names_every_command():
 
 
 @pytest.mark.parametrize(
-    ("words", "meant"),
+    ("words", "suggested"),
     [
         (("pretrain", "--lr=1e-3"), "--learning_rate"),
         (("pretrain", "--epochs", "3"), "--max_steps"),
@@ -41,8 +41,8 @@ def test_the_overview_names_every_command():
         (("finetune", "--lerning_rate", "1"), "--learning_rate"),
     ],
 )
-def test_a_flag_of_another_trainer_names_ours(words, meant, capsys):
-    assert f"did you mean {meant}?" in refused(capsys, *words)
+def test_a_flag_of_another_trainer_suggests_ours(words, suggested, capsys):
+    assert f"did you mean {suggested}?" in refused(capsys, *words)
 
 
 def test_the_overview_is_quick_and_needs_no_torch():
@@ -59,13 +59,34 @@ def test_both_spellings():
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["pretran"], "'pretran' is no command; use one of"),
+        (["pretran"], "unknown command 'pretran'; use one of"),
         (["pretrain"], "required: data, output"),
         (["pretrain", "--learnig_rate=1"], "--learnig_rate"),
         (["pretrain", "--max_steps=many"], "many"),
     ],
 )
 def test_a_mistake_is_one_line(words, part, capsys):
-    said = refused(capsys, *words)
-    assert said.count("\n") == 1
-    assert part in said
+    message = refused(capsys, *words)
+    assert message.count("\n") == 1
+    assert part in message
+
+
+INTERRUPTED_IMPORT = """
+import contextlib, os, runpy, signal, sys
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == interrupted:
+            with contextlib.suppress(BaseException):  # as imports do that fall back on another module
+                os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupted())
+interrupted, sys.argv = sys.argv[1], ["albert-fast", "sizes"]
+runpy.run_module("albert_fast", run_name="__main__")
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+
+
+@pytest.mark.parametrize(("module", "code"), [("albert_fast.cli", 130), ("torch", 130), ("none", 0)])
+def test_sigint_during_the_imports_exits_with_130(module, code):
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED_IMPORT, module], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (code, "")

@@ -1,4 +1,4 @@
-"""Configs are checked when made and when read."""
+"""Configs are checked on construction and when read."""
 
 import json
 
@@ -9,23 +9,23 @@ from albert_fast.config import AlbertConfig
 from albert_fast.options import UserError
 
 
-def test_the_models_config_in_a_training_frameworks(tmp_path, capsys):
+def test_a_model_config_nested_in_a_training_frameworks(tmp_path, capsys):
     own = tiny_config().to_dict()
     (tmp_path / "config.json").write_text(json.dumps({"seed": 1, "model": {"name": "x", "albert": own}}))
     assert AlbertConfig.from_pretrained(tmp_path) == tiny_config()
-    assert "took the model's own under model.albert" in capsys.readouterr().err
+    assert "using the model's config under model.albert" in capsys.readouterr().err
     (tmp_path / "config.json").write_text(json.dumps({"teacher": own, "student": own}))
-    with pytest.raises(UserError, match="lacks hidden_size"):
+    with pytest.raises(UserError, match="has no hidden_size"):
         AlbertConfig.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"extra": 5}, "must be objects"), ({"final_layer_norm": "false"}, "final_layer_norm='false' must be true")],
+    [({"extra": 5}, "must be a JSON object"), ({"final_layer_norm": "false"}, "final_layer_norm='false' must be true")],
 )
 def test_configs_are_checked_when_read(tmp_path, change, message):
     file = tmp_path / "config.json"
-    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(tiny_config().to_dict()).encode())  # editors leave byte-order marks
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(tiny_config().to_dict()).encode())  # a byte-order mark
     assert AlbertConfig.from_pretrained(file) == tiny_config()
     file.write_text(json.dumps(tiny_config().to_dict() | change))
     with pytest.raises(UserError, match=message):
@@ -39,13 +39,13 @@ def test_configs_are_checked_when_read(tmp_path, change, message):
      ({"hidden_act": "swish"}, "hidden_act='swish'")],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )  # fmt: skip
-def test_what_no_model_can_be_is_refused(change, message):
+def test_impossible_shapes_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         tiny_config(**change)
 
 
-def test_layers_use_the_sets_that_their_config_names():
-    """Four layers in two groups; sets of their own where a part is not shared."""
+def test_layers_use_the_parameter_sets_of_their_group():
+    """Four layers in two groups; a part that is not shared has a set for each layer."""
     config = tiny_config(num_hidden_groups=2, share_type="attention")
     assert (config.num_attention_sets, config.num_feed_forward_sets) == (2, 4)
     assert [config.set_index(2, layer, 0) for layer in range(4)] == [0, 0, 1, 1]

@@ -143,7 +143,7 @@ def test_a_place_that_cannot_be_written_is_named():
 
 def test_a_run_goes_on_with_the_settings_it_began_with():
     check_unchanged({"seed": 1, "shapes": (1, 2), "new": 3}, {"seed": 1, "shapes": [1, 2], "other": 4})
-    with pytest.raises(UserError, match=r"^seed=2 differs from the run's 1, .*; leave --seed as it was"):
+    with pytest.raises(UserError, match=r"^seed=2 differs from the run's 1, .*; keep --seed as it was"):
         check_unchanged({"seed": 2}, {"seed": 1})
 
 

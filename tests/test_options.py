@@ -1,4 +1,4 @@
-"""Options are checked the same way from Python and from the command line."""
+"""Checks of the option dataclasses."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -36,13 +36,13 @@ class Sample(Options):
         ({"folder": None}, "folder=None must be a string"),
     ],
 )
-def test_what_breaks_an_annotation_or_a_bound_is_refused(given, message):
+def test_a_value_of_the_wrong_type_or_out_of_bounds_is_refused(given, message):
     with pytest.raises(UserError) as error:
         Sample(**given)
     assert str(error.value) == message
 
 
-def test_what_keeps_them_is_taken():
+def test_valid_values_are_accepted():
     assert Sample(share=0, count=9, names=("b", "a"), quiet=True).count == 9
 
 
@@ -67,6 +67,6 @@ def test_what_keeps_them_is_taken():
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "-".join(value),
 )
-def test_every_class_of_options_checks_itself(kind, given):
+def test_every_class_of_options_checks_its_fields(kind, given):
     with pytest.raises(UserError, match=list(given)[-1]):
         kind(**given)

@@ -144,7 +144,7 @@ def test_configs_that_cannot_be_trained(folder, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     for change, part in (
         ({"num_attention_heads": 5}, "num_attention_heads=5 does not divide hidden_size=32"),
-        ({"vocab_size": 601}, "does not match the 600 words"),
+        ({"vocab_size": 601}, "does not match the 600 tokens"),
         ({"attention_probs_dropout_prob": 0.1}, "attention_probs_dropout_prob=0.1"),
         ({"hiden_size": 3}, "did you mean 'hidden_size'"),
     ):
@@ -192,9 +192,9 @@ def test_another_vocabulary_of_the_same_size_is_refused(folder, forty_steps, tmp
     given = dict(input=(str(folder / "held_out.txt"),), output=str(tmp_path / "other"), workers=1)
     prepare(PrepareOptions(**given, vocab=str(tmp_path / "vocab.txt")))
     told = refuse(*arguments(folder, tmp_path / "run", eval_data=tmp_path / "other"))
-    assert "the same ids would mean other words" in told
+    assert "ids would stand for other tokens" in told
     told = refuse(*arguments(folder, tmp_path / "run", data=tmp_path / "other", init_from=forty_steps))
-    assert "the same ids would mean other words" in told
+    assert "ids would stand for other tokens" in told
 
 
 def test_options_of_the_model_hold_whatever_their_value(folder, tmp_path):

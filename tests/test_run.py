@@ -1,4 +1,4 @@
-"""A run's folder: what it may be resumed with, wherever its files lie now, and how an ill run ends."""
+"""A run's folder: what a run may be resumed with, moved files, and how a failing run ends."""
 
 import json
 import shutil
@@ -14,6 +14,7 @@ from support.pretraining import TWO_RANKS, started, tensors, wait_for_step
 from albert_fast import checkpoint
 from albert_fast.cli import main
 from albert_fast.data.prepare import PrepareOptions, prepare
+from albert_fast.data.verify import VerifyOptions, verify
 from albert_fast.demo import python_topics
 from albert_fast.metrics import read_metrics
 from albert_fast.step import TrainStep
@@ -45,14 +46,14 @@ def words(root: Path, **flags) -> list[str]:
     return ["pretrain", *(f"--{name}={value}" for name, value in flags.items() if value is not None)]
 
 
-def test_moved_data_and_config_go_on_and_other_ones_do_not(root, capsys):
+def test_data_and_config_may_move_but_not_change(root, capsys):
     main(words(root, output=root / "whole"))
     main(words(root))
     shutil.rmtree(root / "run" / "checkpoint-4")
     (root / "data").rename(root / "moved")
     (root / "config.json").rename(root / "moved.json")
     resume = ["pretrain", f"--output={root / 'run'}", "--resume"]
-    assert "give --data at its new place" in refused(capsys, *resume)
+    assert "give its new location with --data" in refused(capsys, *resume)
     resume.append(f"--data={root / 'moved'}")
     (root / "other.json").write_text(json.dumps({**SHAPE, "vocab_size": 300, "intermediate_size": 64}))
     assert "holds another model" in refused(capsys, *resume, f"--config={root / 'other.json'}")
@@ -67,7 +68,7 @@ def test_moved_data_and_config_go_on_and_other_ones_do_not(root, capsys):
     assert "the shards, the seed or a setting" in other
 
 
-def test_a_run_without_a_checkpoint_knows_its_data_too(root, capsys):
+def test_changed_data_is_refused_without_a_checkpoint_too(root, capsys):
     main(words(root))
     for folder in (root / "run").glob("checkpoint-*"):
         shutil.rmtree(folder)
@@ -76,7 +77,7 @@ def test_a_run_without_a_checkpoint_knows_its_data_too(root, capsys):
     assert "holds other shards" in refused(capsys, *words(root, resume="")[:-1], "--resume")
 
 
-def test_max_sequences_is_its_streams_where_it_is_not_given_again(root, capsys):
+def test_max_sequences_defaults_to_that_of_the_cursor(root, capsys):
     main(words(root, max_sequences=9))
     file = root / "run" / "options.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "max_sequences": None}))
@@ -87,18 +88,18 @@ def test_max_sequences_is_its_streams_where_it_is_not_given_again(root, capsys):
     assert (found.step, found.data["cursor"]["max_sequences"]) == (6, 9)
 
 
-def test_the_end_of_a_run_is_said_and_a_new_end_changes_the_rate(root, capsys):
+def test_a_finished_run_says_so_and_a_larger_max_steps_continues_it(root, capsys):
     main(words(root))
     resume = ["pretrain", f"--output={root / 'run'}", "--resume"]
     main(resume)
     assert "nothing is left of max_steps=4" in capsys.readouterr().out
     main([*resume, "--max_steps=6"])
     told = capsys.readouterr()
-    assert "the rate follows the new schedule from step 4 on" in told.err
+    assert "the learning rate follows the new schedule from step 4 on" in told.err
     assert "step 6: done" in told.out
 
 
-def test_warm_up_follows_max_steps_and_notes_come_first(root, capsys):
+def test_warmup_defaults_to_a_fraction_of_max_steps(root, capsys):
     main(words(root, max_steps=80, logging_steps=80, save_steps=80))
     told = capsys.readouterr().err
     assert json.loads((root / "run" / "options.json").read_text())["warmup_steps"] == 2
@@ -130,8 +131,8 @@ def test_a_run_of_nan_ends_with_3_and_keeps_its_good_checkpoints(root, capsys, m
     assert torch.stack([t.isfinite().all() for t in tensors(root / "run").values()]).all()
 
 
-def test_no_token_is_missed_where_a_run_goes_on(root):
-    """Checkpoints lie between log lines; a run that was killed goes on from one."""
+def test_a_resumed_run_counts_every_token(root):
+    """Checkpoints lie between log lines, and a killed run resumes from one."""
     flags = dict(max_steps=8, save_steps=3, logging_steps=4)
     main(words(root, output=root / "whole", **flags))
     main(words(root, **flags))
@@ -147,8 +148,8 @@ def test_no_token_is_missed_where_a_run_goes_on(root):
 
 
 def test_weights_that_overflow_are_not_saved(root, capsys):
-    told = refused(capsys, *words(root, optimizer="adamw", learning_rate="1e39", warmup_steps=0), code=3)
-    assert "weights are not finite" in told
+    error = refused(capsys, *words(root, optimizer="adamw", learning_rate="1e39", warmup_steps=0), code=3)
+    assert "weights are not finite" in error
     assert not list((root / "run").glob("checkpoint-*"))
 
 
@@ -160,11 +161,11 @@ def test_weights_that_are_not_finite_are_refused_by_name(root, capsys):
     shutil.copytree(folder, root / "bad")
     (root / "bad" / "checkpoint.json").unlink()
     save_file(held, root / "bad" / "model.safetensors")
-    told = refused(capsys, *words(root, output=root / "other", init_from=root / "bad"))
-    assert "numbers that are not finite, in sop_head.bias" in told
+    error = refused(capsys, *words(root, output=root / "other", init_from=root / "bad"))
+    assert "numbers that are not finite, in sop_head.bias" in error
 
 
-def test_ratios_of_every_tensor_are_logged_when_asked_for(root):
+def test_log_tensors_logs_the_ratios_of_every_tensor(root):
     main([*words(root), "--log_tensors"])
     line = read_metrics(root / "run")[-1]
     assert line["tokens_seen"] > 0
@@ -178,19 +179,19 @@ def test_ratios_of_every_tensor_are_logged_when_asked_for(root):
 
 
 def test_a_config_that_pads_the_vocabulary_is_trained(root, capsys):
-    """Rounded up to a multiple of 64, as published models are: the padding has no token and is never predicted."""
+    """Published models round up to a multiple of 64; padding ids have no token and are never predicted."""
     (root / "config.json").write_text(json.dumps({**SHAPE, "vocab_size": 320}))
     main(words(root, max_steps=1))
     assert "vocab_size=320" in capsys.readouterr().err
     config = json.loads((root / "run" / "checkpoint-1" / "config.json").read_text())
     assert (config["vocab_size"], config["real_vocab_size"]) == (320, 300)
-    # From a checkpoint, whose tokenizer says which tokens are real, by any number.
+    # With a checkpoint, its tokenizer says which tokens are real, so any amount of padding is allowed.
     main(words(root, config=None, init_from=root / "run", output=root / "more", max_steps=1))
-    assert "is not used" not in capsys.readouterr().err
+    assert "is ignored" not in capsys.readouterr().err
     main(words(root, config="small", init_from=root / "run", output=root / "same", max_steps=1))
-    assert f"config=small is not used: the config of {root / 'run'}" in capsys.readouterr().err
+    assert f"config=small is ignored: the config of {root / 'run'}" in capsys.readouterr().err
     (root / "config.json").write_text(json.dumps({**SHAPE, "vocab_size": 333}))
-    assert "does not match the 300 words" in refused(capsys, *words(root, output=root / "odd"))
+    assert "does not match the 300 tokens" in refused(capsys, *words(root, output=root / "odd"))
 
 
 def test_attention_dropout_of_a_config_can_be_turned_off(root, capsys):
@@ -199,6 +200,19 @@ def test_attention_dropout_of_a_config_can_be_turned_off(root, capsys):
     main(words(root, max_steps=1, attention_probs_dropout_prob=0))
     config = json.loads((root / "run" / "checkpoint-1" / "config.json").read_text())
     assert config["attention_probs_dropout_prob"] == 0
+
+
+@pytest.mark.parametrize(
+    ("folder", "output"),
+    [("data", "data"), ("data", "data/run"), ("held_out", "held_out/a"), ("held_out", "link/run")],
+)
+def test_an_output_in_a_prepared_folder_is_refused(root, capsys, folder, output):
+    (root / "link").symlink_to("held_out")
+    shutil.copytree(root / "data", root / "held_out")
+    error = refused(capsys, *words(root, output=root / output, eval_data=root / "held_out"))
+    assert error.count("\n") == 1
+    assert f"output={root / output} is inside the prepared folder {root / folder}" in error
+    verify(VerifyOptions(data=str(root / folder)))
 
 
 def test_two_ranks_save_the_same_step_on_a_signal(root):
