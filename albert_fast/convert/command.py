@@ -29,9 +29,7 @@ from albert_fast.sharing import unshare
 class ConvertOptions(Options):
     """Source, output and verification."""
 
-    checkpoint: str = option(
-        help="TensorFlow prefix, .safetensors or .bin file, or a folder with one of these", positional=True
-    )
+    checkpoint: str = option(help="TensorFlow prefix, .safetensors or .bin file, or a folder of one", positional=True)
     output: str = option(help="folder to write; must be new or empty")
     config: str | None = option(None, "JSON config of the checkpoint (the one in its folder)")
     to: Literal["albert_fast", "huggingface"] = option("albert_fast", "format to write: albert_fast or huggingface")
@@ -41,9 +39,7 @@ class ConvertOptions(Options):
     vocab: str | None = option(
         None, "vocab.txt, tokenizer.json or SentencePiece .model to include (the one in the checkpoint's folder)"
     )
-    check: str | None = option(
-        None, "recorded outputs (.npz) of the original model to compare with; exit code 2 if different"
-    )
+    check: str | None = option(None, "recorded outputs (.npz) of the original to compare; exit code 2 if different")
     tolerance: float | None = option(None, "maximum absolute difference for --check (1e-5; 5e-5 with preln)")
     new_heads: bool = option(False, "initialise heads missing from the source at random instead of failing")
     backbone: bool = option(False, "drop all heads of the source; initialise ours at random")
@@ -78,9 +74,7 @@ def convert(options: ConvertOptions) -> None:
     model.load_weights(unshare(weights, source.config, target, set_index=source.set_index), str(source.path))
     if options.check is not None:
         if not isinstance(model, AlbertForPreTraining):
-            raise UserError(
-                f"check={options.check}: only pretraining models can be checked, this is a classifier; omit --check"
-            )
+            raise UserError(f"check={options.check}: only pretraining models can be checked, not classifiers; omit it")
         check_recorded(model, Path(options.check), options.tolerance)
 
     with writing(output):
@@ -105,9 +99,7 @@ def read_checkpoint(path: Path, config: str | None, use_averages: bool = False) 
     refuse_non_finite(source.weights, file)
     for name, tensor in source.weights.items():
         if not tensor.is_floating_point():
-            raise UserError(
-                f"{file}: {name} is {tensor.dtype}, probably quantized; give the weights before quantization"
-            )
+            raise UserError(f"{file}: {name} is {tensor.dtype}, probably quantized; give unquantized weights")
     settle_vocabulary(source)
     return source
 

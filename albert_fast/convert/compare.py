@@ -47,7 +47,7 @@ def check_recorded(model: AlbertForPreTraining, file: Path, tolerance: float | N
     if wrong := [name for name, difference in rows if not difference <= tolerance]:
         worst = max(difference for _, difference in rows)
         raise UserError(
-            f"{file}: {', '.join(wrong)} differ by up to {worst:.2e}, more than {tolerance:g}; nothing was written"
+            f"{file}: {', '.join(wrong)} differ by up to {worst:.2e}, more than {tolerance:g}; not converted"
         )
 
 

@@ -20,7 +20,6 @@ _WEIGHT_FILES = (
 _TORCH = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # Other files that HuggingFace's Trainer writes beside a model.
 _NO_MODELS = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state.pth")
-_OPTIMIZERS = "_optim_states.pt"  # suffix of DeepSpeed's optimizer files
 _POINTER = b"version https://git-lfs"
 
 
@@ -32,7 +31,8 @@ def find_checkpoint(path: Path) -> Path:
                 return path / name
         if (path / "variables" / "variables.index").is_file():  # an unpacked TF-Hub module
             return path / "variables" / "variables.index"
-        torch_files = [file for file in sorted(path.iterdir()) if _may_hold_model(file)]
+        files = [file for file in sorted(path.iterdir()) if file.suffix in _TORCH and file.name not in _NO_MODELS]
+        torch_files = [file for file in files if not file.name.endswith("_optim_states.pt")]  # of DeepSpeed
         indexes = sorted(path.glob("*.index"))
         if len(torch_files) == 1 and not indexes:
             return torch_files[0]
@@ -72,10 +72,6 @@ def find_config(given: str | None, file: Path) -> Path:
         return found[0]
     names = f"several ({', '.join(config.name for config in found)})" if found else "none"
     raise UserError(f"which config? {file.parent} has {names}; give one with --config")
-
-
-def _may_hold_model(file: Path) -> bool:
-    return file.suffix in _TORCH and file.name not in _NO_MODELS and not file.name.endswith(_OPTIMIZERS)
 
 
 def read_torch(file: Path, use_averages: bool = False) -> tuple[dict[str, Tensor], list[str]]:

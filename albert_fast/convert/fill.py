@@ -75,7 +75,10 @@ def fill(source: Source, new_heads: bool = False) -> dict[str, Tensor]:
     if new_heads:
         fresh = [ours for ours in unfilled if ours.startswith(_HEADS)]
         unfilled = [ours for ours in unfilled if ours not in fresh]
-        state.update(_initial(source, fresh))
+        with torch.random.fork_rng():
+            torch.manual_seed(42)
+            initial = source.model_class(source.config).state_dict()
+        state |= {ours: initial[ours] for ours in fresh}
         note(f"{source.path} lacks {', '.join(fresh) or 'no head'}{'; initialised at random' if fresh else ''}")
     wanted = [name for ours in unfilled for name in source.names.get(ours, (ours,)) if name not in source.weights]
     unused = [name for name in source.weights if name not in used]
@@ -87,11 +90,3 @@ def fill(source: Source, new_heads: bool = False) -> dict[str, Tensor]:
         text += f"; {remedy}" if only_heads and not misshaped else ""
         raise UserError(f"{source.path} does not match its config as {source.project}: {text}")
     return state
-
-
-def _initial(source: Source, names: list[str]) -> dict[str, Tensor]:
-    """Random weights for our parameters `names`, from a fixed seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(42)
-        initial = source.model_class(source.config).state_dict()
-    return {name: initial[name] for name in names}

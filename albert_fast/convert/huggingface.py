@@ -37,12 +37,10 @@ def export_huggingface(model: PretrainedModel, directory: Path, tokenizer: Token
     if config.layout != "google":
         raise UserError(
             "layout=zh cannot be exported to HuggingFace, whose ALBERT adds position and token type embeddings before "
-            "the projection (at embedding_size) and not after it (at hidden_size); use it with albert_fast"
+            "the projection (at embedding_size) and not after it (at hidden_size); keep our format"
         )
     if config.ln_type != "postln":
-        raise UserError(
-            "ln_type=preln cannot be exported to HuggingFace, whose ALBERT is post-LN; use it with albert_fast"
-        )
+        raise UserError("ln_type=preln cannot be exported to HuggingFace, whose ALBERT is post-LN; keep our format")
     shared, state = config, model.state_dict()
     groups = [config.set_index(config.num_hidden_groups, layer, 0) for layer in range(config.num_hidden_layers)]
     if config.share_type != "all" or groups != [huggingface_group(config, layer) for layer in range(len(groups))]:

@@ -29,9 +29,7 @@ def read_pytorch(file: Path, stated: AlbertConfig, use_averages: bool = False) -
             source = read(file, stated, weights)
             source.remarks = remarks + source.remarks
             return source
-    raise UserError(
-        f"{file} is not a known kind of ALBERT (weights {', '.join(sorted(weights)[:4])}, ...); give an ALBERT"
-    )
+    raise UserError(f"{file} is not a known ALBERT (weights {', '.join(sorted(weights)[:4])}, ...); give another file")
 
 
 def _ours(file: Path, stated: AlbertConfig, weights: dict[str, Tensor]) -> Source:

@@ -25,7 +25,7 @@ def read_tensorflow(index: Path, stated: AlbertConfig, use_averages: bool = Fals
     bundle.verify()
     if "_CHECKPOINTABLE_OBJECT_GRAPH" in bundle.entries:
         raise UserError(
-            f"{index} is a TensorFlow 2 object checkpoint; give one of albert_zh or Google, with plain variables"
+            f"{index} is a TensorFlow 2 object checkpoint; give a TensorFlow 1 one, as of albert_zh or Google"
         )
     slots = find_slots(bundle.entries)
     kept, remarks = _without(bundle, slots)
@@ -85,8 +85,7 @@ def _source(index: Path, stated: AlbertConfig, weights: dict[str, Tensor], googl
     if not shared:
         refuse_plain_bert(index, stated, weights.get("bert/embeddings/word_embeddings"))
     if {"output_weights", "output_bias"} <= weights.keys():  # run_classifier.py of both projects
-        for ours in ("weight", "bias"):
-            weights[f"classifier.{ours}"] = weights.pop("output_weights" if ours == "weight" else "output_bias")
+        weights["classifier.weight"], weights["classifier.bias"] = map(weights.pop, ("output_weights", "output_bias"))
     config = stated.replace(layout="google" if google else "zh", share_type="all" if shared else "None")
     if config.hidden_act == "gelu":
         config = config.replace(hidden_act="gelu_new")

@@ -70,9 +70,7 @@ def unwrapped(weights: Mapping[str, T], file: Path, use_averages: bool = False) 
     kept = {name: plain.removeprefix(prefix) for name, plain in bare.items() if not plain.startswith(others)}
     if len(set(kept.values())) < len(kept):
         duplicates = sorted(name for name, plain in kept.items() if name != plain and plain in kept)
-        raise UserError(
-            f"{file}: without wrapper prefixes, names collide: {', '.join(duplicates)[:200]}; save one model alone"
-        )
+        raise UserError(f"{file}: names collide without prefixes: {', '.join(duplicates)[:200]}; save one model alone")
     removed = sorted({part for name in kept for part in _WRAPPERS.findall(name)} | ({prefix} if prefix else set()))
     remarks = [f"removed wrapper prefixes from the names: {', '.join(removed)}"] if removed else []
     remarks += [f"skipped {len(bare) - len(kept)} weights under {', '.join(others)}"] if others else []

@@ -73,12 +73,10 @@ def find_columns(table: Table, options: ColumnOptions, expected: Expected) -> tu
         hint = "regression on a score is not supported; " if regression else ""
         raise UserError(f"{table.file}: which column is the label? Columns: {available}; {hint}set --label")
     if expected.pairs is not None and (text_b is not None) != expected.pairs:
-        kind, count, remedy = (
-            ("pairs", "one text", "--text_b") if expected.pairs else ("single sentences", "two texts", "--text_b none")
-        )
+        columns = f"one text ({text_a})" if expected.pairs else f"two texts ({text_a} and {text_b})"
         raise UserError(
-            f"{table.file}: the classifier expects {kind}, but found {count} "
-            f"({text_a}{f' and {text_b}' if text_b else ''}) among the columns {available}; set {remedy}"
+            f"{table.file}: the classifier expects {'pairs' if expected.pairs else 'single sentences'}, but found "
+            f"{columns} among the columns {available}; set --text_b{'' if expected.pairs else ' none'}"
         )
     header = None if not table.ordered else table.columns if table.named else []
     return table, Columns(header=header, text_a=text_a, text_b=text_b, label=label)

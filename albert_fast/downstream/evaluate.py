@@ -26,9 +26,7 @@ class EvaluateOptions(Options):
 
     model: str = option(help="folder written by `albert-fast finetune`", metavar="DIR")
     test: str = option(help="TSV, CSV, JSONL or JSON file of sentences or pairs; scores need labels", metavar="FILE")
-    predictions: str | None = option(
-        None, "JSONL file to write: predicted class and probabilities for every row", metavar="FILE"
-    )
+    predictions: str | None = option(None, "JSONL file to write: class and probabilities of every row", metavar="FILE")
     batch_size: int = option(64, "sentences or pairs per forward pass", at_least=1)
     max_seq_length: int | None = option(None, "truncate sequences to this many tokens (as in fine-tuning)", at_least=3)
     json: bool = option(False, "print the scores as a JSON document")
@@ -72,9 +70,7 @@ def class_indices(examples: list[Example], names: list[str]) -> np.ndarray:
     index = class_places(names)
     for example in examples:
         if example.label not in index:
-            raise UserError(
-                f"{example.place}: label {example.label!r} is not one of the classes; use one of {', '.join(names)}"
-            )
+            raise UserError(f"{example.place}: label {example.label!r} is not a class; use one of {', '.join(names)}")
     return np.array([index[str(example.label)] for example in examples])
 
 

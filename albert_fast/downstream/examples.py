@@ -31,10 +31,6 @@ class Examples:
     columns: Columns
 
     @property
-    def pairs(self) -> bool:
-        return self.columns.text_b is not None
-
-    @property
     def labelled(self) -> list[Example]:
         """The rows that have a label."""
         return [example for example in self.rows if example.label is not None]

@@ -34,7 +34,8 @@ def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOpti
     check_output(Path(options.output), options.resume)  # fail here rather than after reading the examples
     examples = read_examples(options.train, columns, Expected(labelled=True))
     train, names = examples.labelled, examples.class_names()
-    as_in_train = Expected(classes=names, pairs=examples.pairs, columns=examples.columns, labelled=True)
+    found = examples.columns
+    as_in_train = Expected(classes=names, pairs=found.text_b is not None, columns=found, labelled=True)
     dev_examples = read_examples(options.dev, columns, as_in_train)
     dev = dev_examples.labelled
     train_labels = torch.from_numpy(class_indices(train, names)).to(device)
@@ -53,10 +54,15 @@ def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOpti
     steps_per_epoch = -(-len(train) // options.batch_size)
     max_steps = (options.epochs or 0) * steps_per_epoch
     flat = FlatParameters(model, dtype)
-    optimizer = Optimizer(flat, _train_config(options, max_steps), model.ops)
+    train_config = TrainConfig(
+        optimizer="adamw", max_steps=max_steps, learning_rate=options.learning_rate or 0.0,
+        warmup_steps=int(options.warmup_ratio * max_steps), weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm, seed=options.seed,
+    )  # fmt: skip
+    optimizer = Optimizer(flat, train_config, model.ops)
     precision = str(dtype).removeprefix("torch.")
     settings = asdict(options) | asdict(columns) | {"device": device.type, "precision": precision, "ops": where.ops}
-    settings["columns"] = asdict(examples.columns)
+    settings["columns"] = asdict(found)
     settings["data_crc32c"] = _checksum((train_texts, train_labels.cpu().numpy()), (dev_texts, dev_labels))
     settings["model_crc32c"] = file_crc(checkpoint_folder(options.model) / WEIGHTS)
     more = {"baseline_accuracy": word_count_accuracy(train, dev)} if options.baseline else {}
@@ -97,14 +103,6 @@ def _epoch(
         rows = order[step * options.batch_size : (step + 1) * options.batch_size]
         key = torch.tensor([options.seed, epoch * steps_per_epoch + step], device=labels.device)
         yield texts.batch(rows, labels.device, key), labels[torch.from_numpy(rows).to(labels.device)]
-
-
-def _train_config(options: FinetuneOptions, max_steps: int) -> TrainConfig:
-    return TrainConfig(
-        optimizer="adamw", max_steps=max_steps, learning_rate=options.learning_rate or 0.0,
-        warmup_steps=int(options.warmup_ratio * max_steps), weight_decay=options.weight_decay,
-        max_grad_norm=options.max_grad_norm, seed=options.seed,
-    )  # fmt: skip
 
 
 def _checksum(*examples: tuple[EncodedTexts, np.ndarray]) -> int:

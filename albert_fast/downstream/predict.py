@@ -39,9 +39,7 @@ class EmbedOptions(Options):
     """Model, texts (--input or --text) and output file."""
 
     model: str = option(help="folder of a model and its vocabulary, or of a pretraining run", metavar="DIR")
-    input: str | None = option(
-        None, "UTF-8 text file, one text per line; an empty line is an empty text", metavar="FILE"
-    )
+    input: str | None = option(None, "UTF-8 file, one text per line; an empty line is an empty text", metavar="FILE")
     text: tuple[str, ...] | None = option(None, "texts, instead of --input")
     output: str = option(help=".npy file to write: float32 [texts, hidden_size]", metavar="FILE")
     pooling: Literal["mean", "pooled"] = option("mean", "mean over all token vectors, or the pooler's output for [CLS]")

@@ -74,5 +74,5 @@ def test_deepspeed_optimizer_files_are_ignored(tmp_path: Path) -> None:
 def test_safetensors_of_another_model_are_refused(tmp_path: Path) -> None:
     huggingface(tmp_path / "hf")
     save_file({"lstm.weight": torch.zeros(3)}, tmp_path / "hf" / "model.safetensors")
-    with pytest.raises(UserError, match=r"not a known kind of ALBERT \(weights lstm.weight"):
+    with pytest.raises(UserError, match=r"not a known ALBERT \(weights lstm.weight"):
         run(tmp_path / "hf", tmp_path / "ours")

@@ -71,7 +71,7 @@ def test_scores_do_not_depend_on_the_batch_size(classifier: Path, capsys: pytest
 
 
 def test_labels_are_checked_before_anything_is_written(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"line 2: label 'maybe' is not one of the classes; use one of no, yes"):
+    with pytest.raises(UserError, match=r"line 2: label 'maybe' is not a class; use one of no, yes"):
         run(classifier, "rain\twet\tyes\nrain\tsun\tmaybe\nsun\tdry\tno\n", capsys)
     assert not (classifier.parent / "written.jsonl").exists()
 

@@ -66,13 +66,10 @@ def test_jsonl(tmp_path: Path) -> None:
     [
         (b"", {}, "is empty"),
         (b"text_a\tlabel\n", {}, "header but no rows"),
-        (b"a\tb\t1\nc\t0\n", {}, "line 2: 2 columns, but line 1 has 3"),
         (b"a\t1\nb\t\n", {}, "line 2: the label is empty"),
         (b"a\t1\n\xff\t0\n", {}, "line 2: not UTF-8 at byte 0"),
         (b"a\t1\n", {"label": "5"}, "label=5: .* no such column; use one of 1, 2"),
         (b"text\tlabel\na\t1\n", {"text_b": "pair"}, "text_b=pair: .* use one of text, label"),
-        (b'{"text": "a", "label": 1}\n{"text": "a"', {}, "line 2: invalid JSON"),
-        (b'{"text": "a", "label": 1}\n[1]\n', {}, "line 2: not a JSON object"),
         (b'{"text": "a", "label": 1}\n{"label": 0}\n', {}, "line 2: 'text' is missing, but other rows have it"),
         (b'{"text": "a", "label": [0, 1]}\n', {}, r"line 1: the label is \[0, 1\], not a single class"),
         (b"gj04\t1\t*\tThey left.\n", {}, r"Columns: 1, 2, 3, 4 \(first row: gj04 \| 1 \| \* \| They left.\)"),
@@ -103,16 +100,6 @@ def test_values_only_json_can_hold(tmp_path: Path) -> None:
     assert [(a, b.replace("\ufffd", "?"), label) for a, b, label in found] == expected
 
 
-def test_empty_labels_of_a_test_file(tmp_path: Path) -> None:
-    file = write(tmp_path, "text\tlabel\na\t\nb\t\n")
-    assert rows(read_examples(file, None, SINGLE)) == [("a", None, None), ("b", None, None)]
-
-
-def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="No such file"):
-        read_examples(tmp_path / "absent.tsv")
-
-
 def test_labels_are_stripped_and_missing_ones_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path, "a\tb\t0 \nc\td\t1\ne\tf\t0\ng\th\t-\ni\tj\t\u30001\n")
     examples = read_examples(file, None, Expected(labelled=True))
@@ -128,7 +115,9 @@ def test_a_minus_beside_a_plus_is_a_class(tmp_path: Path) -> None:
     assert examples.class_names() == ["+", "-"]
 
 
-def test_hidden_labels_of_a_test_file(tmp_path: Path) -> None:
+def test_empty_and_hidden_labels_of_a_test_file(tmp_path: Path) -> None:
+    empty = write(tmp_path, "text\tlabel\na\t\nb\t\n")
     file = write(tmp_path, '{"sentence": "a", "label": -1}\n{"sentence": "b", "label": null}\n', "test.jsonl")
-    assert rows(read_examples(file, None, SINGLE)) == [("a", None, None), ("b", None, None)]
+    for unlabelled in (empty, file):
+        assert rows(read_examples(unlabelled, None, SINGLE)) == [("a", None, None), ("b", None, None)]
     assert rows(read_examples(file, None, Expected(classes=["-1", "1"])))[0] == ("a", None, "-1")

@@ -17,7 +17,7 @@ from albert_fast.options import UserError
         ({"max_grad_norm": -1.0, "train": "absent.tsv"}, r"max_grad_norm=-1\.0 must be 0 or more"),
         ({"train": "absent.tsv"}, "absent.tsv: No such file"),
         ({"model": "absent"}, "absent/model.safetensors"),
-        ({"dev": "OTHER"}, r"line 1: label 'is maybe' is not one of the classes; use one of is no, is yes"),
+        ({"dev": "OTHER"}, r"line 1: label 'is maybe' is not a class; use one of is no, is yes"),
         ({"train": "OTHER", "dev": "OTHER"}, "every label is 'is maybe'"),
     ],
     ids=["length", "epochs", "norm", "file", "model", "label", "one-class"],
