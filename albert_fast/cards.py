@@ -1,4 +1,4 @@
-"""What a card can do: its peak, and the rates at which a training step's ops run on it, with their sources."""
+"""GPUs: their peak and the sustained rates of a training step's ops, with sources."""
 
 import json
 from dataclasses import dataclass, fields, replace
@@ -9,11 +9,11 @@ from albert_fast.options import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A card's rates for bf16, in FLOP/s, bytes/s and seconds.
+    """A GPU's bf16 rates in FLOP/s, bytes/s and seconds.
 
-    peak_flops is the data sheet's dense figure, which MFU is held against. The others are what good kernels sustain:
-    large products of the library and of our own kernels, FlashAttention 2 in both directions, memory traffic (read and
-    written bytes together), one launch inside a CUDA graph, and an all-reduce's bytes over the link between cards.
+    peak_flops is the data sheet's dense peak, the denominator of MFU. The others are what good kernels sustain: large
+    matrix products (cuBLAS and our own kernels), FlashAttention 2 forward and backward, memory traffic (bytes read plus
+    bytes written), one kernel launch inside a CUDA graph, and the bytes of an all-reduce over the link between GPUs.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Card:
 def _card(
     name: str, peak: float, sheet_bytes: float, flash: float, link: float, source: str, **measured: float
 ) -> Card:
-    """Rates from the data sheet's peak and bandwidth where none is known better: 66% and 90% of them are sustained."""
+    """A card with rates `measured`, or estimated from the data sheet: 66% of its peak, 90% of its bandwidth."""
     rates = {
         "product_flops": 0.66 * peak,
         "own_product_flops": 0.61 * peak,
@@ -44,9 +44,9 @@ def _card(
     return Card(name=name, peak_flops=peak, link_bytes_per_second=link, source=source, **rates)
 
 
-# Peaks and bandwidths: NVIDIA's data sheets, dense (without sparsity), SXM where there is a choice. FlashAttention 2:
-# Dao 2023 (arXiv 2307.08691) for the A100 and H100, the same share of the peak elsewhere. Links: NVLink's rate in one
-# direction at the share that nccl-tests reports as bus bandwidth; PCIe where there is no NVLink.
+# Peaks and bandwidths: NVIDIA's data sheets, dense (without sparsity), SXM variants. FlashAttention 2: Dao 2023
+# (arXiv 2307.08691) for the A100 and H100, the same fraction of the peak elsewhere. Links: NVLink's unidirectional rate
+# times the fraction that nccl-tests reports as bus bandwidth; PCIe for cards without NVLink.
 _H100 = dict(product_flops=650e12, own_product_flops=600e12, flash_forward_flops=350e12, flash_backward_flops=300e12)
 CARDS: dict[str, Card] = {
     card.name: card
@@ -65,19 +65,19 @@ CARDS: dict[str, Card] = {
 
 
 def find_card(device_name: str) -> Card | None:
-    """The card that torch calls `device_name` ("NVIDIA H100 80GB HBM3"), where it is one of CARDS."""
+    """The card with the torch device name `device_name` ("NVIDIA H100 80GB HBM3"), if it is in CARDS."""
     words = device_name.lower().replace(" ", "")
     return next((card for card in CARDS.values() if card.name in words), None)
 
 
 def load_card(name: str, rates: str | None = None) -> Card:
-    """The card called `name`, with the numbers of a JSON file of `Card`'s fields laid over it.
+    """The card `name`, with fields replaced by those in the JSON file `rates`.
 
     Raises:
         UserError: the name or a key is unknown, or a rate is not a positive number.
     """
     if name not in CARDS:
-        raise UserError(f"predict={name!r} is unknown; use one of {', '.join(CARDS)}, with --rates for another card")
+        raise UserError(f"predict={name!r} is unknown; use one of {', '.join(CARDS)}, with --rates for any other card")
     card = CARDS[name]
     if rates is None:
         return card
@@ -90,10 +90,10 @@ def load_card(name: str, rates: str | None = None) -> Card:
     known = [f.name for f in fields(Card)]
     if not isinstance(given, dict) or (unknown := sorted(set(given) - set(known))):
         what = f"has unknown keys {', '.join(unknown)}" if isinstance(given, dict) else "is not an object"
-        raise UserError(f"rates {rates} {what}; known are {', '.join(known)}")
+        raise UserError(f"rates {rates} {what}; the known keys are {', '.join(known)}")
     for key, value in given.items():
         number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
         if not (isinstance(value, str) if key in ("name", "source") else number):
-            rule = "a text" if key in ("name", "source") else "a number above 0"
+            rule = "a string" if key in ("name", "source") else "a number above 0"
             raise UserError(f"rates {rates}: {key}={value!r} must be {rule}")
     return replace(card, **{"source": rates, **given})

@@ -1,8 +1,8 @@
-"""Atomic checkpoints: a folder appears whole or not at all, and is checked whole before it is used.
+"""Checkpoints: written atomically and verified before use.
 
-RUN/checkpoint-STEP/ holds what `from_pretrained` loads (config.json, model.safetensors, the tokenizer), the optimizer's
-state (optimizer.safetensors) and checkpoint.json: the position in the data, and the CRC32C of every file beside it.
-RUN/last names the newest.
+RUN/checkpoint-STEP/ holds what `from_pretrained` loads (config.json, model.safetensors, the tokenizer), the optimizer
+state (optimizer.safetensors) and checkpoint.json: the position in the data and the CRC32C of every other file.
+RUN/last names the newest checkpoint.
 """
 
 import json
@@ -36,21 +36,21 @@ OPTIMIZER = "optimizer.safetensors"
 
 @dataclass
 class Checkpoint:
-    """A checkpoint that was found whole: where it lies, the step it was taken after, and where the data stood."""
+    """An intact checkpoint: its folder, its step, and the position in the data."""
 
     directory: Path
     step: int
     data: dict[str, Any]
 
     def load_into(self, train_step: TrainStep) -> None:
-        """Bring weights, optimizer state and the dropout key back, bit for bit; share_type may have been loosened."""
+        """Restore weights, optimizer state and dropout key bit for bit; share_type may have been loosened."""
         config = AlbertConfig.from_pretrained(self.directory)
         target = train_step.model.config
         weights, state = load_file(self.directory / WEIGHTS), load_file(self.directory / OPTIMIZER)
         refuse_non_finite(weights, self.directory / WEIGHTS)
         if config.share_type != target.share_type:
             weights = unshare(weights, config, target)
-            # A loosened weight's gradient is that of one use where it was the sum of several.
+            # The gradient of a shared weight is the sum over its uses; an unshared weight has one use.
             for kind, power in (("exp_avg.", 1), ("exp_avg_sq.", 2)):
                 moments = {name.removeprefix(kind): state.pop(name) for name in [*state] if name.startswith(kind)}
                 moments = unshare(moments, config, target, power=power)
@@ -65,20 +65,20 @@ class Checkpoint:
 def save(run: Path, step: int, train_step: TrainStep, data: dict[str, Any], tokenizer_from: Path, keep: int) -> Path:
     """Write RUN/checkpoint-STEP, point RUN/last at it, and remove all but the newest `keep`.
 
-    After a step that was skipped, its gradient not finite, older ones stay: what is wrong may be in these weights.
+    If the last update was skipped for a non-finite gradient, older checkpoints stay: the new weights may be the cause.
 
     Raises:
         IllRun: a weight is not finite; nothing is written or removed.
-        UserError: the file system refused; nothing is left of this checkpoint.
+        UserError: the file system failed; nothing is left of this checkpoint.
     """
     flat = train_step.flat
     if names := non_finite(flat.views(flat.master)):
         raise IllRun(
-            f"step {step}: weights are not finite ({names}), so this checkpoint is not written; go on with --resume "
-            "from the one before, with a lower --learning_rate or a longer --warmup_steps"
+            f"step {step}: weights are not finite ({names}), so no checkpoint is written; resume from the previous one "
+            "(--resume) with a lower --learning_rate or a longer --warmup_steps"
         )
     final = run / f"checkpoint-{step}"
-    with whole_folder(final, replace=True) as partial:  # of this step there may be one that was found damaged
+    with whole_folder(final, replace=True) as partial:  # a damaged checkpoint of the same step may exist
         save_tensors(flat.views(flat.master), partial / WEIGHTS)
         save_tensors(train_step.optimizer.state(), partial / OPTIMIZER)
         save_config(train_step.model.config, partial)
@@ -92,13 +92,13 @@ def save(run: Path, step: int, train_step: TrainStep, data: dict[str, Any], toke
 
 
 def find(run: Path) -> Checkpoint | None:
-    """The newest checkpoint of RUN that is whole, or None; damaged ones are passed over with a note."""
+    """The newest intact checkpoint of RUN, or None; damaged ones are skipped with a note."""
     for step in sorted(_checkpoints(run), reverse=True):
         directory = run / f"checkpoint-{step}"
         try:
             return Checkpoint(directory, step, _verify(directory)["data"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            note(f"{directory} is damaged ({error}); falling back to the one before")
+            note(f"{directory} is damaged ({error}); falling back to the previous one")
     return None
 
 
@@ -120,6 +120,6 @@ def _checkpoints(run: Path) -> list[int]:
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor], file: Path) -> None:
     if source.keys() != target.keys():
         names = ", ".join(sorted(source.keys() ^ target.keys())[:5])
-        raise UserError(f"{file} does not fit this run's model ({names}, ...); resume with the flags of the first run")
+        raise UserError(f"{file} does not fit this run's model ({names}, ...); resume with the original run's flags")
     for name, tensor in target.items():
         tensor.copy_(source[name])

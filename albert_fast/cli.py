@@ -25,10 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plot": ("plot:plot", "plot loss, accuracy, learning rate and throughput of runs as a PNG"),
     "demo": ("demo:demo", "run the whole pipeline on text that ships with Python, in about two minutes"),
     "convert": ("convert.command:convert", "convert weights from other projects, or to HuggingFace's format"),
-    "finetune": (
-        "downstream.finetune:finetune",
-        "train a classifier of sentences or sentence pairs",
-    ),
+    "finetune": ("downstream.finetune:finetune", "train a classifier of sentences or sentence pairs"),
     "evaluate": ("downstream.evaluate:evaluate", "score a classifier and write its predictions"),
     "fill-mask": ("downstream.predict:fill_mask", "show a model's predictions for [MASK] tokens"),
     "embed": ("downstream.predict:embed", "write embeddings of texts to a .npy file"),
@@ -37,7 +34,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("measure.doctor:doctor", "check the installation and find the fastest implementations"),
     "sizes": ("measure.sizes:sizes", "print albert_pytorch's table of model sizes, and that of the presets"),
 }
-
 
 # Flags of other trainers and their equivalents here; an error names the first one that the command has.
 _SAME_ELSEWHERE: dict[str, tuple[str, ...]] = {

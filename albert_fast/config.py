@@ -15,7 +15,6 @@ LnType = Literal["postln", "preln"]
 Layout = Literal["zh", "google"]
 HiddenAct = Literal["gelu", "gelu_new", "relu"]
 
-
 # Shapes: google-research/albert (large, xlarge, xxlarge as in Lan et al. 2019, table 1) and albert_zh (tiny, small).
 PRESETS: dict[str, dict[str, int]] = {
     name: dict(zip(("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"), row, strict=True))
@@ -195,8 +194,7 @@ class ModelOptions(Options):
     share_type: ShareType | None = option(None, "weights shared between layers (default: the config's, or all)")
     ln_type: LnType | None = option(None, "position of LayerNorm (default: the config's, or postln)")
     layout: Layout | None = option(
-        None,
-        "embeddings: zh (albert_zh) or google (Google's and HuggingFace's ALBERT) (default: the config's, or zh)",
+        None, "embeddings: zh (albert_zh) or google (Google's and HuggingFace's ALBERT) (default: the config's, or zh)"
     )
     hidden_act: HiddenAct | None = option(
         None, "gelu (erf), gelu_new (tanh), or relu as in Google's Chinese models (default: the config's, or gelu)"
@@ -206,8 +204,7 @@ class ModelOptions(Options):
         None, "must be 0: packed attention has no dropout; 0 overrides a published config (default: the config's, or 0)"
     )
     final_layer_norm: bool | None = option(
-        None,
-        "with preln, add a LayerNorm after the last layer, unlike the references (default: the config's, or no)",
+        None, "with preln, add a LayerNorm after the last layer, unlike the references (default: the config's, or no)"
     )
 
     def build(self, **overrides: Any) -> AlbertConfig:
@@ -227,8 +224,7 @@ class DataConfig(Options):
     masked_lm_prob: float = option(0.15, "fraction of a sequence's tokens to predict")
     max_predictions: int | None = option(None, "limit on masked tokens per sequence (default: none)")
     max_sequences: int | None = option(
-        None,
-        "limit on sequences per micro-batch; attention's cost grows with it (default: from mean document length)",
+        None, "limit on sequences per micro-batch; attention's cost grows with it (default: from mean document length)"
     )
     short_seq_prob: float = option(0.1, "probability that a document is cut into shorter sequences")
     sentence_order: bool = option(True, "train on segment pairs with the sentence-order loss")

@@ -1,4 +1,4 @@
-"""`albert-fast demo`: text to a model, memory per share_type and kernels against eager, in about two minutes."""
+"""`albert-fast demo`: pretraining, memory per share_type and our ops against eager PyTorch, in about two minutes."""
 
 import re
 import shutil
@@ -40,18 +40,18 @@ TOKENS, LENGTH = 1024, 64  # per micro-batch, per sequence
 # Small enough to beat guessing by frequency within a minute on two CPU cores; ALBERT-tiny does not.
 MODEL = dict(embedding_size=128, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)
 FEWEST_STEPS = 20
-# The file that says that a folder is a demo's, which the next may replace.
+# MARK is the file that marks a folder as a demo's, which a later demo may replace.
 MARK, CONFIG, LOSSES, MEMORY = ".albert_fast_demo", "config.json", "loss.png", "memory.png"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(Options):
-    """The demo: where it writes, and how long it takes."""
+    """Output, duration and model of the demo."""
 
     output: str = option("demo", "folder to write; an earlier demo in it is replaced", metavar="DIR")
-    minutes: float = option(2.0, "about how long it takes; as many steps are trained as fit into it", above=0)
+    minutes: float = option(2.0, "approximate duration, which determines the number of training steps", above=0)
     config: str | None = option(None, "preset or config file of the model (default: 2 pre-LN layers of width 128)")
-    vocab_size: int = option(4096, "tokens of the vocabulary to train", at_least=1)
+    vocab_size: int = option(4096, "size of the vocabulary to train", at_least=1)
 
 
 def demo(options: DemoOptions) -> None:
@@ -65,26 +65,25 @@ def demo(options: DemoOptions) -> None:
         ModelOptions(config=options.config).build()  # reject a bad config before removing anything
     found = {path.name for path in root.iterdir()} if root.exists() else set()
     if found and not (MARK in found and found <= {MARK, CONFIG, text.name, shards.name, run.name, LOSSES, MEMORY}):
-        raise UserError(f"output={root} holds files that no demo wrote; give another folder")
+        raise UserError(f"output={root} holds files that were not written by a demo; use another folder")
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     (root / MARK).touch()
 
-    console.rule("1. text: the topics of Python's own help, a sentence a line")
+    console.rule("1. text: the topics of Python's help, one sentence per line")
     text.write_text(python_topics(), encoding="utf-8")
     console.print(f"{text}: {text.stat().st_size / 1e6:.1f} MB")
 
     console.rule("2. prepare: train a vocabulary, write token shards")
     prepare(PrepareOptions(input=(str(text),), output=str(shards), train_vocab=options.vocab_size))
     if not options.config:
-        vocab_size = load_tokenizer(shards).vocab_size
-        write_json(root / CONFIG, AlbertConfig(vocab_size=vocab_size, **MODEL).to_dict())
+        write_json(root / CONFIG, {**MODEL, "vocab_size": load_tokenizer(shards).vocab_size})
 
     console.rule("3. pretrain")
     model = ModelOptions(config=options.config or str(root / CONFIG), ln_type="preln")
     data = DataConfig(tokens_per_batch=TOKENS, max_seq_length=LENGTH)
     left = 60 * options.minutes - (time.monotonic() - begun)
-    steps = _fitting_steps(model, data, shards, 0.75 * left)  # the rest is for the other two jobs
+    steps = _fitting_steps(model, data, shards, 0.75 * left)  # the rest of the time is for the other two jobs
     train = TrainConfig(max_steps=steps, warmup_steps=steps // 10, optimizer="adamw", learning_rate=3e-3)
     where = RunOptions(data=str(shards), output=str(run), save_steps=steps, logging_steps=max(steps // 40, 1))
     pretrain(where, model, data, train)
@@ -111,7 +110,7 @@ def demo(options: DemoOptions) -> None:
 
 
 def _fitting_steps(model: ModelOptions, data: DataConfig, shards: Path, seconds: float) -> int:
-    """How many optimizer steps fit into `seconds` on this machine as busy as it is now, from the time of a few."""
+    """Number of optimizer steps that fit into `seconds`, estimated by timing a few on this machine."""
     train = TrainConfig(optimizer="adamw", capture="off")
     device = torch.device(device_kind("auto"))
     with open_loader(str(shards), data, train.seed) as loader:
@@ -174,7 +173,7 @@ def _timings(run: Path, kind: str) -> Table:
 
 
 def python_topics() -> str:
-    """CPython's pydoc topics as running text: a sentence a line, a blank line between documents."""
+    """CPython's pydoc topics as plain text: one sentence per line, a blank line between documents."""
     from pydoc_data.topics import topics
 
     documents = []

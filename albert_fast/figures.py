@@ -1,4 +1,4 @@
-"""The one place that loads matplotlib: figures are made for files alone, and written whole or not at all."""
+"""The only module that imports matplotlib: figures are created without a display and written atomically."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from albert_fast.options import UserError
 
 
 def subplots(rows: int = 1, columns: int = 1, *, width: float = 8.0, height: float = 4.8) -> tuple[Any, Any]:
-    """A figure of so many inches and its axes, as pyplot.subplots returns them; no display is needed or opened."""
+    """pyplot.subplots without a display; width and height are in inches."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -18,16 +18,16 @@ def subplots(rows: int = 1, columns: int = 1, *, width: float = 8.0, height: flo
 
 
 def save_figure(figure: Any, file: Path) -> Path:
-    """Write a figure in the format that the file's suffix names (PNG without one), and close it; returns the file.
+    """Write a figure in the format of the file's suffix (PNG by default) and close it; returns the file.
 
     Raises:
-        UserError: a suffix that names no format, or the file system's refusal.
+        UserError: the suffix is not a known format, or the file system failed.
     """
     from matplotlib import pyplot
 
     known = figure.canvas.get_supported_filetypes()
     if file.suffix and file.suffix.removeprefix(".").lower() not in known:
-        raise UserError(f"{file}: {file.suffix} is no format of figures; use one of {', '.join(known)}")
+        raise UserError(f"{file}: {file.suffix} is not a figure format; use one of {', '.join(known)}")
     with whole_file(file) as partial:
         figure.savefig(partial, dpi=120, format=file.suffix.removeprefix(".") or "png")
     pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, sealed JSON documents, and locks on folders."""
+"""Atomic writing of files and folders, JSON documents with a checksum, and locks on folders."""
 
 import ctypes
 import errno
@@ -19,38 +19,38 @@ from albert_fast.options import UserError, note
 
 
 def whole_file(path: Path) -> AbstractContextManager[Path]:
-    """Give a path to write in place of `path`; when the block ends well its content becomes `path`, all at once.
+    """Yield a temporary path to write to, which atomically replaces `path` when the block succeeds.
 
-    The content is on the disk before the name is, so that neither a crash nor a full disk leaves half a file. Where the
-    block fails nothing is left, and what a killed process left of the same file goes.
+    The content is synced to disk before the rename, so neither a crash nor a full disk leaves a partial file. If the
+    block fails, nothing is left. Partial files of killed processes for the same `path` are removed.
 
     Raises:
-        UserError: `path` is a device, a pipe or a folder; the file system's refusal, with the file and the remedy.
+        UserError: `path` is a device, a pipe or a folder, or the file system failed (with the file and the remedy).
     """
     return _whole(path, is_folder=False)
 
 
 def whole_folder(path: Path, replace: bool = False) -> AbstractContextManager[Path]:
-    """`whole_file` for a folder, which is there when the block begins.
+    """`whole_file` for a folder; the yielded folder exists already.
 
-    `path` is then missing or an empty folder or, with `replace`, any folder, whose place is taken at once.
+    `path` must be missing or an empty folder; with `replace` it may be any folder, which is replaced atomically.
     """
     return _whole(path, is_folder=True, replace=replace)
 
 
 def write_file(path: Path, content: bytes | str) -> None:
-    """Write a small file (text as UTF-8) so that it is there whole or not at all; see `whole_file`."""
+    """Write a small file atomically, text as UTF-8; see `whole_file`."""
     with whole_file(path) as partial:
         partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write a JSON document for people to read, whole or not at all."""
+    """Write an indented JSON document atomically."""
     write_file(path, strict_json(document, indent=2, ensure_ascii=False) + "\n")
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line to a log. A disk without room for it leaves the log as it was; UserError names the file."""
+    """Append a line to a log; on a full disk the log is unchanged and UserError names the file."""
     data = f"{line}\n".encode()
     with writing(path), open(path, "ab", buffering=0) as file:
         before = os.fstat(file.fileno()).st_size
@@ -63,13 +63,13 @@ def append_line(path: Path, line: str) -> None:
 def _whole(path: Path, is_folder: bool, replace: bool = False) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with writing(path):
-        if not is_folder and path.exists() and not path.is_file():  # to take its place would remove /dev/null
-            raise UserError(f"output {path} is no regular file; give the path of one, new or old")
+        if not is_folder and path.exists() and not path.is_file():  # renaming would replace /dev/null
+            raise UserError(f"output {path} is not a regular file; give the path of a regular or new file")
         remove_partials(path.parent, f".{glob.escape(path.name)}.*.partial")
         try:
             partial.mkdir() if is_folder else partial.touch()
             with _open(partial) as descriptor:
-                with suppress(OSError):  # a file system without locks, where remove_partials removes nothing either
+                with suppress(OSError):  # no locks on this file system, where remove_partials removes nothing either
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield partial
                 for part in [*partial.rglob("*"), partial]:
@@ -77,14 +77,14 @@ def _whole(path: Path, is_folder: bool, replace: bool = False) -> Iterator[Path]
                 _replace_folder(partial, path) if replace and path.exists() else os.replace(partial, path)
             _sync(path.parent)
             if replace:
-                _remove(partial)  # what stood there before
+                _remove(partial)  # the replaced folder
         except BaseException:
             _remove(partial)
             raise
 
 
 def _replace_folder(new: Path, old: Path) -> None:
-    """Give each the other's name; where the system cannot do that at once, `old` is missing for a moment."""
+    """Swap two folders; `old` is missing for a moment if the system has no atomic exchange."""
     if not _exchanged(new, old):
         aside = new.with_name(f"{new.name}.partial")
         os.replace(old, aside)
@@ -93,26 +93,26 @@ def _replace_folder(new: Path, old: Path) -> None:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Swap two names at once, so that both are always there; False where system or file system cannot."""
+    """Swap two names atomically; False if the system or file system does not support it."""
     try:
         rename = ctypes.CDLL(None).renameat2
     except AttributeError:
         return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of Linux
+    here, exchange = -100, 2  # Linux: AT_FDCWD, RENAME_EXCHANGE
     return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def held_files(directory: Path) -> list[str]:
-    """What a folder holds beside the lock and half-written files of a process that was killed at its start."""
+    """Names of a folder's files other than locks and partial files, which a killed process may leave."""
     names = os.listdir(directory) if directory.exists() else []
     return [name for name in names if not name.endswith((".lock", ".partial"))]
 
 
 def remove_partials(directory: Path, pattern: str = ".*.partial") -> None:
-    """Remove the half-written files and folders that processes which are no more left in `directory`."""
+    """Remove partial files and folders in `directory` whose writers have died."""
     for partial in directory.glob(pattern):
         with suppress(OSError), _open(partial) as descriptor:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where the writer lives
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while the writer is alive
             _remove(partial)
 
 
@@ -136,19 +136,19 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Failures of the file system while `path` is written, as the user's errors."""
+    """Turn file system errors while writing `path` into UserError."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
-        remedy = "give a folder that can be written"
-        if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in reason:  # safetensors gives no errno
-            remedy = "make room and run the same command again, with --resume where it is a training run"
+        remedy = "use a writable folder"
+        if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in reason:  # safetensors sets no errno
+            remedy = "free some space and repeat the command, with --resume for a training run"
         raise UserError(f"output {path} could not be written: {reason}; {remedy}") from error
 
 
 def strict_json(document: Any, **settings: Any) -> str:
-    """The JSON text of `document`; NaN and infinities, which JSON has not, are null."""
+    """Serialize `document`, with null for NaN and infinity, which JSON lacks."""
     try:
         return json.dumps(document, allow_nan=False, **settings)
     except ValueError:
@@ -165,7 +165,7 @@ def _without_nan(value: Any) -> Any:
 
 def file_crc(path: Path) -> int:
     """CRC32C of a file's bytes."""
-    from albert_fast._loader import crc32c  # here: a model needs no compiled extension
+    from albert_fast._loader import crc32c  # here, so that a model can be used without the extension
 
     crc = 0
     with open(path, "rb") as file:
@@ -175,17 +175,17 @@ def file_crc(path: Path) -> int:
 
 
 def seal(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON object with its seal under "crc32c"."""
+    """The document with its checksum under "crc32c"."""
     return {**document, "crc32c": _canonical_crc(document)}
 
 
 def is_sealed(document: Mapping[str, Any]) -> bool:
-    """Whether the JSON object carries the seal of its own content."""
+    """Whether the document's "crc32c" matches its content."""
     return document.get("crc32c") == _canonical_crc(document)
 
 
 def _canonical_crc(document: Mapping[str, Any]) -> int:
-    """CRC32C of the one form that equal JSON objects share: sorted keys, no spaces, the seal left out."""
+    """CRC32C of the canonical JSON: sorted keys, no spaces, without "crc32c"."""
     from albert_fast._loader import crc32c
 
     content = {key: value for key, value in document.items() if key != "crc32c"}
@@ -194,7 +194,7 @@ def _canonical_crc(document: Mapping[str, Any]) -> int:
 
 @contextmanager
 def locked(directory: Path, label: str) -> Iterator[None]:
-    """Keep a second run of the same part out; the system lifts the lock when this process ends, however it ends."""
+    """Lock `directory` for writing `label`; the system releases the lock when the process ends, even if killed."""
     with writing(directory):
         file = open(directory / f"{label}.lock", "wb")  # noqa: SIM115
     with file:
@@ -203,5 +203,5 @@ def locked(directory: Path, label: str) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"output {directory}: another run is writing {label}; wait for it or stop it") from None
         except OSError:
-            note(f"{directory} is on a file system without locks; see that no part runs twice at a time")
+            note(f"{directory} is on a file system without locks; never run the same part twice at a time")
         yield

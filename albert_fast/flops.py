@@ -1,4 +1,4 @@
-"""The matrix products that a training step is made of, and their FLOPs."""
+"""The matrix products of a training step and their FLOPs."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from albert_fast.config import AlbertConfig
 
 @dataclass(frozen=True)
 class Product:
-    """count products [rows, inner] x [inner, columns] of a step; kind as in bench.machine, batch for attention."""
+    """`count` products [rows, inner] x [inner, columns], batched for attention; kind is forward, data or weight."""
 
     name: str
     kind: str
@@ -25,10 +25,10 @@ class Product:
 def step_products(
     config: AlbertConfig, tokens: int, length: int, max_sequences: int, predictions: int
 ) -> list[Product]:
-    """Every matrix product of forward and backward of a micro-batch of full sequences.
+    """Every matrix product in the forward and backward pass of a micro-batch of full sequences.
 
-    The last layer works for the tokens that are read alone, but for their keys and values: the first of each of the
-    sequences that a batch has room for, and the P masked ones.
+    Apart from keys and values, the last layer computes only the tokens that the heads read: the first token of each of
+    `max_sequences` sequences, and the `predictions` masked tokens.
     """
     hidden, feed, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     embedding, vocabulary = config.embedding_size, config.vocab_size
@@ -58,9 +58,9 @@ def step_products(
             Product(name, "data", rows, inside, outside, count),
             Product(name, "weight", outside, inside, rows, count),
         ]
-    batch, asking = sequences * heads, 1 - (-predictions // sequences)
-    # q k.T and p v forward; dv, dp, dq, dk backward (flash recomputes q k.T besides, which is its own affair).
-    for name, queries, count in (("attention", length, layers - 1), ("attention, last layer", asking, 1)):
+    batch, last_queries = sequences * heads, 1 - (-predictions // sequences)
+    # q k.T and p v forward; dv, dp, dq, dk backward (q k.T recomputed by FlashAttention is not counted).
+    for name, queries, count in (("attention", length, layers - 1), ("attention, last layer", last_queries, 1)):
         products += [
             Product(name, "forward", queries, length, size, 2 * count, batch),
             Product(name, "data", queries, size, length, 4 * count, batch),
@@ -69,5 +69,5 @@ def step_products(
 
 
 def step_flops(config: AlbertConfig, tokens: int, length: int, max_sequences: int, predictions: int) -> int:
-    """FLOPs of forward and backward, attention included."""
+    """FLOPs of the forward and backward pass, including attention."""
     return sum(p.flops for p in step_products(config, tokens, length, max_sequences, predictions))

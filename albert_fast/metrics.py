@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar or plain lines, metrics.jsonl and TensorBoard."""
+"""The log of a run: a progress bar or plain lines, metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from albert_fast.files import append_line, strict_json, write_file, writing
 from albert_fast.options import UserError, note
 
 METRICS = "metrics.jsonl"
-# What a line shows, where its metrics hold it.
+# The metrics shown in the progress bar or line, and their formats.
 SHOWN = {
     "loss": "loss {:.3f}",
     "mlm_loss": "mlm {:.3f}",
@@ -27,16 +27,16 @@ SHOWN = {
 
 
 class MetricsLog:
-    """Writes each log step to the progress bar, metrics.jsonl and, where asked, TensorBoard; a context manager.
+    """Context manager that writes metrics to the progress bar, metrics.jsonl and, optionally, TensorBoard.
 
-    Where standard error is no terminal, each log step is a plain line there, flushed, in place of the bar.
+    If standard error is not a terminal, plain lines replace the bar.
 
     Args:
         run: the run's folder.
-        max_steps: where the bar ends.
-        start_step: the step resumed from; lines of later steps, which will be made again, are dropped.
-        visible: False on all ranks but one, where every call does nothing.
-        board: whether to write for TensorBoard too.
+        max_steps: the end of the bar.
+        start_step: the step resumed from; lines of later steps are dropped because those steps are repeated.
+        visible: False makes every call do nothing; True on one rank only.
+        board: whether to write TensorBoard logs.
     """
 
     def __init__(self, run: Path, max_steps: int, start_step: int = 0, visible: bool = True, board: bool = True):
@@ -54,7 +54,7 @@ class MetricsLog:
 
                 self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1)
             except ImportError:
-                note("no tensorboard here: metrics go to metrics.jsonl alone; pip install 'albert_fast[tensorboard]'")
+                note("metrics go to metrics.jsonl only; for TensorBoard, pip install 'albert_fast[tensorboard]'")
         self.console = Console(stderr=True)
         columns = (TextColumn("steps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.progress = Progress(*columns, TextColumn("{task.fields[shown]}"), console=self.console)
@@ -73,13 +73,13 @@ class MetricsLog:
                     self.board.close()
 
     def advance(self, step: int) -> None:
-        """A step was taken."""
+        """Move the bar to `step`."""
         self.step = step
         if self.visible:
             self.progress.update(self.task, completed=step)
 
     def timed(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """The metrics of a step with tokens_per_second since the last call, and tokens_seen, in place of tokens."""
+        """Replace "tokens" in the metrics with tokens_per_second since the last call and tokens_seen."""
         now, tokens = time.perf_counter(), metrics["tokens"]
         rate = tokens / max(now - self.clock, 1e-9)
         self.seconds_per_step = (now - self.clock) / max(self.step - self.clock_step, 1)
@@ -91,10 +91,10 @@ class MetricsLog:
         return timed
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """One line of metrics; held-out ones have names that begin with eval_. Groups (per tensor) are not shown.
+        """Write a line of metrics; eval_* are held-out metrics, and mappings (one value per tensor) are not shown.
 
         Raises:
-            UserError: the line could not be written; it names the file.
+            UserError: the file, named in the message, could not be written.
         """
         if not self.visible:
             return
@@ -104,7 +104,7 @@ class MetricsLog:
                 self._write_board(step, metrics)
         held_out = [f"{name.removeprefix('eval_')} {v:.4f}" for name, v in metrics.items() if name.startswith("eval_")]
         if held_out:
-            self.say(f"step {step}: held out  {'  '.join(held_out)}")
+            self.say(f"step {step}: held-out  {'  '.join(held_out)}")
         if shown := "  ".join(form.format(metrics[name]) for name, form in SHOWN.items() if name in metrics):
             self.progress.update(self.task, completed=step, shown=shown)
             if not self.console.is_terminal:
@@ -112,14 +112,14 @@ class MetricsLog:
                 self.say(f"step {step:,} of {self.max_steps:,}  {shown}  {left} left")
 
     def say(self, text: str) -> None:
-        """One line beside the bar."""
+        """Print a line above the bar."""
         if self.visible:
             self.console.print(text, soft_wrap=True, highlight=False, markup=False)
             self.console.file.flush()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave what happens inside (evaluation, saving) out of tokens_per_second."""
+        """Exclude the time spent inside (evaluation, saving) from tokens_per_second."""
         begun = time.perf_counter()
         yield
         self.clock += time.perf_counter() - begun
@@ -136,27 +136,27 @@ class MetricsLog:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of RUN/metrics.jsonl; a last line cut off by a crash is left out.
+    """The lines of RUN/metrics.jsonl, except a last line truncated by a crash.
 
     Raises:
-        UserError: another line is damaged.
+        UserError: any other line is damaged.
     """
     file = Path(run) / METRICS
     lines = []
-    for number, text in enumerate(file.read_bytes().split(b"\n")[:-1], 1):  # what follows the last line end was cut off
+    for number, text in enumerate(file.read_bytes().split(b"\n")[:-1], 1):  # the rest is truncated
         if not text:
             continue
         try:
             line = json.loads(text)
             int(line["step"])
         except (ValueError, TypeError, KeyError):
-            raise UserError(f"{file}, line {number}: is no line of metrics; remove it to go on") from None
+            raise UserError(f"{file}, line {number}: is not a line of metrics; remove it to continue") from None
         lines.append(line)
     return lines
 
 
 def drop_later_lines(run: Path, step: int) -> list[dict[str, Any]]:
-    """Keep what RUN/metrics.jsonl says up to `step`, and return it: the steps after it will be made again."""
+    """Drop the lines of RUN/metrics.jsonl after `step`, because a resumed run repeats them; returns the others."""
     kept = [line for line in read_metrics(run) if line["step"] <= step] if (run / METRICS).exists() else []
     write_file(run / METRICS, "".join(strict_json(line) + "\n" for line in kept))
     return kept

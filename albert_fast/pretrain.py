@@ -1,4 +1,4 @@
-"""The pretraining loop: prepared folder -> batches -> step -> checkpoints, visible in one place."""
+"""The pretraining loop: prepared folder -> batches -> steps -> checkpoints."""
 
 import os
 from collections.abc import Iterator
@@ -32,18 +32,18 @@ from albert_fast.run import (
 from albert_fast.step import TrainStep
 from albert_fast.stop import Stop
 
-__all__ = ["RunOptions", "open_loader", "pretrain", "saved_options"]  # the command line asks this module for them
+__all__ = ["RunOptions", "open_loader", "pretrain", "saved_options"]  # cli reads saved_options from this module
 EVAL_SEED = 20190926
-CPU_FLOPS_PER_THREAD = 4e10  # of fp32 products, about what a core of a server reaches
+CPU_FLOPS_PER_THREAD = 4e10  # fp32 matrix products on one server core, roughly
 SLOW_STEP_SECONDS = 20
 
 
 def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: TrainConfig) -> None:
-    """Pretrain ALBERT on a prepared folder: masked words and sentence order, on packed batches.
+    """Pretrain ALBERT on a prepared folder: masked tokens and sentence order, on packed batches.
 
-    A step takes tokens_per_batch x gradient_accumulation_steps x ranks tokens. Start several ranks with
-    `torchrun --nproc-per-node=W -m albert_fast pretrain ...`; the stream of micro-batches is the same for any W.
-    The default --layout zh (albert_zh's) cannot be exported to HuggingFace, --layout google can.
+    A step processes tokens_per_batch x gradient_accumulation_steps x ranks tokens. Run on several GPUs with `torchrun
+    --nproc-per-node=W -m albert_fast pretrain ...`; the stream of micro-batches is the same for any number of ranks W.
+    The default --layout zh (as in albert_zh) cannot be exported to HuggingFace; --layout google can.
     """
     with ranks(train.device) as place:
         _pretrain(run, model, data, train, *place)
@@ -62,12 +62,12 @@ def _pretrain(
         config = model_config(model, folder, run, loader)
         check_trainable(config, data)
         folder.check(config, model, run, loader)
-        if run.eval_data:  # asked now, not at the first evaluation
+        if run.eval_data:  # fail here rather than at the first evaluation
             with _held_out_loader(run, data, loader) as held_out:
                 check_vocabulary(held_out.corpus.vocabulary_fingerprint, run.eval_data, loader, run)
         torch.manual_seed(train.seed)
         if train.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required for deterministic cuBLAS
             torch.use_deterministic_algorithms(True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         cursor, first = loader.cursor(), next(loader)
@@ -75,13 +75,13 @@ def _pretrain(
         train_step = TrainStep(
             build_model(config, run, train, folder).to(device), first, data.max_seq_length, train,
             compute_dtype(train.precision, device.type), rank, world_size,
-            lambda step: implementations.update(_choose(run, train, step, folder)),
+            lambda step: implementations.update(_tune(run, train, step, folder)),
         )  # fmt: skip
         at_end.callback(train_step.close)
         if folder.found:
             folder.found.load_into(train_step)
         if world_size > 1:
-            dist.barrier()  # every rank has looked at the folder before one writes into it
+            dist.barrier()  # all ranks must have read the folder before rank 0 writes to it
         with (
             folder.opened(run, loader, implementations) if rank == 0 else nullcontext(),
             MetricsLog(output, train.max_steps, step, visible=rank == 0) as log,
@@ -94,7 +94,7 @@ def _pretrain(
             batches, saved = health.counting(chain([first], loader)), step if folder.found else None
             logged = step
 
-            def tell(step: int, cursor: dict[str, Any], evaluating: bool = False) -> None:
+            def log_metrics(step: int, cursor: dict[str, Any], evaluating: bool = False) -> None:
                 metrics = {"epoch": cursor["epoch"], **log.timed(train_step.read_metrics(bool(stop.received)))}
                 metrics |= _utilization(metrics["tokens_per_second"] / world_size, config, loader, device)
                 stop.agree(metrics.pop("stops"))
@@ -114,15 +114,15 @@ def _pretrain(
 
             while step < train.max_steps and not stop.agreed:
                 if not train_step(stop.between(islice(batches, train.gradient_accumulation_steps))):
-                    break  # a signal came between micro-batches: the step is made again when the run goes on
+                    break  # a signal came between micro-batches: a resumed run repeats the step
                 step, cursor = step + 1, loader.cursor()
                 log.advance(step)
                 last = step == train.max_steps or stop.agreed
                 saving = last or step % run.save_steps == 0
                 evaluating = bool(run.eval_data) and (last or step % run.eval_steps == 0)
-                # With every checkpoint too, so that a run that goes on from it misses no token.
+                # A line for every checkpoint too, so that a run resumed from it counts every token.
                 if saving or evaluating or step % run.logging_steps == 0:
-                    tell(step, cursor, evaluating)
+                    log_metrics(step, cursor, evaluating)
                     logged, saving = step, saving or stop.agreed
                 if rank == 0 and saving:
                     with log.paused():
@@ -130,20 +130,21 @@ def _pretrain(
                     saved = step
             if rank == 0 and stop.agreed and saved != step:
                 if logged != step:
-                    tell(step, cursor)
+                    log_metrics(step, cursor)
                 save(step, cursor)
     if rank == 0:
-        ending = "done" if step >= train.max_steps else f"stopped by {stop.received or 'a signal'}; go on with --resume"
+        signal = stop.received or "a signal"
+        ending = "done" if step >= train.max_steps else f"stopped by {signal}; resume with --resume"
         if folder.step >= train.max_steps:
-            ending = f"nothing is left of max_steps={train.max_steps}; a larger --max_steps goes on"
+            ending = f"max_steps={train.max_steps} was already reached; a larger --max_steps continues the run"
         print(f"step {step}: {ending}; {output / f'checkpoint-{step}'}")
 
 
-def _choose(run: RunOptions, train: TrainConfig, step: TrainStep, folder: RunFolder) -> dict[str, str]:
-    """Who runs each problem of the step, by name: on a card the fastest of those that are right there."""
+def _tune(run: RunOptions, train: TrainConfig, step: TrainStep, folder: RunFolder) -> dict[str, str]:
+    """Tune the step's kernels on a GPU; the chosen implementation of each problem, by name."""
     if step.key.device.type != "cuda" or train.ops == "torch":
         return {}
-    from albert_fast.tuning.run import tune_step  # imports the kernels, which other runs do not need
+    from albert_fast.tuning.run import tune_step  # here, because it imports the kernels
 
     saved = folder.found.data.get("implementations", {}) if folder.found else {}
     return tune_step(step, run.tune, run.tune_seconds, saved)
@@ -152,7 +153,7 @@ def _choose(run: RunOptions, train: TrainConfig, step: TrainStep, folder: RunFol
 def open_loader(
     folder: str, data: DataConfig, seed: int, rank: int = 0, world_size: int = 1, **more: Any
 ) -> PretrainingLoader:
-    """The loader that these options mean; `more` are further arguments of PretrainingLoader."""
+    """The loader with these options; `more` are further arguments of PretrainingLoader."""
     given = dict(seed=seed, rank=rank, world_size=world_size, threads=data.loader_threads)
     return PretrainingLoader(folder, **given, **data.settings() | more)  # type: ignore[arg-type]
 
@@ -160,7 +161,7 @@ def open_loader(
 def _held_out_loader(
     run: RunOptions, data: DataConfig, training: PretrainingLoader, rank: int = 0, world_size: int = 1
 ) -> PretrainingLoader:
-    """The loader of --eval_data, its batches of the shapes of the training loader's."""
+    """The loader of --eval_data, with batches of the same shapes as the training loader's."""
     room = dict(max_sequences=training.max_sequences, predictions_per_batch=training.predictions_per_batch)
     return open_loader(str(run.eval_data), data, EVAL_SEED, rank, world_size, **room)
 
@@ -168,7 +169,7 @@ def _held_out_loader(
 def _held_out(
     run: RunOptions, data: DataConfig, training: PretrainingLoader, rank: int, world_size: int
 ) -> Iterator[Batch]:
-    """This rank's share of the first eval_batches micro-batches of --eval_data, the same every time."""
+    """This rank's share of the first eval_batches micro-batches of --eval_data, the same in every evaluation."""
     with _held_out_loader(run, data, training, rank, world_size) as loader:
         for batch in loader:
             if batch.index >= run.eval_batches or batch.epoch > 0:
@@ -179,7 +180,7 @@ def _held_out(
 def _utilization(
     tokens_per_second: float, config: AlbertConfig, loader: PretrainingLoader, device: torch.device
 ) -> dict[str, float]:
-    """FLOP/s of the model's products on one rank, attention included, and their share of the card's peak (mfu)."""
+    """FLOP/s of one rank's matrix products, including attention, and their fraction of the GPU's peak (mfu)."""
     tokens = loader.tokens_per_batch
     flops = step_flops(config, tokens, loader.max_seq_length, loader.max_sequences, loader.predictions_per_batch)
     rate = tokens_per_second * flops / tokens
@@ -191,7 +192,7 @@ def _describe(
     config: AlbertConfig, data: DataConfig, train: TrainConfig, world_size: int, train_step: TrainStep,
     folder: RunFolder, loader: PretrainingLoader,
 ) -> None:  # fmt: skip
-    """Notes on what starts: model, device, size of a step, and what the user would want to know before it ends."""
+    """Notes at the start: model, device, size of a step, and limitations the user should know beforehand."""
     parameters = sum(p.numel() for p in train_step.model.parameters())
     micro_batches = train.gradient_accumulation_steps * world_size
     where = f"{world_size} x {train_step.key.device.type}, {str(train_step.flat.compute.dtype).removeprefix('torch.')}"
@@ -200,15 +201,15 @@ def _describe(
     size = f"{micro_batches} x {data.tokens_per_batch:,} = {tokens:,} tokens"
     note(f"{shape} on {where}; a step is {size}, an epoch about {loader.corpus.num_tokens / tokens:,.1f} steps")
     if config.layout == "zh" and not folder.found:
-        note("layout zh is albert_zh's and cannot be exported to HuggingFace; --layout google can")
+        note("layout zh (as in albert_zh) cannot be exported to HuggingFace; --layout google can")
     shapes = (loader.tokens_per_batch, loader.max_seq_length, loader.max_sequences, loader.predictions_per_batch)
     flops = step_flops(config, *shapes) * train.gradient_accumulation_steps
     seconds = flops / (CPU_FLOPS_PER_THREAD * torch.get_num_threads())
     if train_step.key.device.type == "cpu" and seconds > SLOW_STEP_SECONDS:
-        told = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+        duration = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
         note(
-            f"a step here takes about {told} ({torch.get_num_threads()} CPU threads); to try things out: --config tiny "
-            "--tokens_per_batch 2048 --max_seq_length 128"
+            f"a step takes about {duration} here ({torch.get_num_threads()} CPU threads); for experiments, --config "
+            "tiny --tokens_per_batch 2048 --max_seq_length 128"
         )
     if folder.found:
         note(f"resumed from {folder.found.directory} at micro-batch {folder.found.data['cursor']['index']:,}")

@@ -1,4 +1,4 @@
-"""The wire format of protocol buffers, as far as TensorFlow's checkpoints and SentencePiece's models need it."""
+"""The subset of the protobuf wire format used by TensorFlow checkpoints and SentencePiece models."""
 
 from collections.abc import Iterator
 
@@ -12,14 +12,14 @@ def varint(data: bytes, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-    raise ValueError("a number of more than 10 bytes")
+    raise ValueError("a varint of more than 10 bytes")
 
 
 def message_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a message as (number, value), in the order of its bytes; numbers of fixed size as whole numbers.
+    """The fields of a message as (number, value) in order; fixed-size values are returned as integers.
 
     Raises:
-        ValueError, IndexError: the bytes are no message.
+        ValueError, IndexError: the bytes are not a valid message.
     """
     position = 0
     while position < len(message):

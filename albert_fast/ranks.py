@@ -1,4 +1,4 @@
-"""The processes of one run: which of them this is, on which device, and how their group ends."""
+"""The ranks of a run: this process's rank and device, and its process group."""
 
 import os
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ from albert_fast.options import UserError, device_kind
 
 @contextmanager
 def ranks(device: str) -> Iterator[tuple[int, int, torch.device]]:
-    """This process's rank, the number of ranks, and its device, inside the group that torchrun's variables describe.
+    """This process's rank, the number of ranks and its device, within the process group given by torchrun's variables.
 
-    The group is destroyed after success alone. Destroying waits for the other ranks and, under NCCL, for every CUDA
-    graph that holds a collective: after a failure this process ends at once instead, and torchrun ends the others.
+    The group is destroyed only on success. Destroying it waits for the other ranks and, with NCCL, for every CUDA graph
+    that contains a collective, so a failed process exits at once instead, and torchrun ends the others.
     """
     kind = device_kind(device)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     place = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
     if kind == "cuda":
         if place.index >= (count := torch.cuda.device_count()):
-            raise UserError(f"LOCAL_RANK={place.index}: torch sees {count} CUDA devices; use --nproc-per-node={count}")
+            raise UserError(f"LOCAL_RANK={place.index}: torch finds {count} CUDA devices; use --nproc-per-node={count}")
         torch.cuda.set_device(place)
     if world_size > 1:
         dist.init_process_group("nccl" if kind == "cuda" else "gloo")

@@ -36,17 +36,14 @@ class RunOptions(Options):
     )
     init_from: str | None = option(None, "checkpoint folder to take the initial weights and config from", metavar="DIR")
     tune: Literal["auto", "off", "again"] = option(
-        "auto",
-        "on CUDA, use the fastest correct kernels; auto caches the choice, again repeats it, off uses defaults",
+        "auto", "on CUDA, use the fastest correct kernels; auto caches the choice, again repeats it, off uses defaults"
     )
     tune_seconds: float = option(45.0, "time limit for tuning in seconds; 0 uses defaults", at_least=0)
     save_steps: int = option(1000, "steps between checkpoints; the last step is always saved", at_least=1)
     keep_checkpoints: int = option(3, "number of newest checkpoints to keep", at_least=1)
     logging_steps: int = option(10, "steps between log lines, where several ranks react to signals", at_least=1)
     max_skipped_updates: int = option(
-        25,
-        "consecutive updates skipped for non-finite gradients that end the run with exit code 3",
-        at_least=1,
+        25, "consecutive updates skipped for non-finite gradients that end the run with exit code 3", at_least=1
     )
     eval_data: str | None = option(None, "prepared folder of held-out data", metavar="DIR")
     eval_steps: int = option(1000, "steps between evaluations on --eval_data; the last step always has one", at_least=1)
@@ -79,7 +76,7 @@ def _read_options(file: Path) -> dict[str, Any]:
 
 
 def check_resume(path: Path, mark: str, resume: bool) -> None:
-    """UserError if a resumed run's folder lacks the file `mark`, which runs write first, or a new run's is not empty."""
+    """UserError if a run to resume lacks the file `mark`, which runs write first, or a new run's folder has files."""
     if resume and not (path / mark).is_file():
         raise UserError(f"output={path} holds no run to resume; remove --resume to start one")
     if not resume and held_files(path):
@@ -113,8 +110,8 @@ class RunFolder:
         for folder in filter(None, (run.data, run.eval_data)):
             if not run.resume and self.path.resolve().is_relative_to(Path(folder).resolve()):
                 raise UserError(
-                    f"output={run.output} is inside the prepared folder {folder}, which may hold no other files; use an "
-                    "--output outside it"
+                    f"output={run.output} is inside the prepared folder {folder}, which may hold no other files; "
+                    "use an --output outside it"
                 )
         check_resume(self.path, OPTIONS, run.resume)
         self.before = _read_options(file) if run.resume else None
@@ -125,9 +122,7 @@ class RunFolder:
             return
         check_unchanged({name: options[name] for name in FIXED}, self.before)
         if not Path(run.data).exists():
-            raise UserError(
-                f"data={run.data}, this run's prepared folder, is missing; give its new location with --data"
-            )
+            raise UserError(f"data={run.data}, this run's prepared folder, is gone; give its new location with --data")
         if self.found is None:
             note(f"{self.path} holds no intact checkpoint; starting from step 0")
 
@@ -187,9 +182,7 @@ def model_config(model: ModelOptions, folder: RunFolder, run: RunOptions, loader
     # A vocabulary padded to a multiple of 8 or 64; only with --init_from is it known that the real tokens agree.
     padding = config.vocab_size - vocab_size
     if padding > 0 and (run.init_from or (config.vocab_size % 8 == 0 and padding < 128)):
-        note(
-            f"vocab_size={config.vocab_size} of {model.config}: {vocab_size} tokens of {run.data} and {padding} of padding"
-        )
+        note(f"vocab_size={config.vocab_size} of {model.config}: {vocab_size} tokens of {run.data}, {padding} padding")
         return config.replace(real_vocab_size=vocab_size)
     if padding:
         raise UserError(
@@ -217,9 +210,7 @@ def check_trainable(config: AlbertConfig, data: DataConfig) -> None:
             "attention has no dropout; give --attention_probs_dropout_prob 0 and, for dropout, --hidden_dropout_prob"
         )
     if config.type_vocab_size < 2 and data.sentence_order:
-        raise UserError(
-            f"type_vocab_size={config.type_vocab_size} leaves no second segment; use 2 or --no-sentence_order"
-        )
+        raise UserError(f"type_vocab_size={config.type_vocab_size} has no second segment; use 2 or --no-sentence_order")
 
 
 def build_model(config: AlbertConfig, run: RunOptions, train: TrainConfig, folder: RunFolder) -> AlbertForPreTraining:

@@ -1,4 +1,4 @@
-"""Stopping a run by a signal: what is done is saved, and several ranks stop after the same step."""
+"""Stopping a run by a signal, after saving; several ranks stop after the same step."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from albert_fast.data.batches import Batch
 from albert_fast.options import note
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-ECHO_SECONDS = 2  # torchrun passes on to its ranks a Ctrl-C that they have seen themselves
+ECHO_SECONDS = 2  # torchrun forwards Ctrl-C to ranks that have already received it
 
 
 class Stop:
-    """Remembers SIGINT, SIGTERM or SIGHUP inside `with`; a second signal stops at once.
+    """Context manager that records SIGINT, SIGTERM or SIGHUP; a second signal raises KeyboardInterrupt.
 
-    One rank stops between micro-batches. Several agree at the next log line, in the all-reduce that is made there.
+    A single rank stops between micro-batches. Several ranks agree to stop in the all-reduce of the next log line.
 
-    Attributes: received, the signal's name or ""; agreed, whether the run is to stop now.
+    Attributes: received, the signal's name or ""; agreed, whether the run must stop now.
     """
 
     def __init__(self, world_size: int) -> None:
@@ -33,14 +33,14 @@ class Stop:
             signal.signal(number, handler)
 
     def between(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The micro-batches of a step, until the run is to stop."""
+        """The micro-batches of a step, until the run must stop."""
         for batch in batches:
             yield batch
             if self.agreed:
                 return
 
     def agree(self, stops: float) -> None:
-        """Takes how many ranks were asked to stop."""
+        """Stop if at least one rank received a signal; `stops` is their number."""
         self.agreed = self.agreed or stops > 0
 
     def _receive(self, number: int, _: object) -> None:

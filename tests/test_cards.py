@@ -1,4 +1,4 @@
-"""A card's rates: laid over by a file of the user's, and checked."""
+"""A card's rates, replaced by the user's file and checked."""
 
 import json
 
@@ -10,7 +10,7 @@ from albert_fast.measure.pricing import price
 from albert_fast.options import UserError
 
 
-def test_rates_are_laid_over_the_cards(tmp_path):
+def test_a_file_replaces_rates(tmp_path):
     file = tmp_path / "rates.json"
     file.write_text(json.dumps({"name": "half", "bytes_per_second": H100.bytes_per_second / 2}))
     half = load_card("h100", str(file))

@@ -1,4 +1,4 @@
-"""Checkpoints hold every bit of a step's state, and sharing loosens without changing an output."""
+"""Checkpoints restore a step bitwise, and loosened sharing does not change the outputs."""
 
 import pytest
 import torch
@@ -16,16 +16,16 @@ def saved(step, tmp_path, batches: int):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_going_on_equals_never_having_stopped(tmp_path, dtype):
+def test_resuming_equals_never_having_stopped(tmp_path, dtype):
     whole = make_step(dtype)
     eager(whole, 3)
     found = saved(whole, tmp_path, 3)
-    again = make_step(dtype)
-    found.load_into(again)
-    for step in (whole, again):
+    resumed = make_step(dtype)
+    found.load_into(resumed)
+    for step in (whole, resumed):
         step.read_metrics()
         step([make_batch(10)])
-    assert same([t.clone() for t in whole.mutable_tensors()], [t.clone() for t in again.mutable_tensors()])
+    assert same([t.clone() for t in whole.mutable_tensors()], [t.clone() for t in resumed.mutable_tensors()])
 
 
 @pytest.mark.parametrize(("old", "new"), LOOSER)
@@ -54,7 +54,7 @@ def test_tighter_sharing_is_refused(tmp_path):
         saved(make_step(share_type="None"), tmp_path, 0).load_into(make_step(share_type="all"))
 
 
-def test_only_the_newest_are_kept_and_whole_ones_found(tmp_path, capsys):
+def test_only_the_newest_are_kept_and_damaged_ones_skipped(tmp_path, capsys):
     step = make_step()
     for number in (1, 2, 3, 4):
         saved(step, tmp_path, number)
@@ -66,7 +66,7 @@ def test_only_the_newest_are_kept_and_whole_ones_found(tmp_path, capsys):
     assert capsys.readouterr().err.count("is damaged") == 2
 
 
-def test_every_file_of_a_checkpoint_is_under_its_checksum(tmp_path):
+def test_damage_to_any_file_of_a_checkpoint_is_detected(tmp_path):
     saved(make_step(), tmp_path, 1)
     for file in sorted((tmp_path / "checkpoint-1").iterdir()):
         content = file.read_bytes()
@@ -77,7 +77,7 @@ def test_every_file_of_a_checkpoint_is_under_its_checksum(tmp_path):
     assert checkpoint.find(tmp_path).step == 1
 
 
-def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_partial_checkpoint(tmp_path, monkeypatch):
     step = make_step()
     saved(step, tmp_path, 1)
 
@@ -85,6 +85,6 @@ def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pretrained, "save_file", full)
-    with pytest.raises(UserError, match="No space left on device; make room"):
+    with pytest.raises(UserError, match="No space left on device; free some space"):
         saved(step, tmp_path, 2)
     assert [p.name for p in tmp_path.iterdir() if "checkpoint" in p.name] == ["checkpoint-1"]

@@ -1,4 +1,4 @@
-"""However a job ends before its time, it is gone on with to the bits of one that was left alone.
+"""However a job is interrupted, resuming it gives results bitwise identical to those of an undisturbed job.
 
 `python -m pytest tests/test_crashes.py -m "" -s` tries 200 moments and prints a line for each job.
 """
@@ -27,7 +27,7 @@ from albert_fast.run import RunOptions
 
 Undisturbed = tuple[Job, dict[str, int], float]
 JOBS = ("prepare", "prepare-parts", "pretrain", "pretrain-two-ranks", "finetune", "convert")
-RESUMABLE = ("pretrain", "pretrain-two-ranks", "finetune")  # what saves when it is asked to stop
+RESUMABLE = ("pretrain", "pretrain-two-ranks", "finetune")  # these save their state on a signal
 MODEL = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, embedding_size=8)
 TRAIN = TrainConfig(max_steps=40, warmup_steps=4, seed=3, device="cpu", capture="off")
 DATA = DataConfig(tokens_per_batch=256, max_seq_length=32, loader_threads=1)
@@ -35,7 +35,7 @@ DATA = DataConfig(tokens_per_batch=256, max_seq_length=32, loader_threads=1)
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text, what it is prepared to, a config, a model and labelled sentences."""
+    """A text, its prepared folder, a config, a model and labelled sentences."""
     folder, random = tmp_path_factory.mktemp("inputs"), np.random.default_rng(0)
     words = [f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "ru") for b in ("sa", "to", "vi", "xe", "")]
     text = "\n".join(
@@ -94,7 +94,7 @@ def jobs(inputs: Path) -> dict[str, Job]:
 
 @pytest.fixture
 def undisturbed(name: str, jobs: dict[str, Job], tmp_path: Path) -> Undisturbed:
-    """The job that the test names, what it makes when it is left alone, and how many seconds that takes."""
+    """The job that the test names, the results of an undisturbed run, and its duration in seconds."""
     job, output = jobs[name], tmp_path / "undisturbed"
     begun = time.monotonic()
     assert finish(launch(job.start, output, ranks=job.ranks)) == [0] * job.ranks
@@ -103,8 +103,8 @@ def undisturbed(name: str, jobs: dict[str, Job], tmp_path: Path) -> Undisturbed:
     return job, found, time.monotonic() - begun
 
 
-def gone_on_with(job: Job, output: Path, expected: dict[str, int], codes: list[int]) -> None:
-    """Go on with a job that ended with `codes`, hold its results against those expected, and clear up."""
+def check_recovery(job: Job, output: Path, expected: dict[str, int], codes: list[int]) -> None:
+    """Resume a job that ended with `codes`, compare its results with those expected, and remove them."""
     if any(codes) or job.digest(output) != expected:
         recover(job, output)
     assert job.digest(output) == expected
@@ -121,7 +121,7 @@ def test_killed_at_any_moment(undisturbed: Undisturbed, tmp_path: Path, moments:
         output = tmp_path / "disturbed"
         codes = disturb(job, output, moment, signal.SIGKILL)
         killed += any(code == -signal.SIGKILL for code in codes)
-        gone_on_with(job, output, expected, codes)
+        check_recovery(job, output, expected, codes)
     print(f"{job.name}: {moments} moments, {killed} before the end; bits that differ 0, files left over 0")
 
 
@@ -134,7 +134,7 @@ def test_a_signal_saves(undisturbed: Undisturbed, tmp_path: Path, name: str, num
     while not (output / "metrics.jsonl").exists() or not (output / "metrics.jsonl").read_text():
         time.sleep(0.01)
     kill(processes, number)
-    gone_on_with(job, output, expected, finish(processes))
+    check_recovery(job, output, expected, finish(processes))
 
 
 @pytest.mark.parametrize("name", ["prepare", "pretrain", "finetune", "convert"])
@@ -150,7 +150,7 @@ def test_two_processes_in_one_folder(undisturbed: Undisturbed, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["prepare", "pretrain", "finetune", "convert"])
 def test_a_full_disk(undisturbed: Undisturbed, small_disk: Path) -> None:
-    """The disk is full at first, and has room in the end: a job says so in one line, and goes on."""
+    """The disk is full at first and then grows: the job fails with one line, then resumes."""
     job, expected, _ = undisturbed
     output = small_disk / "disturbed"
     refused = 0
@@ -162,18 +162,18 @@ def test_a_full_disk(undisturbed: Undisturbed, small_disk: Path) -> None:
         if code == 0:
             break
         refused += 1
-    assert refused  # the first size holds none of them
-    gone_on_with(job, output, expected, [code])
+    assert refused  # no job fits the first size
+    check_recovery(job, output, expected, [code])
 
 
 @pytest.mark.parametrize("name", ["prepare", "pretrain", "finetune", "convert"])
 def test_an_output_that_cannot_be_written(jobs: dict[str, Job], tmp_path: Path, name: str) -> None:
-    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "file").write_text("not a folder")
     assert finish(launch(jobs[name].start, tmp_path / "file" / "below")) == [USER_ERROR]
 
 
 @pytest.mark.parametrize("name", ["prepare", "pretrain", "finetune"])
-def test_the_folder_is_deleted_under_it(undisturbed: Undisturbed, tmp_path: Path) -> None:
+def test_the_folder_is_deleted_while_the_job_runs(undisturbed: Undisturbed, tmp_path: Path) -> None:
     job, expected, _ = undisturbed
     output = tmp_path / "disturbed"
     processes = launch(job.start, output)

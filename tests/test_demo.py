@@ -1,4 +1,4 @@
-"""The demo in short: the whole path runs, the loss falls, and a word is filled in."""
+"""A short demo: the whole pipeline runs and the loss falls."""
 
 import json
 
@@ -28,18 +28,18 @@ def test_a_short_demo(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("names", [["mine.txt"], ["text.txt"], [MARK, "mine.txt"]])
-def test_a_folder_that_is_no_demo_is_kept(tmp_path, names):
+def test_a_folder_not_written_by_a_demo_is_kept(tmp_path, names):
     for name in names:
         (tmp_path / name).write_text("mine")
-    with pytest.raises(UserError, match="holds files that no demo wrote"):
+    with pytest.raises(UserError, match="not written by a demo"):
         demo(DemoOptions(output=str(tmp_path)))
     assert [(tmp_path / name).read_text() for name in names] == ["mine"] * len(names)
 
 
 @pytest.mark.parametrize("wrong", [{"minutes": 0}, {"config": "none"}])
-def test_a_demo_that_cannot_be_made_leaves_the_last_one(tmp_path, wrong):
+def test_a_demo_with_bad_options_keeps_the_previous_one(tmp_path, wrong):
     (tmp_path / MARK).touch()
-    (tmp_path / "text.txt").write_text("of the last demo")
+    (tmp_path / "text.txt").write_text("of the previous demo")
     with pytest.raises(UserError):
         demo(DemoOptions(output=str(tmp_path), **wrong))
     assert (tmp_path / "text.txt").exists()

@@ -1,4 +1,4 @@
-"""matplotlib draws into files: no display is needed, and no figure stays."""
+"""Figures need no display and are closed once saved."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What an import costs and needs, asked of fresh processes; the public names and the example that shows them."""
+"""Cost and requirements of imports, in new processes; the public names and their example."""
 
 import itertools
 import subprocess
@@ -45,14 +45,14 @@ def test_importing_the_package_imports_no_torch():
     assert run(code).split() == ["False", "False"]
 
 
-def test_public_names_are_there_when_asked_for():
+def test_public_names_are_imported_on_first_use():
     assert {getattr(albert_fast, name).__name__ for name in albert_fast.__all__} == set(albert_fast.__all__)
     assert set(albert_fast.__all__) <= set(dir(albert_fast))
     with pytest.raises(AttributeError, match="no attribute 'AlbertForTranslation'"):
         albert_fast.AlbertForTranslation  # noqa: B018
 
 
-def test_the_example_of_the_package_runs_and_learns(tmp_path, monkeypatch):
+def test_the_packages_example_runs_and_learns(tmp_path, monkeypatch):
     text = "\n\n".join(python_topics().split("\n\n")[:60])
     (tmp_path / "text.txt").write_text(text)
     prepare(
@@ -70,15 +70,15 @@ def test_the_example_of_the_package_runs_and_learns(tmp_path, monkeypatch):
     names["loader"].close()
 
 
-def test_a_loaders_batch_is_dropped_from_in_training_alone():
+def test_dropout_depends_on_the_batch_and_only_acts_in_training():
     config = albert_fast.AlbertConfig(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, embedding_size=8,
         vocab_size=VOCABULARY, max_position_embeddings=LENGTH, hidden_dropout_prob=0.2,
     )  # fmt: skip
     model, batch = albert_fast.AlbertForPreTraining(config), make_batch(1)
     torch.manual_seed(5)
-    first, again, other = (model.losses(b).loss for b in (batch, batch, replace(batch, index=2)))
-    assert first == again != other
+    first, repeated, other = (model.losses(b).loss for b in (batch, batch, replace(batch, index=2)))
+    assert first == repeated != other
     model.eval()
     evaluated = model.losses(batch).loss
     assert evaluated == model.losses(replace(batch, index=2)).loss != first

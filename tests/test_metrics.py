@@ -1,4 +1,4 @@
-"""Log lines: plain where there is no terminal, strict JSON, whole after a crash, and a full disk is named."""
+"""Log lines without a terminal, as strict JSON, after a crash and on a full disk."""
 
 import json
 import math
@@ -15,12 +15,12 @@ def test_plain_lines_without_a_terminal(tmp_path, capfd):
     with MetricsLog(tmp_path, 400, board=False) as log:
         log.advance(20)
         log.write(20, log.timed({**LINE, "tokens": 1000}))
-        told = capfd.readouterr().err  # flushed: it is there before the end
+        shown = capfd.readouterr().err  # flushed before the end
         log.advance(40)
         log.write(40, {"dev_accuracy": 0.5, "epoch": 1})
-    assert told.startswith("step 20 of 400  loss 2.000  mlm 1.500  sop 0.500  rate 0.001")
-    assert "tokens/s" in told
-    assert told.rstrip().endswith("left")
+    assert shown.startswith("step 20 of 400  loss 2.000  mlm 1.500  sop 0.500  rate 0.001")
+    assert "tokens/s" in shown
+    assert shown.rstrip().endswith("left")
     assert [line["step"] for line in read_metrics(tmp_path)] == [20, 40]
 
 
@@ -32,7 +32,7 @@ def test_nan_is_null_in_the_file(tmp_path):
     assert (line["loss"], line["gradient_norm"], line["trust_ratio"]) == (None, None, {"a.weight": None})
 
 
-def test_resuming_drops_later_lines_and_a_cut_one_and_goes_on_counting_tokens(tmp_path):
+def test_resuming_drops_later_and_truncated_lines_and_continues_tokens_seen(tmp_path):
     with MetricsLog(tmp_path, 10, board=False) as log:
         for step in (1, 2, 3):
             log.write(step, log.timed({**LINE, "tokens": 100}))
@@ -47,7 +47,7 @@ def test_resuming_drops_later_lines_and_a_cut_one_and_goes_on_counting_tokens(tm
 def test_a_damaged_line_is_named(bad, tmp_path):
     (tmp_path / METRICS).write_bytes(b'{"step": 1}\n' + bad + b'\n{"step": 3}\n')
     for read in (read_metrics, lambda run: MetricsLog(run, 10, 3, board=False)):
-        with pytest.raises(UserError, match=r"metrics.jsonl, line 2: is no line of metrics; remove it"):
+        with pytest.raises(UserError, match=r"metrics.jsonl, line 2: is not a line of metrics; remove it"):
             read(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Curves of runs of both kinds go into one PNG, and a folder without metrics is named."""
+"""Pretraining and fine-tuning runs in one PNG; folders without metrics and unknown formats are named."""
 
 import pytest
 from PIL import Image
@@ -25,12 +25,12 @@ def test_pretraining_and_fine_tuning_runs_in_one_file(tmp_path, capsys):
 
 
 def test_a_folder_without_metrics_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"holds no metrics.jsonl"):
+    with pytest.raises(UserError, match=r"has no metrics.jsonl"):
         plot(PlotOptions(runs=(str(tmp_path),), output=str(tmp_path / "a.png")))
 
 
-def test_a_suffix_of_no_format_is_named(tmp_path):
+def test_an_unknown_suffix_is_named(tmp_path):
     with MetricsLog(tmp_path, 9, board=False) as log:
         log.write(1, {"loss": 1.0})
-    with pytest.raises(UserError, match=r"a.foo: .foo is no format of figures; use one of .*png"):
+    with pytest.raises(UserError, match=r"a.foo: .foo is not a figure format; use one of .*png"):
         plot(PlotOptions(runs=(str(tmp_path),), output=str(tmp_path / "a.foo")))

@@ -1,4 +1,4 @@
-"""The main job from the command line: it learns, resumes bitwise the same, and refuses bad input."""
+"""`albert-fast pretrain`: it learns, resumes bitwise identically, and refuses bad input."""
 
 import json
 import signal
@@ -47,7 +47,7 @@ def forty_steps(folder) -> Path:
     return output
 
 
-def test_forty_steps_learn_and_leave_what_is_promised(folder, forty_steps):
+def test_forty_steps_learn_and_write_the_documented_files(folder, forty_steps):
     lines = metrics(forty_steps)
     held_out = [line for line in lines if "eval_loss" in line]
     assert [line["step"] for line in lines] == list(range(1, 41))
@@ -74,7 +74,7 @@ def test_seventeen_steps_kill_and_the_rest_equal_forty(folder, forty_steps):
     kill(processes, signal.SIGKILL)
     assert finish(processes) == [-signal.SIGKILL]
     assert len(metrics(output)) < 40
-    resumed = succeed("pretrain", f"--output={output}", "--resume")  # the other flags are the first run's
+    resumed = succeed("pretrain", f"--output={output}", "--resume")  # the other flags default to the first run's
     assert "resumed from" in resumed.stderr
     assert_same_run(output, forty_steps)
 
@@ -91,7 +91,7 @@ def test_a_signal_ends_the_step_and_saves_it(folder, forty_steps):
     assert_equal(tensors(output), tensors(forty_steps))
 
 
-def test_a_damaged_checkpoint_is_passed_over(folder):
+def test_a_damaged_checkpoint_is_skipped(folder):
     output = folder / "damaged"
     words = arguments(folder, output, max_steps=15)
     succeed(*words)
@@ -100,7 +100,7 @@ def test_a_damaged_checkpoint_is_passed_over(folder):
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
     newest.write_bytes(content)
-    (output / ".checkpoint-40.1.partial").mkdir()  # as a crash while saving leaves it
+    (output / ".checkpoint-40.1.partial").mkdir()  # as left by a crash while saving
     resumed = succeed(*words, "--resume")
     assert "checkpoint-15 is damaged" in resumed.stderr
     assert "checkpoint-10" in resumed.stderr
@@ -179,7 +179,7 @@ def test_held_out_documents_may_be_shorter_than_those_of_training(folder):
     assert ["eval_loss" in line for line in metrics(folder / "shorter")] == [False, True, False, True]
 
 
-def test_held_out_data_is_looked_at_before_the_first_step(folder, tmp_path):
+def test_held_out_data_is_checked_before_the_first_step(folder, tmp_path):
     given = arguments(folder, tmp_path / "run", eval_data=folder / "none", eval_steps=3)
     assert "there is no such folder" in refuse(*given)
     assert not (tmp_path / "run").exists()
@@ -191,24 +191,24 @@ def test_another_vocabulary_of_the_same_size_is_refused(folder, forty_steps, tmp
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     given = dict(input=(str(folder / "held_out.txt"),), output=str(tmp_path / "other"), workers=1)
     prepare(PrepareOptions(**given, vocab=str(tmp_path / "vocab.txt")))
-    told = refuse(*arguments(folder, tmp_path / "run", eval_data=tmp_path / "other"))
-    assert "ids would stand for other tokens" in told
-    told = refuse(*arguments(folder, tmp_path / "run", data=tmp_path / "other", init_from=forty_steps))
-    assert "ids would stand for other tokens" in told
+    error = refuse(*arguments(folder, tmp_path / "run", eval_data=tmp_path / "other"))
+    assert "ids would stand for other tokens" in error
+    error = refuse(*arguments(folder, tmp_path / "run", data=tmp_path / "other", init_from=forty_steps))
+    assert "ids would stand for other tokens" in error
 
 
-def test_options_of_the_model_hold_whatever_their_value(folder, tmp_path):
+def test_falsy_model_options_override_the_config(folder, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "ln_type": "preln", "final_layer_norm": True}))
     given = arguments(folder, tmp_path / "run", **SHORT, config=tmp_path / "config.json", hidden_dropout_prob=0)
     succeed(*given, "--no-final_layer_norm")
     assert config_of(tmp_path / "run")["hidden_dropout_prob"] == 0
     assert config_of(tmp_path / "run")["final_layer_norm"] is False
-    told = refuse("pretrain", f"--output={tmp_path / 'run'}", "--resume", "--hidden_dropout_prob=0.4")
-    assert "hidden_dropout_prob=0.4 differs from the run's 0" in told
+    error = refuse("pretrain", f"--output={tmp_path / 'run'}", "--resume", "--hidden_dropout_prob=0.4")
+    assert "hidden_dropout_prob=0.4 differs from the run's 0" in error
 
 
-def test_a_run_from_a_run_takes_its_weights_and_the_flags(folder, forty_steps, tmp_path):
+def test_init_from_takes_weights_from_the_run_and_flags_from_the_user(folder, forty_steps, tmp_path):
     changes = dict(init_from=forty_steps, ln_type="preln", hidden_act="gelu_new", share_type="None")
     succeed(*arguments(folder, tmp_path / "run", **{**SHORT, "max_steps": 1, "learning_rate": 1e-9}, **changes))
     config = config_of(tmp_path / "run")
@@ -221,8 +221,8 @@ def test_a_run_from_a_run_takes_its_weights_and_the_flags(folder, forty_steps, t
 
 def test_a_run_is_written_by_one_process_at_a_time(folder, forty_steps):
     with locked(forty_steps, "checkpoints"):
-        told = refuse(*arguments(folder, forty_steps), "--resume")
-    assert "another run is writing checkpoints" in told
+        error = refuse(*arguments(folder, forty_steps), "--resume")
+    assert "another run is writing checkpoints" in error
 
 
 def test_damaged_options_are_named(folder, tmp_path):
@@ -240,5 +240,5 @@ def test_weights_are_checked_wherever_they_are_read(folder, tmp_path):
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
-    told = refuse("fill-mask", f"--model={tmp_path / 'run'}", "--text=the [MASK]")
-    assert "its checksum is not that of checkpoint.json" in told
+    error = refuse("fill-mask", f"--model={tmp_path / 'run'}", "--text=the [MASK]")
+    assert "its checksum is not the one in checkpoint.json" in error

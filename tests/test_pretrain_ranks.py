@@ -1,4 +1,4 @@
-"""Several ranks: they share one stream, their number may change, and where one fails all end."""
+"""Several ranks: they share one stream, their number may change on resume, and one failure ends all."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def one_rank(folder) -> Path:
 
 
 def shared(folder: Path, ranks: int) -> Path:
-    """The output of four steps by so many ranks, each with 4 / ranks of a step's micro-batches."""
+    """The output of four steps on `ranks` ranks, each with 4 / ranks of a step's micro-batches."""
     output = folder / f"ranks-{ranks}"
     words = arguments(
         folder, output, max_steps=4, gradient_accumulation_steps=4 // ranks, optimizer="adamw",
@@ -49,18 +49,17 @@ def shared(folder: Path, ranks: int) -> Path:
 def assert_close(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        # The key bias has no true gradient, only rounding noise, which Adam normalises.
+        # The true gradient of the key bias is 0; Adam normalises its rounding noise.
         atol = 0.1 if name.endswith("query_key_value.bias") else 2e-5
         torch.testing.assert_close(actual[name], tensor, atol=atol, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_share_one_stream(folder, one_rank, ranks):
-    """They make the steps that one rank makes."""
+def test_several_ranks_match_one(folder, one_rank, ranks):
     output = shared(folder, ranks)
     assert_close(tensors(output), tensors(one_rank))
-    for ours, theirs in zip(metrics(output), metrics(one_rank), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    for line, expected in zip(metrics(output), metrics(one_rank), strict=True):
+        assert line == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def test_a_failed_rank_stops_all_with_a_message(folder, tmp_path):
@@ -90,7 +89,7 @@ def fail_at_step_three(self):
     update(self)
 
 TrainStep.update = fail_at_step_three
-# As NCCL's does while the traceback keeps a graph with a collective alive.
+# As with NCCL while the traceback keeps a CUDA graph with a collective alive.
 dist.destroy_process_group = lambda: time.sleep(1000)
 main(sys.argv[1:])
 """
@@ -106,7 +105,7 @@ def test_an_exception_in_one_rank_ends_all_within_a_minute(folder, tmp_path):
     assert "planted in rank 1" in result.stderr
 
 
-def test_another_number_of_ranks_goes_on_with_the_same_stream(folder):
+def test_a_run_resumes_on_another_number_of_ranks(folder):
     """One rank for four steps equals two ranks for two of them, then one again."""
     whole, parts = folder / "whole", folder / "parts"
     options = dict(max_steps=4, optimizer="adamw", hidden_dropout_prob=0.1, gradient_accumulation_steps=2, save_steps=2)

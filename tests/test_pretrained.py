@@ -1,4 +1,4 @@
-"""A model's folder is read back as it was written; what does not fit it is named."""
+"""A model's folder is read back as written, and mismatches are named."""
 
 import pytest
 import torch
@@ -11,17 +11,17 @@ from albert_fast.options import UserError
 def test_save_and_load(tmp_path):
     model = AlbertForPreTraining(tiny_config(share_type="ffn", extra={"note": 1}))
     model.save_pretrained(tmp_path)
-    again = AlbertForPreTraining.from_pretrained(tmp_path)
-    assert again.config == model.config
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    loaded = AlbertForPreTraining.from_pretrained(tmp_path)
+    assert loaded.config == model.config
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
     with pytest.raises(UserError, match=r"feed_forward\.1\.intermediate\.weight is missing"):
         AlbertForPreTraining.from_pretrained(tmp_path, share_type="None")
 
 
 @pytest.mark.parametrize("named", [b"", b"\xff\xfe", b"checkpoint-9\n"], ids=["empty", "bytes", "gone"])
-def test_a_run_whose_newest_checkpoint_is_not_there_is_named(named, tmp_path):
+def test_a_missing_newest_checkpoint_is_named(named, tmp_path):
     (tmp_path / "last").write_bytes(named)
-    with pytest.raises(UserError, match=r"last names '.*', which is not there; give the folder of a checkpoint"):
+    with pytest.raises(UserError, match=r"last names '.*', which does not exist; give the folder of a checkpoint"):
         AlbertForPreTraining.from_pretrained(tmp_path)
 
 
@@ -29,5 +29,5 @@ def test_a_run_whose_newest_checkpoint_is_not_there_is_named(named, tmp_path):
 def test_an_index_without_checksums_is_named(index, tmp_path):
     AlbertForPreTraining(tiny_config()).save_pretrained(tmp_path)
     (tmp_path / "checkpoint.json").write_text(index)
-    with pytest.raises(UserError, match=r"model.safetensors: damaged: checkpoint.json beside it does not say"):
+    with pytest.raises(UserError, match=r"model.safetensors: damaged: checkpoint.json beside it lacks"):
         AlbertForPreTraining.from_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""The wire format of protocol buffers, by the bytes of its published examples, and bytes that are no message."""
+"""The protobuf wire format: its published examples, and invalid bytes."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from albert_fast.protobuf import message_fields, varint
 
 
 @pytest.mark.parametrize(("data", "value"), [(b"\x01", 1), (b"\x96\x01", 150), (b"\xff" * 9 + b"\x01", 2**64 - 1)])
-def test_numbers_of_variable_length(data: bytes, value: int) -> None:
+def test_varints(data: bytes, value: int) -> None:
     assert varint(b"?" + data + b"?", 1) == (value, 1 + len(data))
 
 
@@ -17,6 +17,6 @@ def test_fields_of_every_wire_type_come_in_order() -> None:
 
 
 @pytest.mark.parametrize("message", [b"\x12\x07test", b"\x0b", b"\x08\x96", b"\x08" + b"\xff" * 11, b"\x1d\x01"])
-def test_what_is_no_message_is_refused(message: bytes) -> None:
+def test_invalid_messages_are_refused(message: bytes) -> None:
     with pytest.raises((ValueError, IndexError)):
         list(message_fields(message))

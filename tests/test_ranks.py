@@ -1,4 +1,4 @@
-"""The group of a run's processes: none where there is one rank, torchrun's where there are several."""
+"""The process group: none for one rank, torchrun's for several."""
 
 import multiprocessing
 import os
@@ -20,12 +20,12 @@ def test_one_rank_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not dist.is_initialized()
 
 
-def test_more_ranks_than_cards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with (
-        pytest.raises(UserError, match="LOCAL_RANK=2: torch sees 2 CUDA devices; use --nproc-per-node=2"),
+        pytest.raises(UserError, match="LOCAL_RANK=2: torch finds 2 CUDA devices; use --nproc-per-node=2"),
         ranks("cuda"),
     ):
         pass
@@ -40,7 +40,7 @@ def one_of_two(own: int, port: int) -> None:
     assert not dist.is_initialized()
 
 
-def test_two_ranks_share_a_group_that_ends_with_them() -> None:
+def test_two_ranks_share_a_group_that_is_destroyed_at_the_end() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

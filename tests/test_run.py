@@ -92,19 +92,19 @@ def test_a_finished_run_says_so_and_a_larger_max_steps_continues_it(root, capsys
     main(words(root))
     resume = ["pretrain", f"--output={root / 'run'}", "--resume"]
     main(resume)
-    assert "nothing is left of max_steps=4" in capsys.readouterr().out
+    assert "max_steps=4 was already reached" in capsys.readouterr().out
     main([*resume, "--max_steps=6"])
-    told = capsys.readouterr()
-    assert "the learning rate follows the new schedule from step 4 on" in told.err
-    assert "step 6: done" in told.out
+    shown = capsys.readouterr()
+    assert "the learning rate follows the new schedule from step 4 on" in shown.err
+    assert "step 6: done" in shown.out
 
 
 def test_warmup_defaults_to_a_fraction_of_max_steps(root, capsys):
     main(words(root, max_steps=80, logging_steps=80, save_steps=80))
-    told = capsys.readouterr().err
+    shown = capsys.readouterr().err
     assert json.loads((root / "run" / "options.json").read_text())["warmup_steps"] == 2
-    assert "layout zh is albert_zh's and cannot be exported to HuggingFace" in told
-    assert "step 80 of 80  loss" in told
+    assert "layout zh (as in albert_zh) cannot be exported to HuggingFace" in shown
+    assert "step 80 of 80  loss" in shown
 
 
 def test_a_run_of_nan_ends_with_3_and_keeps_its_good_checkpoints(root, capsys, monkeypatch):
@@ -119,9 +119,9 @@ def test_a_run_of_nan_ends_with_3_and_keeps_its_good_checkpoints(root, capsys, m
 
     monkeypatch.setattr(TrainStep, "losses", not_a_number)
     resume = ["pretrain", f"--output={root / 'run'}", "--resume", "--max_steps=100", "--max_skipped_updates=7"]
-    told = refused(capsys, *resume, code=3)
-    assert "step 37: the last 7 updates were skipped" in told
-    assert "first step 31, gradient norm nan" in told
+    error = refused(capsys, *resume, code=3)
+    assert "step 37: the last 7 updates were skipped" in error
+    assert "first step 31, gradient norm nan" in error
     assert before <= {path.name for path in (root / "run").glob("checkpoint-*")}
     assert read_metrics(root / "run")[-1]["loss"] is None
     monkeypatch.undo()
@@ -217,8 +217,8 @@ def test_an_output_in_a_prepared_folder_is_refused(root, capsys, folder, output)
 
 def test_two_ranks_save_the_same_step_on_a_signal(root):
     flags = dict(max_steps=4000, save_steps=4000, logging_steps=5, learning_rate=1e-4)
-    with open(root / "told", "w") as told:
-        process = started(*words(root, **flags), launcher=TWO_RANKS, stdout=told, stderr=told)
+    with open(root / "log", "w") as log:
+        process = started(*words(root, **flags), launcher=TWO_RANKS, stdout=log, stderr=log)
         wait_for_step(root / "run", 1)
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=100)
@@ -226,4 +226,4 @@ def test_two_ranks_save_the_same_step_on_a_signal(root):
     assert (root / "run" / "last").read_text() == f"checkpoint-{step}\n"
     assert step < 4000
     assert step % 5 == 0
-    assert f"step {step}: stopped by SIGTERM; go on with --resume" in (root / "told").read_text()
+    assert f"step {step}: stopped by SIGTERM; resume with --resume" in (root / "log").read_text()

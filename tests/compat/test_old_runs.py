@@ -1,8 +1,8 @@
-"""What commit a820c41 wrote is read and gone on with: its shards, its checkpoint and its run, bitwise the same.
+"""Shards, checkpoint and run written by commit a820c41 are read, and its run is resumed bitwise identically.
 
-a820c41/ holds a prepared folder, a run of 6 steps left after step 4, the 24 micro-batches that follow the checkpoint's
-cursor (into the second epoch), and the weights after step 6, all made by that commit's own commands. The checkpoint's
-tokenizer is that of the folder, and lies there once.
+a820c41/ holds a prepared folder, a run of 6 steps truncated to step 4, the 24 micro-batches after the checkpoint's
+cursor (into the second epoch), and the weights after step 6, all written by that commit's commands. The tokenizer of
+the checkpoint is stored only once, in the prepared folder.
 """
 
 import json
@@ -21,16 +21,16 @@ from albert_fast.data.verify import VerifyOptions, verify
 
 MADE = Path(__file__).parent / "a820c41"
 MADE_WITH = json.loads((MADE / "made_with.json").read_text())
-PADDED = ("cu_seqlens", "sentence_order_labels", "sentence_order_weights")  # beyond the examples: padding sequences
+PADDED = ("cu_seqlens", "sentence_order_labels", "sentence_order_weights")  # padding sequences follow the examples
 
 
 @pytest.fixture
 def old(tmp_path, monkeypatch):
     shutil.copytree(MADE, tmp_path / "old")
-    monkeypatch.chdir(tmp_path / "old")  # the run's options name its data and config as they lay
+    monkeypatch.chdir(tmp_path / "old")  # the run's options hold relative paths
 
 
-def test_shards_are_whole(old):
+def test_shards_are_intact(old):
     verify(VerifyOptions(data="corpus"))
 
 
@@ -47,7 +47,7 @@ def test_the_next_batches_are_the_same(old):
 
 @pytest.fixture
 def as_many_threads():
-    """Sums in parts are added as they were then."""
+    """The number of threads determines the order of summation."""
     before = torch.get_num_threads()
     torch.set_num_threads(MADE_WITH["threads"])
     yield
@@ -61,6 +61,6 @@ def test_the_next_steps_are_the_same(old, as_many_threads):
     words = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n") if ":" in line)
     cpu = " ".join(words.get(f"{key}\t", words.get(f"{key}\t\t", "")).strip() for key in ("model name", "model"))
     same_sums = (MADE_WITH["torch"], MADE_WITH["cpu"]) == (torch.__version__, cpu)
-    rtol, atol = (0, 0) if same_sums else (1e-4, 1e-6)  # elsewhere products may round another way
+    rtol, atol = (0, 0) if same_sums else (1e-4, 1e-6)  # other CPUs may round differently
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=rtol, atol=atol, msg=lambda text: f"{name}: {text}")  # noqa: B023
