@@ -75,7 +75,7 @@ def checkpoint_folder(directory: str | Path) -> Path:
         return directory / named
     if (directory / "options.json").is_file() and not (directory / CONFIG).is_file():
         raise UserError(
-            f"{directory} is a pretraining run without a checkpoint; the first is written after --save_steps steps, or "
+            f"{directory} is a pretraining run without a checkpoint yet; one is written after --save_steps steps, or "
             "when the run is stopped with Ctrl-C"
         )
     return directory

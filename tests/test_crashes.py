@@ -105,7 +105,8 @@ def undisturbed(name: str, jobs: dict[str, Job], tmp_path: Path) -> Undisturbed:
 
 def check_recovery(job: Job, output: Path, expected: dict[str, int], codes: list[int]) -> None:
     """Resume a job that ended with `codes`, compare its results with those expected, and remove them."""
-    if any(codes) or job.digest(output) != expected:
+    complete = job.digest(output) == expected
+    if not complete or (any(codes) and job.resume is not job.start):  # convert refuses a complete output
         recover(job, output)
     assert job.digest(output) == expected
     assert not job.leftovers(output)
