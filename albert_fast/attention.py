@@ -1,4 +1,4 @@
-"""Attention within packed sequences as one opaque op: the kernels of attention_cuda.py, flash by length on CPU.
+"""Variable-length attention as one opaque op: the kernels of attention_cuda.py; on CPU, flash attention by length.
 
 Dimension letters: T tokens (packed), R queries, B sequences, N heads, D head size.
 """
@@ -21,11 +21,11 @@ from albert_fast.kernels.pending_sums import pending
 
 @dataclass
 class Queries:
-    """The tokens whose queries are wanted, packed by sequence.
+    """A subset of the tokens as queries, packed by sequence.
 
-    tokens: int64 [R], ascending; cu_seqlens: int32 [B+1], of these tokens; inverse: int64 [R], where in `tokens` each
-    of the positions asked for stands; order: int64 [R], which of the positions each of `tokens` is; places: as tokens,
-    but T where a position is none, whose token is the last.
+    tokens: int64 [R], ascending; cu_seqlens: int32 [B+1], sequence boundaries within `tokens`; order, inverse: int64
+    [R], tokens[i] is positions[order[i]] and positions[i] is tokens[inverse[i]]; places: like tokens, but T for unused
+    positions, whose entry in `tokens` is the last token.
     """
 
     tokens: Tensor
@@ -36,7 +36,7 @@ class Queries:
 
     @classmethod
     def pack(cls, positions: Tensor, cu_seqlens: Tensor, num_tokens: int) -> Queries:
-        """Of positions int [R], in any order, among num_tokens packed tokens; num_tokens itself stands for none."""
+        """Pack `positions`, int [R] in any order, indices into num_tokens tokens; num_tokens marks an unused one."""
         ascending, order = positions.sort()
         inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         cu_queries = torch.searchsorted(ascending, cu_seqlens, out_int32=True)
@@ -49,17 +49,17 @@ def varlen_attention(
 ) -> Tensor:  # fmt: skip
     """softmax(q k.T / sqrt(D)) v within each packed sequence: qkv [T, 3, N, D] -> [T, N, D].
 
-    One opaque op: tracing freezes nothing of cu_seqlens. Gradients reach qkv and q.
+    An opaque op, so that tracing does not specialise on cu_seqlens. Differentiable in qkv and q.
 
     Args:
         cu_seqlens: int32 [B+1], from 0 to T; a repeated value is an empty sequence. Every token belongs to a sequence.
-        max_seqlen: no sequence is longer.
-        q: [R, N, D], the queries, where only some tokens have one; qkv then is [T, 2, N, D], keys and values, and the
-            result is [R, N, D].
-        cu_queries: int32 [B+1], of q, at most max_seqlen a sequence. Queries past its last value belong to no sequence;
-            their results and gradients are zero.
-        bias: the bias that is part of qkv already, flat. Its gradient, under the main_grad rule, is the sum of qkv's
-            over the tokens, which backward makes in the pass that writes that: so the product need not.
+        max_seqlen: upper bound on the sequence lengths.
+        q: [R, N, D], if only some tokens have queries; qkv is then [T, 2, N, D], the keys and values, and the result is
+            [R, N, D].
+        cu_queries: int32 [B+1], sequence boundaries within q, at most max_seqlen per sequence. Queries past its last
+            value belong to no sequence; their results and gradients are zero.
+        bias: flat, the bias that was already added to qkv. Its gradient (main_grad rule) is the sum of qkv's gradient
+            over the tokens, which backward computes in the pass that writes qkv's gradient.
     """
     own = cu_seqlens if cu_queries is None else cu_queries
     return _attention(qkv, q, own, cu_seqlens, max_seqlen, bias)[0]
@@ -69,7 +69,7 @@ def varlen_attention(
 def _varlen_attention(
     qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Returns the output and, for backward, the log-sum-exp of each row of scores."""
+    """Output, and the log-sum-exp of each row of scores for backward."""
     attention = cuda_attention if qkv.is_cuda else cpu_attention
     return attention(qkv, q, cu_queries, cu_seqlens, max_seqlen)
 
@@ -78,7 +78,7 @@ def _varlen_attention(
 def _outputs(
     qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """log-sum-exp [N, R], but on CUDA as the kernel that runs there has it."""
+    """Fake: log-sum-exp is [N, R] on CPU; on CUDA its shape depends on the chosen kernel."""
     rows, heads, size = parts(qkv, q)[0].shape
     shape: tuple[int, ...] = (heads, rows)
     if qkv.device.type == "cuda":
@@ -92,13 +92,13 @@ def _varlen_attention_backward(
     grad: Tensor, qkv: Tensor, q: Tensor | None, out: Tensor, log_sum_exp: Tensor, cu_queries: Tensor,
     cu_seqlens: Tensor, max_seqlen: int, sums: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients of qkv and of q, empty without it; sums of qkv's over chunks of tokens [P, 1, K N D].
+    """Gradients of qkv and q (empty without q), and partial sums of qkv's gradient over the tokens [P, 1, K N D].
 
-    On CUDA they are added to earlier ones where these are given as `sums`, and P = 0 are returned.
+    On CUDA, if `sums` is given, the partial sums are added to it and none are returned (P = 0).
     """
     if qkv.is_cuda:
         return cuda_attention_backward(grad, qkv, q, out, log_sum_exp, cu_queries, cu_seqlens, max_seqlen, sums)
-    assert sums is None, "partial sums wait for kernels alone"
+    assert sums is None, "only CUDA kernels accumulate partial sums"
     return cpu_attention_backward(grad, qkv, q, out, log_sum_exp, cu_queries, cu_seqlens, max_seqlen)
 
 
@@ -129,14 +129,14 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     qkv, q, *sequences, ctx.max_seqlen, bias = inputs
     ctx.save_for_backward(qkv, q, *output, *sequences)
     ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # of the log-sum-exp there would be zeros to fill
+    ctx.set_materialize_grads(False)  # otherwise autograd would fill zeros for the log-sum-exp
     ctx.bias_dtype, ctx.main_grad = getattr(bias, "dtype", None), getattr(bias, "main_grad", None)
 
 
 def _attention_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 6
-    saved = ctx.saved_tensors  # once: a checkpoint recomputes at each look
+    saved = ctx.saved_tensors  # read once: a checkpoint recomputes at each access
     n_rows = len(saved[0])
     earlier = None if ctx.main_grad is None else pending([ctx.main_grad], n_rows)
     grad_qkv, grad_q, sums = _backward(grad.contiguous(), *saved, ctx.max_seqlen, earlier)
@@ -145,7 +145,7 @@ def _attention_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tupl
 
 
 def _bias_gradient(ctx: Any, sums: Tensor, n_rows: int) -> Tensor | None:
-    """The main_grad rule for the bias of qkv, from sums [P, 1, K N D]; one chunk where no kernel made them."""
+    """Gradient of qkv's bias from partial sums [P, 1, K N D], under the main_grad rule; P = 1 on CPU."""
     if ctx.bias_dtype is None:
         return None
     if len(sums) > 1:
@@ -161,7 +161,7 @@ _attention = differentiable(_varlen_attention, _save_for_backward, _attention_ba
 
 
 class _Group:
-    """The tokens of sequences of one length: a slice where they lie together, else an index."""
+    """The tokens of all sequences of one length: a slice if they are adjacent, else an index."""
 
     def __init__(self, starts: list[int], length: int):
         self.length = length
@@ -170,16 +170,16 @@ class _Group:
         self.rows = slice(starts[0], starts[-1] + length) if together else index.flatten()
 
     def take(self, x: Tensor) -> Tensor:
-        """[n, N, length, ...] of x [T, N, ...]: a view where it can be."""
+        """Gather x [T, N, ...] to [n, N, length, ...]; a view if possible."""
         return x[self.rows].unflatten(0, (-1, self.length)).transpose(1, 2)
 
     def put(self, x: Tensor, value: Tensor) -> None:
-        """Write value [n, N, length, ...] to its rows of x [T, N, ...]."""
+        """Scatter value [n, N, length, ...] to its rows of x [T, N, ...]."""
         x[self.rows] = value.transpose(1, 2).flatten(0, 1)
 
 
 def _equal_lengths(cu_queries: list[int], cu_seqlens: list[int]) -> list[tuple[_Group, _Group]]:
-    """The queries and the keys of all sequences that have as many of both."""
+    """Group sequences by their numbers of queries and keys."""
     alike: dict[tuple[int, int], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for (first, last), (start, end) in zip(pairwise(cu_queries), pairwise(cu_seqlens), strict=True):
         if last > first:
@@ -195,12 +195,12 @@ def _equal_lengths(cu_queries: list[int], cu_seqlens: list[int]) -> list[tuple[_
 def cpu_attention(
     qkv: Tensor, q: Tensor | None, cu_queries: Tensor, cu_seqlens: Tensor, max_seqlen: int
 ) -> tuple[Tensor, Tensor]:
-    """PyTorch's flash attention for CPUs, once for all sequences of one length."""
+    """PyTorch's flash attention for CPUs, one call for all sequences of the same length."""
     query, key, value = parts(qkv, q)
     out, log_sum_exp = _outputs(qkv, q, cu_queries, cu_seqlens, max_seqlen)
     own, ends = cu_queries.tolist(), cu_seqlens.tolist()
     if ends[-1] != len(qkv):
-        raise ValueError(f"cu_seqlens ends at {ends[-1]} of {len(qkv)} tokens; put the rest into sequences of padding")
+        raise ValueError(f"cu_seqlens ends at {ends[-1]} of {len(qkv)} tokens; put the rest into padding sequences")
     if q is not None:
         out[own[-1] :], log_sum_exp[:, own[-1] :] = 0, 0
     for queries, keys in _equal_lengths(own, ends):
@@ -217,7 +217,7 @@ def cpu_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     grads = _empty_gradients(qkv, q)
     query, key, value = parts(qkv, q)
-    if q is not None:  # keys of sequences without a query, and queries of no sequence
+    if q is not None:  # for keys of sequences without queries, and queries outside all sequences
         for made in grads:
             made.zero_()
     made_parts = parts(grads[0], None if q is None else grads[1])

@@ -1,4 +1,4 @@
-"""Functions captured in CUDA graphs: warmed up, recorded, and where that fails, left as if nobody had tried."""
+"""CUDA graph capture: warms functions up, records them, and restores the previous state on failure."""
 
 import gc
 import importlib
@@ -15,22 +15,22 @@ WARM_UP_ROUNDS = 3
 
 
 class CaptureError(RuntimeError):
-    """A function could not be captured; the message is one line that names the op where it happened, if one did."""
+    """A function could not be captured; the message is one line and names the failing op if known."""
 
 
 def capture(bodies: Sequence[Callable[[], Any]], device: torch.device) -> list[torch.cuda.CUDAGraph]:
-    """One CUDA graph for each of `bodies`, functions of static buffers; all graphs share one memory pool.
+    """Capture one CUDA graph for each of `bodies`, functions of static buffers; all graphs share one memory pool.
 
-    The bodies run three times first, in order, on the stream that then captures: that compiles every kernel, makes
-    every workspace and warms NCCL up. What they changed is the caller's to restore.
+    The bodies first run three times, in order, on the capture stream, which compiles all kernels, creates all
+    workspaces and initialises NCCL. The caller restores whatever they modify.
 
     Raises:
-        CaptureError: what failed. Current stream, caching allocator and generator are then as they were before.
+        CaptureError: capture failed; the current stream, the caching allocator and the generator are as before.
     """
     if device.type != "cuda":
         raise CaptureError(f"not captured: CUDA graphs need a CUDA device, this is {device.type}")
-    # The first custom op of a process imports this, and a frame that the import leaves behind pins the frames of the
-    # warm-up: autograd nodes of the warm-up, alive while a capture runs, make it fail.
+    # The first custom op of a process imports torch._dynamo, and a frame left by that import keeps the warm-up's frames
+    # alive, including autograd nodes, which make a capture fail. So import it before the warm-up.
     importlib.import_module("torch._dynamo")
 
     stream, last_op = torch.cuda.Stream(device), _LastOp()
@@ -45,7 +45,7 @@ def capture(bodies: Sequence[Callable[[], Any]], device: torch.device) -> list[t
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
         gc.collect()
-        torch.cuda.empty_cache()  # the graphs' pool cannot use what the warm-up left in the allocator
+        torch.cuda.empty_cache()  # the graph pool cannot reuse memory that the warm-up left in the allocator
         pool = torch.cuda.graph_pool_handle()
         for body in bodies:
             with last_op:
@@ -54,7 +54,7 @@ def capture(bodies: Sequence[Callable[[], Any]], device: torch.device) -> list[t
     except Exception as error:
         for graph in graphs:
             graph.reset()
-        # An unfinished capture leaves the generator waiting for its end; a clone of its state waits for nothing.
+        # A failed capture leaves the generator in capture mode; restoring a cloned state leaves that mode.
         generator.graphsafe_set_state(generator_state)  # type: ignore[attr-defined]
         place = f" at {last_op.name}" if last_op.name else ""
         raise CaptureError(f"not captured{place}: {first_line(error)}") from error
@@ -62,7 +62,7 @@ def capture(bodies: Sequence[Callable[[], Any]], device: torch.device) -> list[t
 
 
 def _record(body: Callable[[], Any], pool: Any, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
-    """Capture `body`. Not `torch.cuda.graph`, which leaves its stream current where the end of a capture raises."""
+    """Capture `body`. torch.cuda.graph is not used: if capture_end raises, its stream stays current."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.stream(stream):
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")
@@ -76,11 +76,11 @@ def _record(body: Callable[[], Any], pool: Any, stream: torch.cuda.Stream) -> to
 
 
 def _abandon(graph: torch.cuda.CUDAGraph, pool: Any, stream: torch.cuda.Stream) -> None:
-    """End a capture that failed, and give its memory back.
+    """End a failed capture and release its memory pool.
 
-    Where CUDA has invalidated the capture, capture_end raises before it tells the allocator (CUDAGraph.cpp of PyTorch
-    2.11), which would go on serving from the pool; other versions tell it first, and refuse to be told twice. A graph
-    that was captured and could not be instantiated knows its pool and gives it back itself: twice would be an error.
+    If CUDA has invalidated the capture, capture_end raises before it notifies the allocator (CUDAGraph.cpp of PyTorch
+    2.11), which would then keep allocating from the pool; other versions notify it first and reject a second call. A
+    graph that was captured but not instantiated owns its pool and releases it itself; releasing twice is an error.
     """
     with suppress(RuntimeError):
         graph.capture_end()
@@ -94,7 +94,7 @@ def _abandon(graph: torch.cuda.CUDAGraph, pool: Any, stream: torch.cuda.Stream) 
 
 
 class _LastOp(TorchDispatchMode):
-    """Remembers the op that ran last, to name the one at which capture failed."""
+    """Records the last dispatched op, to name the one at which capture failed."""
 
     name: str = ""
 

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,9 @@ SENTENCES = (
 )
 TOKENS, LENGTH = 1024, 64  # per micro-batch, per sequence
 # Small enough to beat guessing by frequency within a minute on two CPU cores; ALBERT-tiny does not.
-MODEL = dict(embedding_size=128, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)
+MODEL: dict[str, Any] = dict(
+    embedding_size=128, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512
+)
 FEWEST_STEPS = 20
 # MARK is the file that marks a folder as a demo's, which a later demo may replace.
 MARK, CONFIG, LOSSES, MEMORY = ".albert_fast_demo", "config.json", "loss.png", "memory.png"

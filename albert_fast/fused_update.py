@@ -1,4 +1,4 @@
-"""The optimizer's update on our kernels: the tables that they need, made once, and what a log takes from them."""
+"""The optimizer update with our kernels: builds their index tables once and reads their statistics for the log."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LONGEST_ROW = 1024  # elements
 
 
 class FusedUpdate:
-    """One update of `optimizer` from the sum of gradients, `share` of which is their mean; all of it on the device.
+    """One update of `optimizer` from the summed gradients, entirely on the device; `share` turns the sum into a mean.
 
-    The flat buffers are cut into parts, each a matrix of LAMB's or a vector with what pads it; and into rows, as long
-    as they can be (a power of two) where none belongs to two parts.
+    The flat buffers are divided into parts (a matrix scaled by LAMB, or a vector with its padding) and into rows of
+    equal length: the largest power of two for which no row belongs to two parts.
     """
 
     def __init__(self, optimizer: Optimizer):
-        from albert_fast.kernels import lamb  # where there is no GPU, Triton need not be
+        from albert_fast.kernels import lamb  # here, so that machines without a GPU need no Triton
 
         self.optimizer, self.lamb = optimizer, lamb.lamb
         flat, config = optimizer.flat, optimizer.config
@@ -34,7 +34,7 @@ class FusedUpdate:
             count, size = flat.parts(name), flat.shapes[name].numel()
             members.append(range(len(starts), len(starts) + count))
             starts += [offset + i * size // count for i in range(count)]
-        if not config.log_tensors:  # no one asks for a vector's norms: one part of them all lets rows be longer
+        if not config.log_tensors:  # norms of vectors are not needed: merging them into one part allows longer rows
             starts = [start for start in starts if start <= flat.decayed]
         length, count, device = len(flat.master), len(starts), flat.master.device
         row = gcd(LONGEST_ROW, length, *starts)
@@ -47,7 +47,7 @@ class FusedUpdate:
         self.ratios, self.lengths = None, None
         if config.optimizer == "lamb" or config.log_tensors:
             self.ratios, self.lengths = torch.ones(count, device=device), torch.zeros(count, 2, device=device)
-        if config.log_tensors:  # part `count` is none; _note_ratios appends its zeros
+        if config.log_tensors:  # index `count` is a placeholder, for which _note_ratios appends zeros
             self.members = torch.tensor([(*own, count, count)[:3] for own in members], device=device)
 
     def __call__(self, share: float) -> None:
@@ -65,7 +65,7 @@ class FusedUpdate:
             self._note_ratios()
 
     def _note_ratios(self) -> None:
-        """The same ratios as Optimizer notes in PyTorch's ops."""
+        """Store the same ratios as Optimizer computes with PyTorch ops."""
         o = self.optimizer
         assert self.ratios is not None
         assert self.lengths is not None

@@ -1,4 +1,4 @@
-"""The two pretraining heads: masked words, and the order of two segments. Dimension letters as in model.py."""
+"""The two pretraining heads: masked LM and sentence order. Dimension letters as in model.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class MaskedLmHead(nn.Module):
-    """transform, activation, LayerNorm, then back through the embeddings' own matrices, with a bias per word."""
+    """Transform, activation and LayerNorm, then a decoder tied to the embedding matrices, with a bias per token."""
 
     def __init__(self, config: AlbertConfig, ops: Ops):
         super().__init__()
@@ -28,14 +28,14 @@ class MaskedLmHead(nn.Module):
         self.real_vocab_size = config.real_vocab_size
 
     def decoder_bias(self) -> Tensor:
-        """[V]: the bias, and -inf for ids that only pad the vocabulary: no probability, no share in the loss."""
+        """Bias [V], -inf for ids that only pad the vocabulary: they get no probability and add nothing to the loss."""
         if self.real_vocab_size is None:
             return self.bias
         padding = torch.arange(len(self.bias), device=self.bias.device) >= self.real_vocab_size
         return upcast_parameter(self.bias).masked_fill(padding, -torch.inf).to(self.bias.dtype)
 
     def features(self, hidden: Tensor, embeddings: Embeddings) -> Tensor:
-        """What is multiplied with the word embeddings: [P, H] -> [P, E]."""
+        """Input of the decoder: [P, H] -> [P, E]."""
         transform, norm = self.transform, self.layer_norm
         x = self.ops.linear_gelu_layer_norm(
             hidden, transform.weight, transform.bias, norm.weight, norm.bias, self.activation, norm.epsilon
@@ -51,16 +51,16 @@ class MaskedLmHead(nn.Module):
         )
 
     def loss(self, hidden: Tensor, ids: Tensor, weights: Tensor, embeddings: Embeddings) -> tuple[Tensor, Tensor]:
-        """Cross entropy and accuracy over the vocabulary, averaged by weights [P], without keeping [P, V]."""
+        """Cross entropy and accuracy over the vocabulary, weighted means by weights [P]; [P, V] is never kept."""
         word = embeddings.word_embeddings.weight
         return self.ops.linear_cross_entropy(self.features(hidden, embeddings), word, self.decoder_bias(), ids, weights)
 
 
 class SentenceOrderHead(Linear):
-    """Whether the two segments are swapped, from the pooled vector."""
+    """Classifies from the pooled vector whether the two segments are swapped."""
 
     def loss(self, pooled: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross entropy and accuracy of pooled [B, H] at labels [B], averaged by weights [B]."""
+        """Cross entropy and accuracy of pooled [B, H] against labels [B], weighted means by weights [B]."""
         logits = self(pooled)  # [B, 2]
         weights = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
         log_probabilities = upcast(logits).log_softmax(-1).gather(1, labels.long()[:, None])[:, 0]

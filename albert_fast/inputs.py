@@ -1,4 +1,4 @@
-"""The static buffers that a step reads a micro-batch from, and the ring that fills them while the one before runs."""
+"""Static input buffers of a step, and the ring of staging buffers that prefetches the next micro-batch."""
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ FIELDS = (
 
 
 class Inputs:
-    """Static device buffers of one micro-batch: one int32 allocation, a view per field, filled by one copy.
+    """Static device buffers of one micro-batch: one int32 allocation with a view per field, filled by one copy.
 
-    On CUDA a ring of pinned host buffers and a copy stream bring the next micro-batch in while this one is computed.
+    On CUDA, a ring of pinned host buffers and a copy stream upload the next micro-batch while this one is computed.
     """
 
     RING = 3
@@ -23,7 +23,7 @@ class Inputs:
         self.max_seqlen, self.cuda = max_seq_length, device.type == "cuda"
         arrays = {name: np.atleast_1d(getattr(example, name)) for name in FIELDS}
         arrays["num_tokens"] = arrays["num_tokens"].astype(np.int32)
-        lengths = [-(-array.size // 32) * 32 for array in arrays.values()]  # every field starts at 128 bytes
+        lengths = [-(-array.size // 32) * 32 for array in arrays.values()]  # every field is aligned to 128 bytes
         edges = [0, *np.cumsum(lengths).tolist()]
         self.layout = {n: (start, a.size, a.dtype) for (n, a), start in zip(arrays.items(), edges, strict=False)}
         self.device_buffer = torch.zeros(edges[-1], dtype=torch.int32, device=device)
@@ -41,11 +41,11 @@ class Inputs:
         self.turn = 0
 
     def load(self, batch: Batch) -> None:
-        """Bring `batch` into the static buffers, before whatever the current stream runs next."""
+        """Copy `batch` into the static buffers, ordered before the next work on the current stream."""
         slot = self.turn % len(self.host)
         self.turn += 1
         if self.cuda:
-            self.copied[slot].synchronize()  # the copy of RING batches ago has long left this pinned buffer
+            self.copied[slot].synchronize()  # until the copy of RING batches ago has left this pinned buffer
         host = self.host[slot].numpy()
         for name, (start, size, dtype) in self.layout.items():
             host[start : start + size].view(dtype)[:] = getattr(batch, name)

@@ -1,8 +1,8 @@
 """ALBERT (Lan et al. 2019, https://arxiv.org/abs/1909.11942) on packed tokens, in plain PyTorch.
 
-Post-LN and pre-LN as in Xiong et al. 2020 (https://arxiv.org/abs/2002.04745). `share_type` says which weights the L
-layers share, `layout` how embeddings are built (see AlbertConfig). The two losses are in heads.py; modules.py has what
-holds the weights.
+Post-LN and pre-LN follow Xiong et al. 2020 (https://arxiv.org/abs/2002.04745). `share_type` selects which weights the L
+layers share and `layout` how the embeddings are built (see AlbertConfig). heads.py holds the two losses, modules.py the
+modules with weights.
 
 Dimension letters: T tokens (packed), R queries of the last layer, B sequences, S sequence length, P masked positions,
 L layers, H hidden, E embedding, F feed-forward, N heads, D head size, V vocabulary.
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class PretrainingOutput:
-    """What AlbertForPreTraining returns for padded input, under HuggingFace's names.
+    """Output of AlbertForPreTraining for padded input, with HuggingFace's field names.
 
-    last_hidden_state [B, S, H], zero at padding; pooler_output [B, H]; prediction_logits [B, P, V], or [B, S, V] where
-    no positions were given; sop_logits [B, 2]; hidden_states: L+1 of [B, S, H] (embeddings first) where asked for.
+    last_hidden_state [B, S, H], zero at padding; pooler_output [B, H]; prediction_logits [B, P, V], or [B, S, V] if no
+    positions are given; sop_logits [B, 2]; hidden_states, on request: L+1 tensors [B, S, H], the embeddings first.
     """
 
     last_hidden_state: Tensor
@@ -47,7 +47,7 @@ class PretrainingOutput:
 
 @dataclass
 class PretrainingLosses:
-    """Scalars of one micro-batch, fp32: the two losses (means over their weights), and the accuracies behind them."""
+    """fp32 scalars of one micro-batch: the two losses and their accuracies, as weighted means."""
 
     mlm_loss: Tensor
     sop_loss: Tensor
@@ -60,7 +60,7 @@ class PretrainingLosses:
 
 
 class AlbertForPreTraining(PretrainedModel):
-    """ALBERT with the masked-word and sentence-order heads."""
+    """ALBERT with the masked-LM and sentence-order heads."""
 
     def __init__(self, config: AlbertConfig, ops: str | Ops = "torch"):
         super().__init__(config, ops)
@@ -70,9 +70,9 @@ class AlbertForPreTraining(PretrainedModel):
         initialize(self, config.initializer_range)
 
     def losses(self, batch: PretrainingBatch | Batch) -> PretrainingLosses:
-        """The losses of a packed micro-batch: static shapes, no synchronisation.
+        """Losses of a packed micro-batch, with static shapes and without host synchronisation.
 
-        The loader's Batch is brought to the model's device first; in train mode its dropout follows torch's seed.
+        The loader's Batch is first copied to the model's device; its dropout (in train mode) follows torch's seed.
         """
         if not isinstance(batch, PretrainingBatch):
             seed = torch.initial_seed() % 2**63 if self.training else None
@@ -93,10 +93,10 @@ class AlbertForPreTraining(PretrainedModel):
         masked_lm_positions: Tensor | None = None,
         output_hidden_states: bool = False,
     ) -> PretrainingOutput:
-        """Padded input for those who have it: input_ids, attention_mask (1 real), token_type_ids int [B, S].
+        """Forward pass for padded input: input_ids, attention_mask (1 for real tokens), token_type_ids, int [B, S].
 
-        masked_lm_positions [B, P] are columns of S. Padding, on either side, is taken out first: it costs nothing. A
-        token's position is its column; the pooler reads the first real token.
+        masked_lm_positions [B, P] index columns of S. Padding on either side is removed first, so it costs nothing. The
+        position id of a token is its column; the pooler reads the first real token.
         """
         packed, unpack = pack(input_ids, attention_mask, token_type_ids)
         states: list[Tensor] | None = [] if output_hidden_states else None
@@ -121,7 +121,7 @@ class AlbertModel(PretrainedModel):
 
 
 class Albert(nn.Module):
-    """Embeddings, the encoder whose layers share weights, and the pooler."""
+    """Embeddings, the encoder with shared layers, and the pooler."""
 
     def __init__(self, config: AlbertConfig, ops: Ops):
         super().__init__()
@@ -131,19 +131,19 @@ class Albert(nn.Module):
         self.pooler = Linear(config.hidden_size, config.hidden_size, ops)
 
     def forward(self, batch: Packed, positions: Tensor | None = None, states: list[Tensor] | None = None) -> Tensor:
-        """Hidden states [T, H], or [R, H] of some positions alone, for which the last layer does less.
+        """Hidden states [T, H], or only those of `positions` [R, H], which saves work in the last layer.
 
         Args:
-            positions: int [R], indices into T in any order, at most max_seqlen of one sequence; T stands for no token,
-                whose state means nothing.
-            states: takes the L+1 hidden states [T, H], the embeddings first.
+            positions: int [R], indices into T in any order, at most max_seqlen per sequence. T marks an unused entry,
+                whose state is undefined.
+            states: list that receives the L+1 hidden states [T, H], the embeddings first.
         """
         queries = None if positions is None else Queries.pack(positions, batch.cu_seqlens, len(batch.input_ids))
         hidden = self.encoder(self.embeddings(batch), batch, queries, states)
         return hidden if queries is None else permute_rows(hidden, queries.inverse, queries.order)
 
     def pool(self, vectors: Tensor) -> Tensor:
-        """The pooler over one vector a sequence, the first token's as a rule: [B, H] -> [B, H]."""
+        """Pool one vector per sequence, usually that of the first token: [B, H] -> [B, H]."""
         return torch.tanh(self.pooler(vectors))
 
 
@@ -159,7 +159,7 @@ class Embeddings(nn.Module):
         self.position_embeddings = Embedding(config.max_position_embeddings, width, ops)
         self.token_type_embeddings = Embedding(config.type_vocab_size, width, ops)
         self.layer_norm = LayerNorm(width, config, ops)
-        # Without a factorisation the zh layout has no projection (the seed's size table counts none).
+        # With embedding_size == hidden_size the zh layout has no projection (nor does albert_pytorch's size table).
         needs_projection = self.google or embedding != hidden
         self.projection = Linear(embedding, hidden, ops, bias=self.google) if needs_projection else None
 
@@ -176,7 +176,7 @@ class Embeddings(nn.Module):
 
 
 class Encoder(nn.Module):
-    """L x inner_group_num layers over the parameter sets that share_type and the groups leave distinct."""
+    """L x inner_group_num layers over the distinct parameter sets given by share_type and the layer groups."""
 
     def __init__(self, config: AlbertConfig, ops: Ops):
         super().__init__()
@@ -191,13 +191,13 @@ class Encoder(nn.Module):
         first = [attention[config.set_index(len(attention), *place)] for place in places]
         second = [feed_forward[config.set_index(len(feed_forward), *place)] for place in places]
         following = [*(part.layer_norm for part in first[1:]), self.layer_norm]
-        # A plain list: its parameters are registered above, once, under the names that checkpoints know.
+        # A plain list: the parameters are registered above, once, under their checkpoint names.
         self.layers = [Layer(*parts) for parts in zip(range(len(places)), first, second, following, strict=True)]
 
     def forward(
         self, hidden: Tensor, batch: Packed, queries: Queries | None = None, states: list[Tensor] | None = None
     ) -> Tensor:
-        """[T, H] -> [T, H], or [R, H] of the queries alone; `states` takes the embeddings and each layer's output."""
+        """[T, H] -> [T, H], or [R, H] for `queries`; `states` receives the embeddings and each layer's output."""
         x, residual = (self.layers[0].attention.layer_norm(hidden) if self.pre_ln else hidden), hidden
         for layer in self.layers:
             if states is not None and layer.depth % self.inner_group_num == 0:
@@ -209,10 +209,10 @@ class Encoder(nn.Module):
 
 
 class Layer(nn.Module):
-    """The layer at `depth`, from 0: an attention and a feed-forward layer, whose parameters other layers may share.
+    """Transformer layer number `depth` (from 0): attention and feed-forward, possibly with shared parameters.
 
     post-LN: a = LN1(x + attention(x)), y = LN2(a + ffn(a)). pre-LN: a = x + attention(LN1(x)), y = a + ffn(LN2(a)).
-    A residual add and the LayerNorm that reads it are one op, so pre-LN's LN1 runs at the end of the layer before.
+    A residual add and the LayerNorm after it are one op, so the LN1 of pre-LN runs at the end of the previous layer.
     """
 
     def __init__(self, depth: int, attention: Attention, feed_forward: FeedForward, following: LayerNorm | None):
@@ -223,10 +223,10 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, residual: Tensor, batch: Packed, queries: Queries | None = None, recompute: str = "none"
     ) -> tuple[Tensor, Tensor]:
-        """What attention reads [T, H] and what its output is added to [T, H] -> the same two of the next layer.
+        """(x, residual), both [T, H] -> the same pair for the next layer.
 
-        In post-LN both are the layer's input; in pre-LN `residual` is, and x is LN1 of it. With queries both results
-        are [R, H], of their tokens alone: no token needs another's state from there on.
+        x is the input of attention, and `residual` is what the output of attention is added to. In post-LN both are the
+        layer's input; in pre-LN x = LN1(residual). With `queries` the results are [R, H]: only those tokens are needed.
         """
         if recompute == "layer":
             return recomputed(self, x, residual, batch, queries)
@@ -247,14 +247,14 @@ class Layer(nn.Module):
 
 
 def recomputed(function: Callable[..., Any], *arguments: Any) -> Any:
-    """function(*arguments), which backward runs once more instead of keeping what it made."""
+    """Activation checkpointing: function(*arguments), recomputed in backward instead of saved."""
     if not torch.is_grad_enabled():
         return function(*arguments)
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 class Attention(nn.Module):
-    """Self-attention without the last bias, which the LayerNorm that follows adds; its LayerNorm lives with it."""
+    """Self-attention. The output bias is added by the LayerNorm that follows; that LayerNorm is stored here."""
 
     def __init__(self, config: AlbertConfig, ops: Ops):
         super().__init__()
@@ -276,14 +276,14 @@ class Attention(nn.Module):
         return self.ops.linear(context.flatten(-2), self.output.weight)  # [T or R, H]
 
     def _qkv(self, x: Tensor, outputs: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Queries, keys and values [T, K, N, D] and the bias in them, whose gradient attention's backward makes."""
+        """Query-key-value projections [T, K, N, D] and their bias, whose gradient attention's backward computes."""
         weight, bias = (take_rows(p, outputs) for p in (self.query_key_value.weight, self.query_key_value.bias))
         made = self.ops.linear(x, weight, bias.detach())
         return made.view(len(x), -1, self.heads, x.shape[-1] // self.heads), bias
 
 
 class FeedForward(nn.Module):
-    """activation(x W1 + b1) W2, its last bias left to the LayerNorm that follows; its LayerNorm lives with it."""
+    """activation(x W1 + b1) W2. The second bias is added by the LayerNorm that follows; that one is stored here."""
 
     def __init__(self, config: AlbertConfig, ops: Ops):
         super().__init__()

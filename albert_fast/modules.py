@@ -1,4 +1,4 @@
-"""The modules that hold weights, each over one op, and how weights begin."""
+"""Modules with weights, each calling one op, and their initialisation."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from albert_fast.packed import Dropout
 
 
 class Linear(nn.Module):
-    """x @ weight.T + bias, weight [out, in]; `outputs`, where given, is the part of the output features to make."""
+    """x @ weight.T + bias with weight [out, in]; `outputs` selects a slice of the output features."""
 
     def __init__(self, in_features: int, out_features: int, ops: Ops, bias: bool = True):
         super().__init__()
@@ -26,7 +26,7 @@ class Linear(nn.Module):
 
 
 class Embedding(nn.Module):
-    """weight [count, width] at ids."""
+    """Rows of weight [count, width] at ids."""
 
     def __init__(self, count: int, width: int, ops: Ops):
         super().__init__()
@@ -38,7 +38,7 @@ class Embedding(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm, alone or fused with the residual add, bias and dropout before it."""
+    """LayerNorm, alone or fused with the preceding bias, dropout and residual add."""
 
     def __init__(self, width: int, config: AlbertConfig, ops: Ops):
         super().__init__()
@@ -51,13 +51,13 @@ class LayerNorm(nn.Module):
         return self.ops.layer_norm(x, self.weight, self.bias, self.epsilon)
 
     def add(self, x: Tensor, bias: Tensor, residual: Tensor, dropout: Dropout) -> tuple[Tensor, Tensor]:
-        """LN(s) of s = residual + dropout(x + bias), and the residual from here on: LN(s) in post-LN, s in pre-LN."""
+        """LN(s) with s = residual + dropout(x + bias), and the next residual: LN(s) in post-LN, s in pre-LN."""
         op = self.ops.add_post_layer_norm if self.post_ln else self.ops.add_pre_layer_norm
         return op(x, bias, residual, self.weight, self.bias, self.epsilon, *dropout)
 
 
 def initialize(model: nn.Module, std: float) -> None:
-    """Matrices from a normal truncated at 2 std, as google-research/albert does; biases 0, LayerNorm weights 1."""
+    """Initialise like google-research/albert: matrices truncated normal (at 2 std), biases 0, LayerNorm weights 1."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)

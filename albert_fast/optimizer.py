@@ -1,7 +1,7 @@
-"""Flat buffers for parameters, gradients and state; LAMB and AdamW over them, wholly on the device.
+"""Flat buffers for parameters, gradients and optimizer state; LAMB and AdamW on them, entirely on the device.
 
-Nothing here asks the host for a number: step count, learning rate, clipping and the guard against non-finite gradients
-are tensors, so that a CUDA graph of `update` is right at every replay.
+Step count, learning rate, clipping and the check for non-finite gradients are device tensors, so that a CUDA graph of
+`update` stays correct at every replay.
 """
 
 import math
@@ -14,27 +14,27 @@ from albert_fast.config import TrainConfig
 from albert_fast.fused_update import FusedUpdate
 from albert_fast.ops import Ops
 
-# 64 elements are 128 bytes of bf16: TMA and 128-bit loads want every tensor to start there.
+# 64 elements are 128 bytes in bf16, the alignment that TMA and 128-bit loads need.
 ALIGNMENT = 64
-CPU_PART = 1 << 20  # elements, 4 MiB
+CPU_PART = 1 << 20  # elements (4 MiB), small enough to stay in cache
 
 
 def scheduled_rate(c: TrainConfig, done: Tensor) -> Tensor:
-    """The learning rate of the step that follows `done` steps."""
+    """Learning rate of the step after `done` steps."""
     warmup = (done + 1) / max(c.warmup_steps, 1)
     decay = ((c.max_steps - done) / max(c.max_steps - c.warmup_steps, 1)).clamp(min=0) ** c.decay_power
     return c.learning_rate * torch.where(done < c.warmup_steps, warmup, decay)
 
 
 class FlatParameters:
-    """A model's parameters in one fp32 master buffer, with one fp32 gradient buffer beside it.
+    """A model's parameters in one flat fp32 master buffer, with a flat fp32 gradient buffer.
 
-    The parameters become views of `compute` (the master itself, or its cast to bf16), and each gets `main_grad`, its
-    view of `grad`, into which the ops accumulate. Tensors with weight decay come first: `decayed` is their length.
+    The parameters become views of `compute` (the master, or its cast to bf16), and each gets an attribute `main_grad`,
+    a view of `grad` that the ops accumulate into. Tensors with weight decay come first; `decayed` is their length.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32):
-        # LAMB and weight decay leave biases and LayerNorms alone: exactly the vectors.
+        # LAMB scaling and weight decay exclude biases and LayerNorms, which are exactly the vectors.
         named = sorted(model.named_parameters(), key=lambda item: item[1].dim() < 2)
         self.shapes = {name: parameter.shape for name, parameter in named}
         self.offsets: dict[str, int] = {}
@@ -55,26 +55,26 @@ class FlatParameters:
         self.cast()
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """The tensors of a flat buffer of this layout, by parameter name."""
+        """Views of a flat buffer with this layout, by parameter name."""
         return {name: flat[start : start + self.shapes[name].numel()].view(self.shapes[name])
                 for name, start in self.offsets.items()}  # fmt: skip
 
     def cast(self) -> None:
-        """Bring the compute weights up to date with the master, once a step."""
+        """Copy the master weights to the compute weights, once per step."""
         if self.compute is not self.master:
             self.compute.copy_(self.master)
 
     def parts(self, name: str) -> int:
-        """How many matrices a tensor is to LAMB; the fused query, key and value count as three, as published."""
+        """How many matrices LAMB scales in a tensor: three for the fused query-key-value, as published, else one."""
         return 3 if "query_key_value" in name and len(self.shapes[name]) > 1 else 1
 
     def matrices(self, flat: Tensor) -> list[Tensor]:
-        """The tensors that LAMB scales one by one."""
+        """The matrices that LAMB scales, in order."""
         views = {name: view for name, view in self.views(flat).items() if view.dim() > 1}
         return [part for name, view in views.items() for part in view.chunk(self.parts(name))]
 
     def matrix_names(self) -> list[str]:
-        """Names of what `matrices` gives, in its order."""
+        """Names of `matrices`, in the same order."""
         names = {name: self.parts(name) for name, shape in self.shapes.items() if len(shape) > 1}
         return [part for name, n in names.items() for part in ([f"{name}.{i}" for i in range(n)] if n > 1 else [name])]
 
@@ -82,11 +82,11 @@ class FlatParameters:
 class Optimizer:
     """LAMB (You et al. 2020, https://arxiv.org/abs/1904.00962) or AdamW (Loshchilov and Hutter 2019).
 
-    LAMB as google-research/albert trained with it (lamb_optimizer.py): moments without bias correction, decay inside
-    the trusted change, biases and LayerNorms neither decayed nor scaled. AdamW has torch's bias correction.
+    LAMB as in google-research/albert (lamb_optimizer.py): moments without bias correction, weight decay inside the
+    scaled update, biases and LayerNorms neither decayed nor scaled. AdamW has torch's bias correction.
 
-    Attributes (device tensors): exp_avg and exp_avg_sq, flat fp32; steps and updates, int64 scalars, of which steps
-    counts every update asked for and updates those whose gradient was finite; gradient_norm, before clipping.
+    Attributes (device tensors): exp_avg and exp_avg_sq, flat fp32; steps and updates, int64 scalars: steps counts all
+    updates, `updates` only those with a finite gradient; gradient_norm, before clipping.
     """
 
     betas, epsilon = (0.9, 0.999), 1e-6
@@ -95,7 +95,7 @@ class Optimizer:
         self.flat, self.config, self.ops = flat, config, ops or Ops()
         device = flat.master.device
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(flat.master), torch.zeros_like(flat.master)
-        # On CPU a part of all four buffers stays in cache through every pass; on CUDA each pass is one launch.
+        # On CPU the update runs part by part, each small enough to keep all four buffers in cache.
         length = len(flat.master)
         size = CPU_PART if device.type == "cpu" else length
         self.parts = [slice(start, min(start + size, length)) for start in range(0, length, size)]
@@ -107,20 +107,20 @@ class Optimizer:
         self.fused = FusedUpdate(self) if self.ops.fuses_update(flat.grad) else None
 
     def learning_rate(self) -> Tensor:
-        """The rate of the coming step, fp32: linear warm-up to the peak, then polynomial decay to 0 at max_steps."""
+        """Learning rate of the next step, fp32: linear warm-up, then polynomial decay to 0 at max_steps."""
         return scheduled_rate(self.config, self.steps.float())
 
     @torch.no_grad()
     def update(self, micro_batches: int, world_size: int = 1) -> None:
-        """One step from the sums of gradients of `micro_batches` micro-batches on each of `world_size` ranks.
+        """Update the weights from the summed gradients of `micro_batches` micro-batches on each of `world_size` ranks.
 
-        A non-finite gradient leaves weights and moments as they are. Afterwards the gradient buffer is zero.
+        If the gradient is not finite, weights and moments stay unchanged. The gradient buffer is zeroed.
         """
         flat = self.flat
         if world_size > 1:
             dist.all_reduce(flat.grad)
         share = 1.0 / (micro_batches * world_size)
-        # Asked again: a card's check may have taken the kernels away since.
+        # Checked again because tuning may have disabled the kernels in the meantime.
         if self.fused is not None and self.ops.fuses_update(flat.grad):
             self.fused(share)
             return
@@ -146,9 +146,9 @@ class Optimizer:
         flat.cast()
 
     def _debias(self) -> tuple[float | Tensor, Tensor | None]:
-        """Epsilon, and a factor of the change: AdamW's corrections of both moments; LAMB has none.
+        """Epsilon and scale of AdamW's bias-corrected update (LAMB: epsilon and None).
 
-        Two numbers, outside the passes over memory (Kingma and Ba 2015, end of section 2); 1 before any update.
+        Both corrections are folded into two scalars (Kingma and Ba 2015, end of section 2); 1 before the first update.
         """
         if self.config.optimizer == "lamb":
             return self.epsilon, None
@@ -159,10 +159,10 @@ class Optimizer:
     def _change(
         self, part: slice, scale: Tensor, finite: Tensor, epsilon: float | Tensor, correction: Tensor | None
     ) -> None:
-        """Turn a part of the gradient buffer into the change of the weights before trust and learning rate."""
+        """Turn a part of the gradient buffer into the update, before LAMB's trust ratio and the learning rate."""
         grad, exp_avg, exp_avg_sq = self.flat.grad[part], self.exp_avg[part], self.exp_avg_sq[part]
         beta1, beta2 = self.betas
-        # Where the scale is 0 this leaves 0, NaN and infinity included; a masked fill takes ten times as long on CPU.
+        # With scale 0 this leaves 0 even for NaN and infinity; masked_fill takes ten times as long on CPU.
         grad.mul_(scale).nan_to_num_(0.0, 0.0, 0.0)
         kept = finite.to(grad.dtype)
         exp_avg.lerp_(grad, (1 - beta1) * kept)
@@ -174,7 +174,7 @@ class Optimizer:
         grad[:decayed].add_(self.flat.master[part][:decayed], alpha=self.config.weight_decay)
 
     def _trust(self, change: Tensor) -> None:
-        """Scale each matrix's change by ||weight|| / ||change||, by 1 where either is 0."""
+        """Scale each matrix's update by the trust ratio ||weight|| / ||update||, or by 1 if either norm is 0."""
         changes = self.flat.matrices(change)
         weight_norm = torch.stack(torch._foreach_norm(self.flat.matrices(self.flat.master)))
         change_norm = torch.stack(torch._foreach_norm(changes))
@@ -184,7 +184,7 @@ class Optimizer:
             self.trust_ratios.copy_(ratio)
 
     def _note_ratios(self, change: Tensor) -> None:
-        """Keep ||update|| / ||weight|| of every tensor, for read_ratios; `change` lacks the learning rate."""
+        """Store ||update|| / ||weight|| of every tensor for read_ratios; `change` excludes the learning rate."""
         changes, weights = (
             torch.stack(torch._foreach_norm(list(self.flat.views(flat).values())))
             for flat in (change, self.flat.master)
@@ -192,9 +192,9 @@ class Optimizer:
         self.update_ratios.copy_(self.learning_rate() * changes / weights.clamp(min=1e-12))
 
     def read_ratios(self) -> dict[str, dict[str, float]]:
-        """Of the last update, by tensor: trust_ratio (LAMB's, of the matrices) and update_ratio; waits for the device.
+        """update_ratio and, for LAMB's matrices, trust_ratio of the last update, by tensor. Synchronises.
 
-        The fused query, key and value have a trust ratio each: their names end in .0, .1 and .2.
+        The fused query, key and value have separate trust ratios: their names end in .0, .1 and .2.
         """
         ratios = {"update_ratio": dict(zip(self.flat.shapes, self.update_ratios.tolist(), strict=True))}
         if self.config.optimizer == "lamb":
@@ -202,7 +202,7 @@ class Optimizer:
         return ratios
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds, by name; the tensors share memory with the state, so copying into them loads it."""
+        """Tensors of a checkpoint by name. They are views of the state, so copying into them restores it."""
         moments = {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
         tensors = {f"{kind}.{name}": view for kind, m in moments.items() for name, view in self.flat.views(m).items()}
         return tensors | {"steps": self.steps, "updates": self.updates}

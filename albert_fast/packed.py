@@ -1,4 +1,4 @@
-"""What a model reads: tokens of several sequences end to end, and padded input brought to that form.
+"""Packed model input: the tokens of several sequences concatenated; and packing of padded input.
 
 Dimension letters: T tokens (packed), B sequences, P masked positions, S columns of padded input.
 """
@@ -17,16 +17,16 @@ from albert_fast.options import UserError
 if TYPE_CHECKING:
     from albert_fast.data.batches import Batch
 
-Dropout = tuple[float, Tensor | None, int]  # the probability, the key int64 [2], the site
+Dropout = tuple[float, Tensor | None, int]  # probability, key int64 [2], site
 
 
 @dataclass
 class Packed:
-    """Tokens of several sequences end to end; no token belongs to no sequence.
+    """Concatenated tokens of several sequences; every token belongs to a sequence.
 
-    input_ids, token_type_ids, position_ids: int [T]; cu_seqlens: int32 [B+1], from 0 to T, a repeated value is an empty
-    sequence; max_seqlen: a bound on every sequence's length; dropout_key: int64 [2], the seed and the global
-    micro-batch, where the batch is trained on.
+    input_ids, token_type_ids, position_ids: int [T]; cu_seqlens: int32 [B+1], from 0 to T, where a repeated value is an
+    empty sequence; max_seqlen: upper bound on the sequence lengths; dropout_key: int64 [2], the seed and the index of
+    the global micro-batch, in training only.
     """
 
     input_ids: Tensor
@@ -37,21 +37,21 @@ class Packed:
     dropout_key: Tensor | None = None
 
     def dropout(self, probability: float, site: int) -> Dropout:
-        """The last arguments of every op with dropout; without a key, that is in evaluation, none is dropped."""
+        """Dropout arguments of an op; without a key (in evaluation) the probability is 0."""
         return (0.0 if self.dropout_key is None else probability), self.dropout_key, site
 
     def first_tokens(self) -> Tensor:
-        """int32 [B]: where each sequence begins; T, which is no token, for an empty one."""
+        """int32 [B]: index of the first token of each sequence; T for empty sequences."""
         starts, ends = self.cu_seqlens[:-1], self.cu_seqlens[1:]
         return torch.where(starts < ends, starts, len(self.input_ids))
 
 
 @dataclass(kw_only=True)
 class PretrainingBatch(Packed):
-    """A packed micro-batch and what the pretraining heads are asked about it.
+    """A packed micro-batch with the targets of the pretraining heads.
 
     masked_lm_positions: int [P], indices into T; masked_lm_ids: int [P], the original tokens; masked_lm_weights: float
-    [P], 0 in unused places; sentence_order_labels: int [M], of the first M sequences, 1 where the segments are swapped;
+    [P], 0 for unused entries; sentence_order_labels: int [M], for the first M sequences, 1 if the segments are swapped;
     sentence_order_weights: float [M].
     """
 
@@ -63,7 +63,7 @@ class PretrainingBatch(Packed):
 
     @classmethod
     def from_loader(cls, batch: Batch, device: torch.device, dropout_seed: int | None = None) -> PretrainingBatch:
-        """The loader's `batch` on `device`; with a seed (0 to 2^63 - 1), hidden units are dropped by it."""
+        """Copy the loader's `batch` to `device`; a seed (0 to 2^63 - 1) turns dropout on."""
         names = [field.name for field in fields(cls) if field.name not in ("max_seqlen", "dropout_key")]
         tensors = {name: torch.from_numpy(getattr(batch, name)).to(device) for name in names}
         key = None if dropout_seed is None else torch.tensor([dropout_seed, batch.index], device=device)
@@ -71,9 +71,9 @@ class PretrainingBatch(Packed):
         return cls(**tensors, max_seqlen=longest, dropout_key=key)
 
     def head_positions(self) -> Tensor:
-        """int32 [M + P]: the tokens whose states the pretraining heads read; T for an unused place.
+        """int32 [M + P]: indices of the tokens that the pretraining heads read; T for unused entries.
 
-        They are the first token of each of the first M sequences (padding sequences come last), and the masked tokens.
+        These are the first tokens of the first M sequences (padding sequences come last) and the masked tokens.
         """
         masked = torch.where(self.masked_lm_weights > 0, self.masked_lm_positions, len(self.input_ids))
         return torch.cat((self.first_tokens()[: len(self.sentence_order_labels)], masked))
@@ -82,7 +82,7 @@ class PretrainingBatch(Packed):
 def pack(
     input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
 ) -> tuple[Packed, Callable[[Tensor], Tensor]]:
-    """(Packed, unpack) of padded input [B, S]; unpack lays [T, ...] back to [B, S, ...], zeros at padding."""
+    """Pack padded input [B, S]; returns it with a function that unpacks [T, ...] to [B, S, ...], zero at padding."""
     if input_ids.dim() != 2:
         raise UserError(f"input_ids {list(input_ids.shape)} must be [sequences, length]; unsqueeze a single sequence")
     keep = torch.ones_like(input_ids) if attention_mask is None else attention_mask

@@ -1,4 +1,4 @@
-"""Gives layers that share weights copies of their own, so that every layer computes exactly what it did."""
+"""Unsharing: gives layers their own copies of shared weights, so that every layer computes exactly the same."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from albert_fast.config import AlbertConfig
 from albert_fast.options import UserError
 
-# (number of sets, layer, inner layer) -> the set it uses, as AlbertConfig.set_index
+# (number of parameter sets, layer, inner layer) -> index of its set; see AlbertConfig.set_index
 SetIndex = Callable[[int, int, int], int]
 
 
@@ -15,15 +15,15 @@ def unshare(
     weights: dict[str, Tensor], old: AlbertConfig, new: AlbertConfig, *, power: int = 0,
     set_index: SetIndex | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """The weights of a model whose share_type or groups are loosened from old's to new's, equal in every output.
+    """Weights of `old` for a model `new` that shares less (share_type or groups), with identical outputs.
 
     Args:
-        power: divide each loosened tensor by (the uses it had / the uses it has) ** power: 1 and 2 for the first and
-            second moments of its gradient, 0 for weights.
-        set_index: which set a layer uses in the old model, where another project's rule differs from old's.
+        power: each unshared tensor is divided by (uses before / uses after) ** power: 0 for weights, 1 and 2 for the
+            first and second moments of their gradients.
+        set_index: which set a layer uses in the old model, for projects whose rule differs from ours.
 
     Raises:
-        UserError: new shares between layers what differs between them in old.
+        UserError: `new` shares weights between layers that differ in `old`.
     """
     encoder = "albert.encoder."
     parts = ("attention", "feed_forward")

@@ -1,7 +1,7 @@
-"""One optimizer step: the same functions run eagerly, or captured once in two CUDA graphs and replayed.
+"""One optimizer step: the same two functions run eagerly, or are captured once as CUDA graphs and replayed.
 
-`micro_step` reads a micro-batch from static buffers and adds its gradients to the flat buffer; `update` turns the sums
-into new weights. Neither asks the host for anything, so a step costs two kinds of launches and no synchronisation.
+`micro_step` reads a micro-batch from static buffers and accumulates its gradients in the flat buffer; `update` applies
+the accumulated gradients to the weights. Neither synchronises with the host.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ SUMS = (*MEANS, "tokens", "micro_batches", "gradient_norm", "updates", "stops")
 
 
 class TrainStep:
-    """The weights, optimizer state and device counters of a run, and the step over them.
+    """Weights, optimizer state and device counters of a run, and the training step on them.
 
     Args:
         model: on its device, in fp32; its parameters become views of flat buffers.
-        example: a Batch of the shapes that every later one has.
-        dtype: what forward and backward compute in, torch.float32 or torch.bfloat16.
-        before_capture: called with the step once it could run, before it is captured.
+        example: a Batch with the shapes of all later ones.
+        dtype: compute dtype of forward and backward, torch.float32 or torch.bfloat16.
+        before_capture: called with the step when it is ready to run, before it is captured.
     """
 
     def __init__(
@@ -53,22 +53,22 @@ class TrainStep:
             self.flat.cast()
         self.optimizer = Optimizer(self.flat, config, model.ops)
         self.inputs = Inputs(example, max_seq_length, device)
-        # The dropout key: the seed, and the global micro-batch that this rank takes next.
+        # The dropout key: the seed and the index of this rank's next global micro-batch.
         self.key = torch.tensor([config.seed, rank], dtype=torch.int64, device=device)
         self.sums = torch.zeros(len(SUMS), device=device)
         self.run_micro_step: Callable[[], None] = self.micro_step
         self.run_update: Callable[[], None] = self.update
         self.graphs: list[torch.cuda.CUDAGraph] = []
-        self.inputs.load(example)  # choosing among kernels and warming up read a whole micro-batch
+        self.inputs.load(example)  # kernel selection and warm-up read a real micro-batch
         if before_capture is not None:
             before_capture(self)
         if config.capture == "on" or (config.capture == "auto" and device.type == "cuda"):
             self._capture(device)
 
     def __call__(self, batches: Iterable[Batch]) -> bool:
-        """One step over this rank's gradient_accumulation_steps micro-batches; False where `batches` ended before.
+        """Take one step over this rank's gradient_accumulation_steps micro-batches; False if `batches` ended early.
 
-        A step that was cut short leaves weights, optimizer state, dropout key and metrics as before it.
+        An incomplete step leaves weights, optimizer state, dropout key and metrics unchanged.
         """
         taken, before = 0, self.sums if self.config.gradient_accumulation_steps == 1 else self.sums.clone()
         for batch in batches:
@@ -84,7 +84,7 @@ class TrainStep:
         return True
 
     def _capture(self, device: torch.device) -> None:
-        """Put graph replays in place of the two functions; where that fails, end the run or go on eagerly."""
+        """Replace the two functions by graph replays; on failure, raise (capture=on) or warn and continue eagerly."""
         try:
             with self.untouched():
                 self.graphs = capture((self.micro_step, self.update), device)
@@ -96,39 +96,39 @@ class TrainStep:
         self.run_micro_step, self.run_update = (graph.replay for graph in self.graphs)
 
     def close(self) -> None:
-        """Free the graphs, whoever still refers to this step: NCCL's communicators wait for those that use them."""
+        """Free the CUDA graphs now: destroying an NCCL communicator waits for graphs that use it."""
         self.run_micro_step, self.run_update = self.micro_step, self.update
         for graph in self.graphs:
             graph.reset()
         self.graphs = []
 
     def micro_step(self) -> None:
-        """Forward and backward of the static inputs: gradients, sums of metrics and the dropout key move on."""
+        """Forward and backward of the static inputs; accumulates gradients and metrics and advances the dropout key."""
         losses = self.losses()
         with collecting():
             losses.loss.backward()
-        # add_, because += on an index copies the sum onto itself once more.
+        # add_ instead of +=, which copies the result back once more.
         self.sums[:4].add_(torch.stack([getattr(losses, name).detach() for name in MEANS]))
         self.sums[4].add_(self.inputs.fields["num_tokens"][0])
         self.sums[5].add_(1)
         self.key[1].add_(self.world_size)
 
     def losses(self) -> PretrainingLosses:
-        """PretrainingLosses of the static inputs."""
+        """Losses of the micro-batch in the static inputs."""
         fields = {name: value for name, value in self.inputs.fields.items() if name != "num_tokens"}
         batch = PretrainingBatch(**fields, max_seqlen=self.inputs.max_seqlen, dropout_key=self.key)
         return self.model.losses(batch)
 
     def update(self) -> None:
-        """One update of the weights from the gradients so far."""
+        """Update the weights from the accumulated gradients."""
         self.optimizer.update(self.config.gradient_accumulation_steps, self.world_size)
         self.sums[6].add_(self.optimizer.gradient_norm)
         self.sums[7].add_(1)
 
     def read_metrics(self, stop: bool = False) -> dict[str, float]:
-        """Means since the last call, and the sum of real tokens, over all ranks; the one place that waits, once.
+        """Means since the last call and the number of real tokens, over all ranks. Synchronises with the device once.
 
-        `stops` says how many ranks gave `stop`; last_gradient_norm is the last step's alone.
+        `stops` is the number of ranks that passed `stop`; last_gradient_norm belongs to the last step only.
         """
         sums = self.sums.clone()
         self.sums.zero_()
@@ -153,9 +153,9 @@ class TrainStep:
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Losses and accuracies over every rank's `batches`, without dropout; training state stays as it is.
+        """Losses and accuracies over all ranks' `batches`, without dropout; training state is unchanged.
 
-        They are means over the predicted tokens, and over the sequences, of all batches: however these are cut.
+        They are means over all predicted tokens and all sequences, so they do not depend on the batch boundaries.
         """
         sums, weights = torch.zeros(2, 4, device=self.key.device).unbind()
         with _without_dropout(self.model):
@@ -173,7 +173,7 @@ class TrainStep:
         return {"loss": means["mlm_loss"] + means["sop_loss"], **means}
 
     def mutable_tensors(self) -> list[Tensor]:
-        """Every tensor that a step changes, but for the inputs."""
+        """Every tensor that a step modifies, except the inputs."""
         optimizer = self.optimizer
         counters = (optimizer.steps, optimizer.updates, optimizer.gradient_norm, optimizer.last_learning_rate)
         flat = (self.flat.master, self.flat.grad, self.flat.compute, optimizer.exp_avg, optimizer.exp_avg_sq)
@@ -181,7 +181,7 @@ class TrainStep:
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Whatever happens inside leaves weights, optimizer state, dropout key and metrics as they were."""
+        """Restore weights, optimizer state, dropout key and metrics on exit."""
         before = [tensor.clone() for tensor in self.mutable_tensors()]
         try:
             yield

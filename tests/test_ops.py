@@ -36,7 +36,7 @@ def test_varlen_attention(edges):
 
 
 def test_varlen_attention_refuses_tokens_of_no_sequence():
-    with pytest.raises(ValueError, match="ends at 13 of 20 tokens; put the rest into sequences of padding"):
+    with pytest.raises(ValueError, match="ends at 13 of 20 tokens; put the rest into padding sequences"):
         ops.varlen_attention(torch.randn(20, 3, 2, 8), torch.tensor([0, 13], dtype=torch.int32), 20)
 
 

@@ -1,8 +1,8 @@
-"""Every fused op once in plain PyTorch: the reference that tests trust, and what runs where no kernel does.
+"""Plain PyTorch versions of all fused ops: the reference for tests, and the implementation without a GPU.
 
-Arithmetic is fp32 (or fp64) inside, whatever the storage dtype. One rule for gradients of parameters, Megatron's: where
-a parameter has `main_grad` (its own shape, fp32 or wider) backward accumulates into it in that precision and returns
-None; elsewhere it returns an ordinary gradient. So the L uses of a shared weight never meet in bf16.
+They compute in fp32 (or fp64) for any storage dtype. Gradients of parameters follow Megatron-LM's main_grad rule: if a
+parameter has an attribute `main_grad` (same shape, fp32 or wider), backward accumulates into it in that precision and
+returns None; otherwise it returns an ordinary gradient. So the L uses of a shared weight are never summed in bf16.
 
 Dimension letters: T tokens (packed), H hidden, F feed-forward, V vocabulary, E embedding, P predictions, N heads,
 D head size, B sequences.
@@ -35,9 +35,9 @@ __all__ = [
 
 
 class Ops:
-    """The implementations that a model runs on: the plain ones above, but for those given by name.
+    """The implementations that a model calls: the plain ops above, with any of them replaced by name.
 
-    An implementation takes the arguments and returns the results of the op that it replaces.
+    A replacement has the signature and results of the op that it replaces.
     """
 
     linear = staticmethod(linear)
@@ -56,7 +56,7 @@ class Ops:
 
     @staticmethod
     def fuses_update(grad: Tensor) -> bool:
-        """Whether kernels make the update of all weights, from their flat gradient."""
+        """Whether kernels compute the optimizer update from the flat gradient."""
         return False
 
     def __init__(self, name: str = "torch", **implementations: Callable):
@@ -68,27 +68,27 @@ class Ops:
 
     @classmethod
     def names(cls) -> list[str]:
-        """The names of all ops."""
+        """Names of all ops."""
         return [name for name, value in vars(cls).items() if isinstance(value, staticmethod)]
 
 
 def _check_interpreter() -> None:
-    """Without a GPU kernels run in Triton's interpreter, where that was asked for before Triton was imported."""
+    """Without a GPU, make Triton interpret kernels; it must be told before it is imported."""
     if torch.cuda.is_available():
         return
-    if "triton" not in sys.modules and "TRITON_INTERPRET" not in os.environ:  # read once, at Triton's import
+    if "triton" not in sys.modules and "TRITON_INTERPRET" not in os.environ:  # Triton reads it once, at import
         os.environ["TRITON_INTERPRET"] = "1"
-        warnings.warn("no GPU: Triton kernels are interpreted, slowly, with bf16 truncated", stacklevel=3)
+        warnings.warn("no GPU: Triton kernels run in its interpreter, which is slow and truncates bf16", stacklevel=3)
     import triton
 
     if not triton.knobs.runtime.interpret:
-        raise UserError("ops='triton' finds no GPU; use ops='torch', or set TRITON_INTERPRET=1 to interpret it")
+        raise UserError("ops='triton' needs a GPU; use ops='torch', or set TRITON_INTERPRET=1 to interpret the kernels")
 
 
 def kernel_ops() -> Ops:
-    """The ops that have kernels, on them; on the meta device too, where none runs and no GPU is needed.
+    """Ops that use our kernels where they exist; also valid on the meta device, where nothing runs.
 
-    Imported here, so that the others do not need Triton.
+    The kernels are imported here so that the plain ops do not need Triton.
     """
     from albert_fast.kernels.add_layer_norm import add_post_layer_norm, add_pre_layer_norm
     from albert_fast.kernels.embed_layer_norm import embed_layer_norm
@@ -103,14 +103,14 @@ def kernel_ops() -> Ops:
 
 
 def _by_device(kernel: Callable, plain: Callable) -> Callable:
-    """`kernel` for CUDA tensors and `plain` for others: where a run is, not what the machine has, decides."""
+    """`kernel` for CUDA tensors, `plain` for others: the device of the tensors decides, not that of the machine."""
     if kernel is plain:
         return plain
     return lambda x, *arguments, **keywords: (kernel if x.is_cuda else plain)(x, *arguments, **keywords)
 
 
 def get_ops(name: str = "auto") -> Ops:
-    """The ops called `name`: torch, triton, or auto (triton for tensors on CUDA, torch for others)."""
+    """The ops named torch, triton, or auto (triton for CUDA tensors, torch for others)."""
     if name == "torch" or (name == "auto" and not torch.cuda.is_available()):
         return Ops()
     if name == "triton":

@@ -1,4 +1,4 @@
-"""Attention by its equation, a sequence at a time: what the kernels are held against, on any device, in any dtype."""
+"""Reference attention, one sequence at a time, for any device and dtype."""
 
 from itertools import pairwise
 
@@ -14,9 +14,9 @@ def plain_attention(
 ) -> Tensor:  # fmt: skip
     """softmax(q k.T / sqrt(D)) v within each packed sequence; arguments as in `varlen_attention`.
 
-    It reads cu_seqlens on the host, so that it cannot be captured, and keeps every score for backward.
+    It reads cu_seqlens on the host, so it cannot be captured, and saves all scores for backward.
     """
-    if bias is not None:  # it is part of qkv already: adds nothing but its gradient
+    if bias is not None:  # already part of qkv: adds 0, but gives bias its gradient
         upcasted = upcast_parameter(bias)
         qkv = (qkv + (upcasted - upcasted.detach()).view(qkv.shape[1:])).to(qkv.dtype)
     query, key, value = qkv.unbind(1) if q is None else (q, *qkv.unbind(1))
@@ -26,5 +26,5 @@ def plain_attention(
         if last > first:
             scores = torch.einsum("qnd,knd->nqk", query[first:last], key[start:end]) * query.shape[-1] ** -0.5
             made.append(torch.einsum("nqk,knd->qnd", scores.softmax(-1), value[start:end]))
-    rest = len(query) - sum(map(len, made))  # queries of no sequence
+    rest = len(query) - sum(map(len, made))  # queries outside all sequences
     return torch.cat([*made, torch.zeros_like(query[:rest])])

@@ -1,4 +1,4 @@
-"""The loss over the vocabulary, fused with the decoder's product so that no [P, V] logits are kept."""
+"""Decoder product fused with cross entropy, so that the logits [P, V] are never all in memory."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from albert_fast.ops.products import product, upcast
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Gradients are made in forward, chunk by chunk, so that no [P, V] outlives its chunk; backward scales them."""
+    """Forward computes the gradients chunk by chunk, so that no logits outlive their chunk; backward scales them."""
 
     @staticmethod
     def forward(
@@ -31,8 +31,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = upcast(product(x[rows], weight, bias))
             largest, likeliest = logits.max(1, keepdim=True)
             of_target = logits.gather(1, target)
-            # [P, V] is all that this op moves, so each pass over it counts. In place: the softmax kernels read an
-            # element last where they write it.
+            # Passes over [P, V] dominate the time, so softmax runs in place: its kernels read each element for the last
+            # time before they write it.
             softmax = torch.softmax(logits, 1, out=logits)
             log_sum_exp = largest - softmax.gather(1, likeliest).log()
             loss += ((log_sum_exp - of_target) * scale).sum()
@@ -54,19 +54,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def logit_rows(device_type: str) -> int:
-    """The rows of logits that exist at a time: few on CPU, whose caches are small."""
+    """Rows of logits per chunk: few on CPU, so that they fit the cache."""
     return 256 if device_type == "cpu" else 4096
 
 
 def linear_cross_entropy(
     x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, row_weights: Tensor, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy of softmax(x [..., E] @ weight [V, E].T + bias [V]) at targets [...], a mean by row_weights [...].
+    """Cross entropy of softmax(x [..., E] @ weight [V, E].T + bias [V]) at targets [...].
 
-    Returns (loss, accuracy), scalars in fp32; both are 0 where all weights are. Static shapes, no synchronisation;
-    at most `chunk` rows of logits exist at a time (default: `logit_rows`).
+    Returns the means by row_weights [...] (loss, accuracy) as fp32 scalars, 0 if all weights are 0. Static shapes, no
+    host synchronisation; at most `chunk` rows of logits exist at a time (default: `logit_rows`).
     """
     x, targets, row_weights = x.flatten(0, -2), targets.flatten(), row_weights.flatten()
     chunk = chunk or logit_rows(x.device.type)
-    # needs_input_grad says what could be differentiated, under no_grad too: evaluation must not pay for gradients.
+    # needs_input_grad is True even under no_grad, where evaluation must not pay for gradients.
     return _LinearCrossEntropy.apply(x, weight, bias, targets, row_weights, chunk, torch.is_grad_enabled())

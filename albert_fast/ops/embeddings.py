@@ -1,4 +1,4 @@
-"""The embeddings' sum and LayerNorm."""
+"""Sum of the embeddings with LayerNorm."""
 
 from torch import Tensor
 
@@ -15,8 +15,8 @@ def embed_layer_norm(
     """dropout(LN(word + position_weight[position_ids] + token_type_weight[token_type_ids])) -> [..., H].
 
     Args:
-        word: the words' embeddings [..., H], looked up and, where the layout says so, projected.
-        position_ids, token_type_ids: int32 or int64 [...], into the tables position_weight [S, H] and token_type_weight
+        word: token embeddings [..., H], already projected in the zh layout.
+        position_ids, token_type_ids: int32 or int64 [...], indices into position_weight [S, H] and token_type_weight
             [types, H].
         weight, layer_norm_bias: LayerNorm's [H].
         key, site: as in `dropout`.

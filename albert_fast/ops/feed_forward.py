@@ -1,4 +1,4 @@
-"""The feed-forward layer, the transform of the masked-word head, and their activation."""
+"""The feed-forward layer, the transform of the masked-LM head, and their activation."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +18,7 @@ def activate(x: Tensor, activation: str = "gelu") -> Tensor:
 
 
 def gelu_ffn(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, activation: str = "gelu") -> Tensor:
-    """activation(x [..., H] @ weight1 [F, H].T + bias1 [F]) @ weight2 [H, F].T -> [..., H]; the next op has bias2."""
+    """activation(x [..., H] @ weight1 [F, H].T + bias1 [F]) @ weight2 [H, F].T -> [..., H]; the next op adds bias2."""
     return linear(activate(linear(x, weight1, bias1), activation), weight2)
 
 
@@ -26,5 +26,5 @@ def linear_gelu_layer_norm(
     x: Tensor, weight: Tensor, bias: Tensor, layer_norm_weight: Tensor, layer_norm_bias: Tensor,
     activation: str = "gelu", epsilon: float = 1e-12,
 ) -> Tensor:  # fmt: skip
-    """LN(activation(x [..., H] @ weight [M, H].T + bias [M])) -> [..., M]: the transform of the masked-word head."""
+    """LN(activation(x [..., H] @ weight [M, H].T + bias [M])) -> [..., M]: the transform of the masked-LM head."""
     return layer_norm(activate(linear(x, weight, bias), activation), layer_norm_weight, layer_norm_bias, epsilon)

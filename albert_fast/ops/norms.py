@@ -1,4 +1,4 @@
-"""LayerNorm, alone or behind a residual add."""
+"""LayerNorm, alone or after a residual add."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +19,7 @@ def add_pre_layer_norm(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Pre-LN residual add + LayerNorm: s = residual + dropout(x + bias), y = LN(s); returns (y, s), both [..., H].
 
-    The statistics are those of s as stored. `bias` [H] is the bias of the product that made x.
+    The statistics are computed from s as stored. `bias` [H] belongs to the product that computed x.
     """
     total = add_residual(x, bias, residual, dropout, key, site)
     return layer_norm(total, weight, layer_norm_bias, epsilon), total
@@ -31,7 +31,7 @@ def add_post_layer_norm(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Post-LN residual add + LayerNorm: y = LN(residual + dropout(x + bias)); returns (y, y), both [..., H].
 
-    Twice, for the branch and for the residual, so that a kernel's backward can take the two gradients apart.
+    y is returned twice, for the next branch and the residual, so that a kernel's backward gets the two gradients apart.
     """
     y = add_layer_norm(x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)
     return y, y

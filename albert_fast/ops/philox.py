@@ -8,7 +8,7 @@ from torch import Tensor
 
 from albert_fast.options import UserError
 
-ROWS_AT_A_TIME = 1024  # whose int64 arithmetic is alive at once: at 65,536 tokens all of it would be 27 GB
+ROWS_AT_A_TIME = 1024  # bounds the int64 temporaries, which would take 27 GB for 65,536 tokens
 
 
 def _philox(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
@@ -16,7 +16,7 @@ def _philox(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
     low = 0xFFFFFFFF
 
     def multiply(x: Tensor, constant: int) -> tuple[Tensor, Tensor]:
-        # A 64-bit product would overflow int64: take it in two halves of the constant.
+        # The 64-bit product would overflow int64, so multiply by each half of the constant.
         upper, lower = (constant >> 16) * x, (constant & 0xFFFF) * x
         carried = upper + (lower >> 16)
         return carried >> 16, ((carried << 16) | (lower & 0xFFFF)) & low
@@ -32,10 +32,10 @@ def _philox(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
 
 
 def dropout_keep(key: Tensor, site: int, rows: int, columns: int, probability: float) -> Tensor:
-    """Which of [rows, columns] elements survive: bool, a pure function of (seed, micro-batch, site, row, column).
+    """Mask of kept elements, bool [rows, columns]: a pure function of (seed, micro-batch, site, row, column).
 
-    `key` is int64 [2] on the device: the seed and the global micro-batch. One Philox call serves eight columns, 16
-    bits each, so a probability is rounded to 1/65536.
+    `key` is int64 [2] on the device: the seed and the index of the global micro-batch. One Philox call yields 16 bits
+    for each of eight columns, so the probability is rounded to a multiple of 1/65536.
     """
     low, columns_per_call = 0xFFFFFFFF, 8
     column = torch.arange(math.ceil(columns / columns_per_call), device=key.device)[None, :]
@@ -53,9 +53,9 @@ def dropout_keep(key: Tensor, site: int, rows: int, columns: int, probability: f
 
 
 def dropout_site(place: Literal["embeddings", "attention", "feed_forward", "classifier"], depth: int = 0) -> int:
-    """The number of a dropout in the model, so that no two share a mask.
+    """Unique number of a dropout in the model, so that no two share a mask.
 
-    depth: the layer, from 0, that the attention or feed-forward belongs to; for the classifier the number of layers.
+    depth: index of the layer for attention and feed_forward; number of layers for the classifier.
     """
     first = {"embeddings": 0, "attention": 1, "feed_forward": 2, "classifier": 1}
     return first[place] + 2 * depth
@@ -64,12 +64,12 @@ def dropout_site(place: Literal["embeddings", "attention", "feed_forward", "clas
 def dropout(x: Tensor, probability: float, key: Tensor | None, site: int) -> Tensor:
     """x [..., H] with elements zeroed by `dropout_keep` and the others scaled by 1 / (1 - probability).
 
-    The leading dimensions, flattened to T, number the rows of the mask.
+    The leading dimensions are flattened to the T rows of the mask.
     """
     if probability == 0.0:
         return x
     if key is None:
         raise UserError(f"dropout={probability} needs a key: an int64 tensor [seed, micro-batch] on the device")
     keep = dropout_keep(key, site, math.prod(x.shape[:-1]), x.shape[-1], probability).view(x.shape)
-    # A product, as in PyTorch, and not a choice: 0 * inf is NaN, so the mask cannot hide a broken activation.
+    # A product rather than torch.where, as in PyTorch: 0 * inf is NaN, so the mask cannot hide a broken activation.
     return x * (keep.to(x.dtype) / (1.0 - probability))

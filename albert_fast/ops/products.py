@@ -1,4 +1,4 @@
-"""Products and lookups with weights, and where the gradients of weights go."""
+"""Products and lookups with weights, with weight gradients under the main_grad rule."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from albert_fast.kernels.row_sums import table_gradient
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
-    """What sums over x are made in: fp32, or fp64 where x is that already."""
+    """Dtype for sums over x: fp32, or fp64 if x is fp64."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
@@ -26,7 +26,7 @@ def upcast(x: Tensor) -> Tensor:
 
 
 class _UpcastParameter(torch.autograd.Function):
-    """A parameter as fp32 whose gradient, fp32 too, goes into main_grad where there is one."""
+    """A parameter cast to fp32, whose fp32 gradient is accumulated into main_grad if it has one."""
 
     @staticmethod
     def forward(ctx: Any, parameter: Tensor) -> Tensor:
@@ -39,22 +39,22 @@ class _UpcastParameter(torch.autograd.Function):
 
 
 def upcast_parameter(parameter: Tensor) -> Tensor:
-    """`parameter` in fp32 (fp64 stays), differentiable under the main_grad rule: for vectors, whose sums are cheap."""
+    """`parameter` in the accumulation dtype, differentiable under the main_grad rule; meant for vectors."""
     is_upcast = parameter.dtype == accumulation_dtype(parameter)
     if is_upcast and getattr(parameter, "main_grad", None) is None:
-        return parameter  # autograd does as much, and an op of small rows is not worth a function of ours
+        return parameter  # plain autograd does the same with less overhead
     return _UpcastParameter.apply(parameter)
 
 
 def take_rows(parameter: Tensor, rows: slice) -> Tensor:
-    """Some rows of a parameter, differentiable under the main_grad rule."""
+    """A slice of a parameter's rows, differentiable under the main_grad rule."""
     part = parameter[rows]
     if (main_grad := getattr(parameter, "main_grad", None)) is not None:
         part.main_grad = main_grad[rows]  # type: ignore[attr-defined]
     return part
 
 
-# Asked at import: torch.compile cannot trace the question.
+# Evaluated at import because torch.compile cannot trace it.
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -63,7 +63,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     oneDNN's AVX-512 code runs about 1.1 times as fast as the BLAS behind F.linear on AMD's processors.
     """
-    compiling = torch.compiler.is_compiling()  # inductor brings its own oneDNN, and cannot lower this call
+    compiling = torch.compiler.is_compiling()  # inductor cannot lower this call, and uses oneDNN itself
     if x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0 and _HAS_ONEDNN and not compiling:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
@@ -133,13 +133,13 @@ class _PermuteRows(torch.autograd.Function):
 
 
 def permute_rows(x: Tensor, ids: Tensor, inverse: Tensor) -> Tensor:
-    """x [R, H] at ids [R], each of 0 to R - 1 once; `inverse` undoes it, so that backward need not look for it."""
+    """x [R, H] permuted by ids [R]; backward applies `inverse`, the inverse permutation."""
     return _PermuteRows.apply(x, ids, inverse)
 
 
 def gather_rows(x: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
     """x [T, H] at tokens int [R], ascending -> [R, H].
 
-    places: the same, but T where a token is none; the gradients of such rows, which mean nothing, must be zero.
+    places: like tokens, but T for unused entries, whose gradients must be zero.
     """
     return embedding(tokens, x)
