@@ -17,7 +17,7 @@ from torch import Tensor
 
 from albert_fast.config import AlbertConfig
 from albert_fast.files import file_crc, is_sealed, seal, whole_folder, write_file, write_json
-from albert_fast.health import IllRun
+from albert_fast.health import RunFailure
 from albert_fast.options import UserError, note
 from albert_fast.pretrained import (
     INDEX,
@@ -68,12 +68,12 @@ def save(run: Path, step: int, train_step: TrainStep, data: dict[str, Any], toke
     If the last update was skipped for a non-finite gradient, older checkpoints stay: the new weights may be the cause.
 
     Raises:
-        IllRun: a weight is not finite; nothing is written or removed.
+        RunFailure: a weight is not finite; nothing is written or removed.
         UserError: the file system failed; nothing is left of this checkpoint.
     """
     flat = train_step.flat
     if names := non_finite(flat.views(flat.master)):
-        raise IllRun(
+        raise RunFailure(
             f"step {step}: weights are not finite ({names}), so no checkpoint is written; resume from the previous one "
             "(--resume) with a lower --learning_rate or a longer --warmup_steps"
         )

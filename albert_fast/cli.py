@@ -67,14 +67,6 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=36, width=120)
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        return action.help or ""
-
-
 def main(arguments: Sequence[str] | None = None, imported: Callable[[], object] = lambda: None) -> None:
     """Run `albert-fast ARGUMENTS`; bad input exits with code 2 and one line on standard error.
 
@@ -175,7 +167,7 @@ def _parser(program: str, function: Callable[..., None], hints: dict[str, type])
     parser = _Parser(
         prog=program,
         description=re.split(r"\n\s*(?:Args|Returns|Raises):", function.__doc__ or "")[0],
-        formatter_class=_Help,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=120),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

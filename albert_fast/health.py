@@ -17,7 +17,7 @@ SMOOTHED, SMOOTHED_STEPS = 5, 50  # a mean loss covers at least so many log line
 COUNTED = 100_000  # masked tokens that the token frequencies are estimated from
 
 
-class IllRun(UserError):
+class RunFailure(UserError):
     """The run cannot continue: exit code 3."""
 
     exit_code = 3
@@ -35,10 +35,10 @@ class Health:
 
     def __init__(self, train: TrainConfig, max_skipped: int, step: int, skipped: int, say: Callable[[str], None]):
         self.train, self.max_skipped, self.say = train, max_skipped, say
-        self.begun = max(step, train.warmup_steps)
-        self.step, self.skipped, self.in_a_row = step, skipped, 0  # as of the last log line
-        self.said: set[str] = set()
-        self.recent: deque[tuple[int, float]] = deque()  # (step of the previous line, loss) of the lines in the mean
+        self.start = max(step, train.warmup_steps)
+        self.step, self.skipped, self.consecutive = step, skipped, 0  # as of the last log line
+        self.reported: set[str] = set()
+        self.recent: deque[tuple[int, float]] = deque()  # (step of the previous line, loss) of lines in the mean
         self.best = math.inf
         self.best_step = self.diverging_since = step
         self.lines: deque[tuple[int, dict[str, float]]] = deque()
@@ -53,30 +53,30 @@ class Health:
                 self.counts = counts
             yield batch
 
-    def look(self, step: int, metrics: dict[str, float]) -> None:
+    def check(self, step: int, metrics: dict[str, float]) -> None:
         """Check one line of metrics, which covers the steps since the last and is the same on every rank.
 
         Raises:
-            IllRun: `max_skipped` or more consecutive updates were skipped.
+            RunFailure: `max_skipped` or more consecutive updates were skipped.
         """
         before = self.step
-        self.look_at_updates(step, metrics)
+        self.check_updates(step, metrics)
         if math.isfinite(metrics["loss"]):
-            self._look_for_divergence(before, step, metrics["loss"])
-            self._look_for_chance(step, metrics)
+            self._check_divergence(before, step, metrics["loss"])
+            self._check_chance(step, metrics)
 
-    def look_at_updates(self, step: int, metrics: dict[str, float]) -> None:
-        """The part of `look` that needs only skipped_updates, last_gradient_norm and learning_rate."""
+    def check_updates(self, step: int, metrics: dict[str, float]) -> None:
+        """The part of `check` that needs only skipped_updates, last_gradient_norm and learning_rate."""
         steps, self.step = step - self.step, step
         skipped, self.skipped = int(metrics["skipped_updates"]) - self.skipped, int(metrics["skipped_updates"])
         if skipped >= steps:
-            self.in_a_row += skipped
+            self.consecutive += skipped
         else:  # a streak of skipped updates continues only if the last gradient is not finite either
-            self.in_a_row = skipped if not math.isfinite(metrics["last_gradient_norm"]) else 0
-        if self.in_a_row >= self.max_skipped:
-            first = step - self.in_a_row + 1
-            raise IllRun(
-                f"step {step}: the last {self.in_a_row} updates were skipped for non-finite gradients; first step "
+            self.consecutive = skipped if not math.isfinite(metrics["last_gradient_norm"]) else 0
+        if self.consecutive >= self.max_skipped:
+            first = step - self.consecutive + 1
+            raise RunFailure(
+                f"step {step}: the last {self.consecutive} updates were skipped for non-finite gradients; first step "
                 f"{first}, gradient norm {metrics['last_gradient_norm']:g}, learning rate "
                 f"{metrics['learning_rate']:.3g}. Resume from a checkpoint before step {first} or start over with a "
                 "lower --learning_rate, a longer --warmup_steps, --max_grad_norm 1 or --precision fp32"
@@ -84,7 +84,7 @@ class Health:
         if skipped:
             self._once("skipped", f"step {step}: {skipped} of {steps} updates were skipped for non-finite gradients")
 
-    def _look_for_divergence(self, before: int, step: int, loss: float) -> None:
+    def _check_divergence(self, before: int, step: int, loss: float) -> None:
         self.recent.append((before, loss))
         while len(self.recent) > SMOOTHED and self.recent[1][0] <= step - SMOOTHED_STEPS:
             self.recent.popleft()
@@ -104,12 +104,12 @@ class Health:
                 "--learning_rate, twice the --warmup_steps, or more tokens per step",
             )
 
-    def _look_for_chance(self, step: int, metrics: dict[str, float]) -> None:
+    def _check_chance(self, step: int, metrics: dict[str, float]) -> None:
         window = max(self.train.max_steps // 5, 100)
         self.lines.append((step, metrics))
         while self.lines[0][0] <= step - window:
             self.lines.popleft()
-        if step - self.begun < window:
+        if step - self.start < window:
             return
 
         def mean(name: str) -> float:
@@ -124,7 +124,7 @@ class Health:
                 "sentences: use longer ones, or --no-sentence_order",
             )
         by_frequency, loss = frequency_loss(self.counts), mean("mlm_loss")
-        if loss > by_frequency - 0.1 and "diverging" not in self.said:
+        if loss > by_frequency - 0.1 and "diverging" not in self.reported:
             remedy = (
                 "A plateau of a few thousand steps is normal; remedies: a higher --learning_rate, --ln_type preln, or "
                 "more and smaller steps"
@@ -138,8 +138,8 @@ class Health:
             )
 
     def _once(self, kind: str, text: str) -> None:
-        if kind not in self.said:
-            self.said.add(kind)
+        if kind not in self.reported:
+            self.reported.add(kind)
             self.say(text)
 
 

@@ -58,10 +58,10 @@ def check_unchanged(given: Mapping[str, Any], before: Mapping[str, Any]) -> None
     """
     for name, value in json.loads(json.dumps(dict(given))).items():
         if name in before and before[name] != value:
-            raise another_run(name, value, before[name])
+            raise changed_setting(name, value, before[name])
 
 
-def another_run(name: str, given: Any, before: Any, what: str = "") -> UserError:
+def changed_setting(name: str, given: Any, before: Any, what: str = "") -> UserError:
     """The error for a setting that a resumed run cannot change; for a path, `what` names the contents that differ."""
     differs = f"{name}={str(given)[:200]} {f'holds {what} than' if what else 'differs from'} the run's {before}"
     return UserError(f"{differs}, and a run cannot change it; keep --{name} as it was, or use another output folder")

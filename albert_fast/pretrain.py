@@ -105,7 +105,7 @@ def _pretrain(
                         scores = train_step.evaluate(_held_out(run, data, loader, rank, world_size))
                     metrics |= {f"eval_{name}": value for name, value in scores.items()}
                 log.write(step, metrics)
-                health.look(step, metrics)
+                health.check(step, metrics)
 
             def save(step: int, cursor: dict[str, Any]) -> None:
                 position = {"cursor": cursor, "tokens": cursor["index"] * data.tokens_per_batch}

@@ -13,7 +13,7 @@ from albert_fast.data.batches import PretrainingLoader
 from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.files import file_crc, held_files, locked, remove_partials, write_json, writing
 from albert_fast.model import AlbertForPreTraining
-from albert_fast.options import Options, UserError, another_run, check_unchanged, note, option
+from albert_fast.options import Options, UserError, changed_setting, check_unchanged, note, option
 from albert_fast.pretrained import WEIGHTS, checkpoint_folder, read_weights
 from albert_fast.sharing import unshare
 
@@ -132,15 +132,15 @@ class RunFolder:
             return
         stream = self.before.get("stream", loader.cursor()["stream"])
         if stream != loader.cursor()["stream"]:
-            raise another_run("data", run.data, self.before["data"], "other shards")
+            raise changed_setting("data", run.data, self.before["data"], "other shards")
         if run.init_from != self.before["init_from"]:
             known = self.before.get("init_from_crc32c")
             if run.init_from is None or file_crc(checkpoint_folder(run.init_from) / WEIGHTS) != known:
-                raise another_run("init_from", run.init_from, self.before["init_from"], "other weights")
+                raise changed_setting("init_from", run.init_from, self.before["init_from"], "other weights")
         if model.config != self.before["config"] and not run.init_from:
             asked = model.build(**({"vocab_size": config.vocab_size} if model.config in PRESETS else {}))
             if asked.replace(share_type=config.share_type, extra=config.extra) != config:
-                raise another_run("config", model.config, self.before["config"], "another model")
+                raise changed_setting("config", model.config, self.before["config"], "another model")
 
     def note_schedule(self, train: TrainConfig) -> None:
         """Note that a resumed run's learning rate follows a new schedule if --max_steps has changed."""

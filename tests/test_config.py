@@ -21,8 +21,9 @@ def test_a_model_config_nested_in_a_training_frameworks(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"extra": 5}, "must be a JSON object"), ({"final_layer_norm": "false"}, "final_layer_norm='false' must be true")],
-)
+    [({"extra": 5}, "must be a JSON object"), ({"final_layer_norm": "false"}, "final_layer_norm='false' must be true"),
+     ({"hiden_size": 3}, "did you mean 'hidden_size'")],
+)  # fmt: skip
 def test_configs_are_checked_when_read(tmp_path, change, message):
     file = tmp_path / "config.json"
     file.write_bytes(b"\xef\xbb\xbf" + json.dumps(tiny_config().to_dict()).encode())  # a byte-order mark

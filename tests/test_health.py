@@ -7,7 +7,7 @@ import pytest
 from support.steps import make_batch
 
 from albert_fast.config import TrainConfig
-from albert_fast.health import Health, IllRun, frequency_loss
+from albert_fast.health import Health, RunFailure, frequency_loss
 
 HEALTHY = dict(loss=5.0, mlm_loss=4.5, sop_loss=0.5, sop_accuracy=0.8, learning_rate=1e-3, last_gradient_norm=1.0)
 
@@ -20,7 +20,7 @@ def watch(lines, max_steps=1000):
     for steps, changes in lines:
         step += steps
         skipped += changes.get("skipped_updates", 0)
-        health.look(step, {**HEALTHY, **changes, "skipped_updates": skipped})
+        health.check(step, {**HEALTHY, **changes, "skipped_updates": skipped})
     return notes
 
 
@@ -30,10 +30,10 @@ def test_a_run_that_learns_gets_no_report():
 
 def test_only_consecutive_skipped_updates_end_the_run():
     skipping = dict(loss=math.nan, skipped_updates=10, last_gradient_norm=math.nan)
-    with pytest.raises(IllRun, match=r"step 40: the last 26 updates.*first step 15, gradient norm nan.*rate 0\.001"):
+    with pytest.raises(RunFailure, match=r"step 40: the last 26 .*first step 15, gradient norm nan.*rate 0\.001"):
         watch([(10, {}), (10, {**skipping, "skipped_updates": 6}), (10, skipping), (10, skipping)])
     assert len(watch([(10, {**skipping, "skipped_updates": 9, "last_gradient_norm": 1.0})] * 20)) == 1
-    assert IllRun.exit_code == 3
+    assert RunFailure.exit_code == 3
 
 
 def test_a_loss_that_stays_above_its_best_is_reported_once():

@@ -55,6 +55,7 @@ def test_valid_values_are_accepted():
         (TrainConfig, {"weight_decay": float("inf")}),
         (TrainConfig, {"learning_rate": float("nan")}),
         (TrainConfig, {"seed": 2**63}),
+        (TrainConfig, {"seed": -1}),
         (TrainConfig, {"max_steps": 10**20}),
         (TrainConfig, {"weight_decay": 1e300}),
         (DataConfig, {"loader_threads": 0}),

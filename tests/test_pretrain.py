@@ -122,15 +122,11 @@ def test_sharing_can_be_loosened_when_resuming(folder):
     ("flags", "parts"),
     [
         ({"share_type": "half"}, ["share_type='half'", "all, ffn, attention, None"]),
-        ({"tokens_per_batch": 32}, ["tokens_per_batch=32"]),
         ({"max_seq_length": 513, "tokens_per_batch": 1026}, ["max_seq_length=513", "max_position_embeddings=512"]),
         ({"data": "/nowhere"}, ["/nowhere", "albert-fast prepare"]),
         ({"warmup_steps": 50}, ["warmup_steps=50", "max_steps=40"]),
-        ({"config": "tiny", "hidden_dropout_prob": 1.5}, ["hidden_dropout_prob=1.5"]),
-        ({"optimizer": "sgd"}, ["sgd", "lamb"]),
+        ({"config": "tiny", "hidden_dropout_prob": 1.5}, ["hidden_dropout_prob=1.5 must be 0 or more and below 1"]),
         ({"capture": "on"}, ["--capture off"]),
-        ({"seed": -1}, ["seed=-1"]),
-        ({"save_steps": 0}, ["save_steps=0"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -140,27 +136,9 @@ def test_bad_input_is_one_line(folder, tmp_path, flags, parts):
         assert part in line
 
 
-def test_configs_that_cannot_be_trained(folder, tmp_path):
-    config = json.loads((folder / "config.json").read_text())
-    for change, part in (
-        ({"num_attention_heads": 5}, "num_attention_heads=5 does not divide hidden_size=32"),
-        ({"vocab_size": 601}, "does not match the 600 tokens"),
-        ({"attention_probs_dropout_prob": 0.1}, "attention_probs_dropout_prob=0.1"),
-        ({"hiden_size": 3}, "did you mean 'hidden_size'"),
-    ):
-        file = tmp_path / "config.json"
-        file.write_text(json.dumps({**config, **change}))
-        assert part in refuse(*arguments(folder, tmp_path / "run", config=file))
-
-
 def test_a_run_is_not_overwritten(folder, forty_steps):
     assert "--resume" in refuse(*arguments(folder, forty_steps))
     assert "seed=4 differs" in refuse(*arguments(folder, forty_steps, seed=4), "--resume")
-
-
-def test_both_spellings_of_a_flag(folder, tmp_path):
-    words = arguments(folder, tmp_path / "run", max_steps=1, warmup_steps=0)
-    succeed(*(word.replace("_", "-") if word.startswith("--max") else word for word in words))
 
 
 SHORT = dict(max_steps=4, warmup_steps=0, save_steps=2)

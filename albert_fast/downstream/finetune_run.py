@@ -15,10 +15,10 @@ from torch import Tensor
 from albert_fast.downstream.classifier import SETTINGS, AlbertForSequenceClassification, read_settings
 from albert_fast.downstream.scores import warn_of_chance
 from albert_fast.files import strict_json, write_json, writing
-from albert_fast.health import Health, IllRun
+from albert_fast.health import Health, RunFailure
 from albert_fast.metrics import MetricsLog
 from albert_fast.optimizer import Optimizer
-from albert_fast.options import UserError, another_run, check_unchanged, note
+from albert_fast.options import UserError, changed_setting, check_unchanged, note
 from albert_fast.pretrained import WEIGHTS, refuse_non_finite, save_config, save_tensors
 from albert_fast.run import check_resume, own_folder
 
@@ -117,7 +117,7 @@ class FinetuneRun:
             timed.pop("tokens_seen", None)  # would count only logged steps
             self.log.write(self.step, timed)
             seen = {"skipped_updates": self._skipped(), "last_gradient_norm": values["gradient_norm"]}
-            self.health.look_at_updates(self.step, values | seen)
+            self.health.check_updates(self.step, values | seen)
             self.tokens = self.since = 0
             self.loss_sum.zero_()
 
@@ -125,11 +125,11 @@ class FinetuneRun:
         """Log the scores of an epoch and save the weights if they are the best so far; return whether they are.
 
         Raises:
-            IllRun: the loss is not finite; nothing is saved.
+            RunFailure: the loss is not finite; nothing is saved.
         """
         self.log.write(self.step, {"epoch": epoch, **{f"dev_{name}": value for name, value in scores.items()}})
         if not math.isfinite(scores["loss"]):
-            raise IllRun(
+            raise RunFailure(
                 f"step {self.step}: the loss on --dev is {scores['loss']}, with {self._skipped()} of {self.step} "
                 "updates skipped for non-finite gradients: the run diverged. Start again with a lower --learning_rate "
                 "or --max_grad_norm 1; the weights of an earlier best epoch are kept"
@@ -167,7 +167,7 @@ class FinetuneRun:
         free = _FREE if "model_crc32c" in before else tuple(name for name in _FREE if name != "model")
         for name, what, checksum in _CONTENTS:
             if before.get(checksum, self.settings[checksum]) != self.settings[checksum]:
-                raise another_run(name, self.settings[name], before[name], what)
+                raise changed_setting(name, self.settings[name], before[name], what)
         check_unchanged({name: value for name, value in self.settings.items() if name not in free}, before)
         if not held.is_file():
             raise UserError(f"output={self.output}: this run is complete; start another one in a new folder")

@@ -17,7 +17,7 @@ from albert_fast.downstream.finetune import finetune
 from albert_fast.downstream.finetune_options import FinetuneOptions
 from albert_fast.downstream.finetune_run import FinetuneRun
 from albert_fast.files import locked
-from albert_fast.health import IllRun
+from albert_fast.health import RunFailure
 from albert_fast.metrics import read_metrics
 from albert_fast.options import DeviceOptions, UserError
 
@@ -147,7 +147,7 @@ def test_a_run_that_diverges_between_log_lines_ends_with_exit_code_3(pretrained:
     """The run has fewer steps than MAX_SKIPPED and than one log line."""
     given = options(pretrained, epochs=1, learning_rate=rate, logging_steps=1000)
     with pytest.raises(
-        IllRun, match=r"step 19: the loss on --dev is nan, with \d+ of 19 updates skipped.*lower --learn"
+        RunFailure, match=r"step 19: the loss on --dev is nan, with \d+ of 19 updates skipped.*lower --learn"
     ):
         run(given)
     assert not (Path(given.output) / "model.safetensors").exists()
