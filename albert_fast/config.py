@@ -207,11 +207,11 @@ class ModelOptions(Options):
         None, "with preln, add a LayerNorm after the last layer, unlike the references (default: the config's, or no)"
     )
 
-    def build(self, **overrides: Any) -> AlbertConfig:
-        """The AlbertConfig that these options describe, with fields replaced by `overrides`."""
-        given = {name: value for name, value in asdict(self).items() if value is not None and name != "config"}
+    def build(self, vocab_size: int | None = None) -> AlbertConfig:
+        """The AlbertConfig that these options describe; `vocab_size` is for presets, a config file has its own."""
+        given = asdict(self) | ({"vocab_size": vocab_size} if self.config in PRESETS else {})
         make = AlbertConfig.from_preset if self.config in PRESETS else AlbertConfig.from_pretrained
-        return make(self.config, **given, **overrides)
+        return make(given.pop("config"), **{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from albert_fast.config import PRESETS, AlbertConfig, DataConfig, ModelOptions, TrainConfig
+from albert_fast.config import AlbertConfig, DataConfig, ModelOptions, TrainConfig
 from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.downstream.predict import fill_masks
@@ -117,7 +117,7 @@ def _fitting_steps(model: ModelOptions, data: DataConfig, shards: Path, seconds:
     train = TrainConfig(optimizer="adamw", capture="off")
     device = torch.device(device_kind("auto"))
     with open_loader(str(shards), data, train.seed) as loader:
-        config = model.build(**({"vocab_size": loader.corpus.vocab_size} if model.config in PRESETS else {}))
+        config = model.build(loader.corpus.vocab_size)
         first = next(loader)
         step = TrainStep(AlbertForPreTraining(config, train.ops).to(device), first, data.max_seq_length, train)
         step([first])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from albert_fast import checkpoint
-from albert_fast.config import PRESETS, AlbertConfig, DataConfig, ModelOptions, TrainConfig
+from albert_fast.config import AlbertConfig, DataConfig, ModelOptions, TrainConfig
 from albert_fast.data.batches import PretrainingLoader
 from albert_fast.data.load_tokenizer import load_tokenizer
 from albert_fast.files import file_crc, held_files, locked, remove_partials, write_json, writing
@@ -138,8 +138,8 @@ class RunFolder:
             if run.init_from is None or file_crc(checkpoint_folder(run.init_from) / WEIGHTS) != known:
                 raise changed_setting("init_from", run.init_from, self.before["init_from"], "other weights")
         if model.config != self.before["config"] and not run.init_from:
-            asked = model.build(**({"vocab_size": config.vocab_size} if model.config in PRESETS else {}))
-            if asked.replace(share_type=config.share_type, extra=config.extra) != config:
+            given = model.build(config.vocab_size)
+            if given.replace(share_type=config.share_type, extra=config.extra) != config:
                 raise changed_setting("config", model.config, self.before["config"], "another model")
 
     def note_schedule(self, train: TrainConfig) -> None:
@@ -178,7 +178,7 @@ def model_config(model: ModelOptions, folder: RunFolder, run: RunOptions, loader
             note(f"config={model.config} is ignored: the config of {run.init_from} comes with its weights")
         model = replace(model, config=str(source))
         check_vocabulary(load_tokenizer(source).fingerprint, run.init_from, loader, run)
-    config = model.build(**({"vocab_size": vocab_size} if model.config in PRESETS else {}))
+    config = model.build(vocab_size)
     # A vocabulary padded to a multiple of 8 or 64; only with --init_from is it known that the real tokens agree.
     padding = config.vocab_size - vocab_size
     if padding > 0 and (run.init_from or (config.vocab_size % 8 == 0 and padding < 128)):

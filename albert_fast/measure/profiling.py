@@ -15,7 +15,7 @@ from rich.console import Console
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from albert_fast.cards import CARDS, load_card
-from albert_fast.config import PRESETS, DataConfig, ModelOptions, TrainConfig
+from albert_fast.config import DataConfig, ModelOptions, TrainConfig
 from albert_fast.data.batches import Batch
 from albert_fast.measure.batch import full_batch
 from albert_fast.measure.predicted_time import predict_time
@@ -184,8 +184,7 @@ def profile_command(options: ProfileOptions, model: ModelOptions, data: DataConf
     device = torch.device(device_kind(train.device))
     torch.manual_seed(train.seed)
     with open_loader(options.data, data, train.seed) if options.data else nullcontext() as loader:
-        vocabulary = {"vocab_size": loader.corpus.vocab_size} if loader and model.config in PRESETS else {}
-        config = model.build(**vocabulary)
+        config = model.build(loader.corpus.vocab_size if loader else None)
         check_trainable(config, data)
         batches: Iterator[Batch] = loader or repeat(full_batch(config, **data.settings()))
         first = next(batches)

@@ -1,4 +1,4 @@
-"""The command line in this process."""
+"""The command line within this process."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from albert_fast.cli import main
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> str:
-    """What `albert-fast` with these words prints to standard error, where it has to end with `code`."""
+    """The standard error of `albert-fast WORDS`, which must exit with `code`."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ending:
         main(words)

@@ -1,7 +1,7 @@
-"""Jobs that are killed, starved and interrupted at chosen moments in processes of their own, and what they leave.
+"""Jobs in processes of their own, which tests kill, interrupt or run out of disk space at chosen moments.
 
-A job runs in a fork of this process, which has imported everything: that costs milliseconds where a new interpreter
-costs seconds, so hundreds of moments can be tried.
+A job runs in a fork of this process, which has imported everything: starting one takes milliseconds instead of the
+seconds of a new interpreter, so a test can try hundreds of moments.
 """
 
 import os
@@ -23,15 +23,15 @@ from albert_fast.files import file_crc
 from albert_fast.options import UserError
 
 USER_ERROR, OTHER_ERROR = 2, 1
-SAID = Path(tempfile.mkdtemp(prefix="said-"))  # what each process printed: elsewhere than what is starved
+SAID = Path(tempfile.mkdtemp(prefix="said-"))  # what each process printed, outside the disk that is full
 
 
 @dataclass(frozen=True)
 class Job:
-    """One command and how it is gone on with.
+    """One command and how it is resumed.
 
-    start and resume take the output's folder; results are the patterns of the files whose bytes must be those of an
-    undisturbed run; ranks fork that many processes, with torchrun's variables.
+    start and resume take the output folder; results are patterns of the files that must equal those of an undisturbed
+    run; ranks is the number of processes, which get torchrun's variables.
     """
 
     name: str
@@ -41,18 +41,18 @@ class Job:
     ranks: int = 1
 
     def digest(self, output: Path) -> dict[str, int]:
-        """The checksum of every result, by its name."""
+        """The checksum of every result by name."""
         files = [path for pattern in self.results for path in sorted(output.glob(pattern))]
         return {str(path.relative_to(output)): file_crc(path) for path in files}
 
     def leftovers(self, output: Path) -> list[str]:
-        """What a finished job has no business to leave."""
+        """Temporary files, which a finished job must not leave."""
         inside = [path.name for path in output.rglob("*") if ".partial" in path.name or ".tmp" in path.name]
         return inside + [path.name for path in output.parent.glob(f".{output.name}*")]
 
 
 def launch(function: Callable[..., None], *arguments: Any, ranks: int = 1) -> list[int]:
-    """Run `function(*arguments)` in `ranks` forks, each of one thread and the head of its process group; their ids."""
+    """Run `function(*arguments)` in `ranks` forks, each the leader of a process group; returns their ids."""
     port = _free_port()
     processes = []
     for rank in range(ranks):
@@ -63,13 +63,13 @@ def launch(function: Callable[..., None], *arguments: Any, ranks: int = 1) -> li
                 os.setpgid(0, 0)
                 _quiet()
                 torch.set_num_threads(1)
-                torch.cuda.is_available = lambda: False  # a fork cannot use a device that its parent has looked at
+                torch.cuda.is_available = lambda: False  # a fork cannot use a device that its parent has initialized
                 if ranks > 1:
                     given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
                     os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in given.items()}}
                 function(*arguments)
                 code = 0
-            except (UserError, OSError) as error:  # what the command line tells in one line
+            except (UserError, OSError) as error:  # the command line prints these in one line
                 print(f"error: {error}", file=sys.stderr)
                 code = USER_ERROR
             except SystemExit as error:
@@ -85,7 +85,7 @@ def launch(function: Callable[..., None], *arguments: Any, ranks: int = 1) -> li
 
 
 def finish(processes: list[int], seconds: float = 120) -> list[int]:
-    """Wait for them all; their exit codes, negative for a signal. One that hangs is killed, and that is an error."""
+    """Wait for the processes; their exit codes, negative for a signal. One that hangs is killed and is an error."""
     codes, ends = [], time.monotonic() + seconds
     for process in processes:
         while True:
@@ -101,14 +101,14 @@ def finish(processes: list[int], seconds: float = 120) -> list[int]:
 
 
 def kill(processes: list[int], number: int) -> None:
-    """Send a signal to every process and what it started."""
+    """Send a signal to every process and its children."""
     for process in processes:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process, number)
 
 
 def disturb(job: Job, output: Path, after_seconds: float, number: int) -> list[int]:
-    """Start `job`, send it a signal after a while, and give its exit codes."""
+    """Start `job`, send it a signal after a while, and return its exit codes."""
     processes = launch(job.start, output, ranks=job.ranks)
     time.sleep(after_seconds)
     kill(processes, number)
@@ -116,18 +116,20 @@ def disturb(job: Job, output: Path, after_seconds: float, number: int) -> list[i
 
 
 def recover(job: Job, output: Path) -> None:
-    """Go on with a disturbed job to its end, as its user would; what the job says is the assertion's message."""
+    """Resume a disturbed job or start it again, as a user would; its output is the assertion's message."""
     for function in (job.resume, job.start):
         processes = launch(function, output, ranks=job.ranks)
         codes = finish(processes)
         if not any(codes):
             return
-    told = "".join(said(process)[1] for process in processes)
-    raise AssertionError(f"{job.name} could be neither resumed nor started again in {output}: {codes}\n{told[-3000:]}")
+    errors = "".join(said(process)[1] for process in processes)
+    raise AssertionError(
+        f"{job.name} could be neither resumed nor started again in {output}: {codes}\n{errors[-3000:]}"
+    )
 
 
 def said(process: int) -> tuple[str, str]:
-    """What a process that has ended printed to its standard output and to its standard error."""
+    """The standard output and standard error of a process that has ended."""
     out, error = ((SAID / f"{process}-{number}").read_text() for number in (1, 2))
     return out, error
 

@@ -1,4 +1,4 @@
-"""`albert-fast pretrain` in a process of its own, most often a fork, on a small English corpus, and what it leaves."""
+"""`albert-fast pretrain` on a small English corpus, usually in a fork, and its results."""
 
 import json
 import os
@@ -22,7 +22,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def prepared_folder(root: Path) -> Path:
-    """A prepared folder of English, one held out, and a small config, in `root`."""
+    """Prepare a folder of English text, a held-out one, and a small config in `root`."""
     text = python_topics().split("\n\n")
     for name, documents in (("train", text[:60]), ("held_out", text[60:])):
         (root / f"{name}.txt").write_text("\n\n".join(documents))
@@ -45,13 +45,13 @@ def arguments(folder: Path, output: Path, **flags) -> list[str]:
 
 
 def started(*words: str, launcher: tuple[str, ...] = (sys.executable,), **where: Any) -> subprocess.Popen:
-    """`albert-fast` with these words in a new interpreter, or in those of a launcher; prints to nowhere by default."""
+    """Start `albert-fast` in a new interpreter, or in those of a launcher; output is discarded by default."""
     where = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **where}
     return subprocess.Popen([*launcher, "-m", "albert_fast", *words], env=ENVIRONMENT, text=True, **where)
 
 
 def run(*words: str) -> subprocess.CompletedProcess:
-    """`albert-fast` with these words, in a fork of this process, which has imported everything."""
+    """Run `albert-fast` in a fork of this process, which has imported everything."""
     (process,) = launch(main, words)
     (code,) = finish([process], seconds=300)
     return subprocess.CompletedProcess(words, code, *said(process))
@@ -64,7 +64,7 @@ def succeed(*words: str) -> subprocess.CompletedProcess:
 
 
 def refuse(*words: str) -> str:
-    """The one line that a bad command prints."""
+    """The single error line of a command that must be refused."""
     result = run(*words)
     lines = [line for line in result.stderr.splitlines() if not line.startswith("note: ")]
     assert result.returncode == 2, result.stderr
