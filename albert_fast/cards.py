@@ -66,8 +66,8 @@ CARDS: dict[str, Card] = {
 
 def find_card(device_name: str) -> Card | None:
     """The card with the torch device name `device_name` ("NVIDIA H100 80GB HBM3"), if it is in CARDS."""
-    words = device_name.lower().replace(" ", "")
-    return next((card for card in CARDS.values() if card.name in words), None)
+    name = device_name.lower().replace(" ", "")
+    return next((card for card in CARDS.values() if card.name in name), None)
 
 
 def load_card(name: str, rates: str | None = None) -> Card:

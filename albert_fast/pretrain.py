@@ -45,8 +45,8 @@ def pretrain(run: RunOptions, model: ModelOptions, data: DataConfig, train: Trai
     --nproc-per-node=W -m albert_fast pretrain ...`; the stream of micro-batches is the same for any number of ranks W.
     The default --layout zh (as in albert_zh) cannot be exported to HuggingFace; --layout google can.
     """
-    with ranks(train.device) as place:
-        _pretrain(run, model, data, train, *place)
+    with ranks(train.device) as (rank, world_size, device):
+        _pretrain(run, model, data, train, rank, world_size, device)
 
 
 def _pretrain(
@@ -78,8 +78,8 @@ def _pretrain(
             lambda step: implementations.update(_tune(run, train, step, folder)),
         )  # fmt: skip
         at_end.callback(train_step.close)
-        if folder.found:
-            folder.found.load_into(train_step)
+        if folder.checkpoint:
+            folder.checkpoint.load_into(train_step)
         if world_size > 1:
             dist.barrier()  # all ranks must have read the folder before rank 0 writes to it
         with (
@@ -91,7 +91,7 @@ def _pretrain(
                 _describe(config, data, train, world_size, train_step, folder, loader)
             skipped = int(train_step.optimizer.steps - train_step.optimizer.updates)
             health = Health(train, run.max_skipped_updates, step, skipped, log.say)
-            batches, saved = health.counting(chain([first], loader)), step if folder.found else None
+            batches, saved = health.counting(chain([first], loader)), step if folder.checkpoint else None
             logged = step
 
             def log_metrics(step: int, cursor: dict[str, Any], evaluating: bool = False) -> None:
@@ -146,7 +146,7 @@ def _tune(run: RunOptions, train: TrainConfig, step: TrainStep, folder: RunFolde
         return {}
     from albert_fast.tuning.run import tune_step  # here, because it imports the kernels
 
-    saved = folder.found.data.get("implementations", {}) if folder.found else {}
+    saved = folder.checkpoint.data.get("implementations", {}) if folder.checkpoint else {}
     return tune_step(step, run.tune, run.tune_seconds, saved)
 
 
@@ -200,7 +200,7 @@ def _describe(
     tokens = micro_batches * data.tokens_per_batch
     size = f"{micro_batches} x {data.tokens_per_batch:,} = {tokens:,} tokens"
     note(f"{shape} on {where}; a step is {size}, an epoch about {loader.corpus.num_tokens / tokens:,.1f} steps")
-    if config.layout == "zh" and not folder.found:
+    if config.layout == "zh" and not folder.checkpoint:
         note("layout zh (as in albert_zh) cannot be exported to HuggingFace; --layout google can")
     shapes = (loader.tokens_per_batch, loader.max_seq_length, loader.max_sequences, loader.predictions_per_batch)
     flops = step_flops(config, *shapes) * train.gradient_accumulation_steps
@@ -211,6 +211,6 @@ def _describe(
             f"a step takes about {duration} here ({torch.get_num_threads()} CPU threads); for experiments, --config "
             "tiny --tokens_per_batch 2048 --max_seq_length 128"
         )
-    if folder.found:
-        note(f"resumed from {folder.found.directory} at micro-batch {folder.found.data['cursor']['index']:,}")
+    if folder.checkpoint:
+        note(f"resumed from {folder.checkpoint.directory} at micro-batch {folder.checkpoint.data['cursor']['index']:,}")
     folder.note_schedule(train)

@@ -19,13 +19,13 @@ def ranks(device: str) -> Iterator[tuple[int, int, torch.device]]:
     """
     kind = device_kind(device)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    place = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
+    local = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
     if kind == "cuda":
-        if place.index >= (count := torch.cuda.device_count()):
-            raise UserError(f"LOCAL_RANK={place.index}: torch finds {count} CUDA devices; use --nproc-per-node={count}")
-        torch.cuda.set_device(place)
+        if local.index >= (count := torch.cuda.device_count()):
+            raise UserError(f"LOCAL_RANK={local.index}: torch finds {count} CUDA devices; use --nproc-per-node={count}")
+        torch.cuda.set_device(local)
     if world_size > 1:
         dist.init_process_group("nccl" if kind == "cuda" else "gloo")
-    yield int(os.environ.get("RANK", "0")), world_size, place
+    yield int(os.environ.get("RANK", "0")), world_size, local
     if world_size > 1:
         dist.destroy_process_group()

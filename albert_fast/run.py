@@ -96,8 +96,8 @@ def own_folder(path: Path) -> Iterator[None]:
 class RunFolder:
     """RUN/: the options saved in it and the checkpoint to resume from.
 
-    Attributes: path; found, the newest intact checkpoint or None; step and cursor, its step and data position (0 and
-    None at the start); before, the saved options (None for a new run).
+    Attributes: path; checkpoint, the newest intact one or None; step and cursor, its step and data position (0 and None
+    at the start); before, the saved options (None for a new run).
 
     Raises:
         UserError: the folder holds a run and --resume is not given, or the reverse; output lies inside the data; the
@@ -115,15 +115,15 @@ class RunFolder:
                 )
         check_resume(self.path, OPTIONS, run.resume)
         self.before = _read_options(file) if run.resume else None
-        self.found = checkpoint.find(self.path) if run.resume else None
-        self.step = self.found.step if self.found else 0
-        self.cursor = self.found.data["cursor"] if self.found else None
+        self.checkpoint = checkpoint.find(self.path) if run.resume else None
+        self.step = self.checkpoint.step if self.checkpoint else 0
+        self.cursor = self.checkpoint.data["cursor"] if self.checkpoint else None
         if self.before is None:
             return
         check_unchanged({name: options[name] for name in FIXED}, self.before)
         if not Path(run.data).exists():
             raise UserError(f"data={run.data}, this run's prepared folder, is gone; give its new location with --data")
-        if self.found is None:
+        if self.checkpoint is None:
             note(f"{self.path} holds no intact checkpoint; starting from step 0")
 
     def check(self, config: AlbertConfig, model: ModelOptions, run: RunOptions, loader: PretrainingLoader) -> None:
@@ -169,8 +169,8 @@ class RunFolder:
 def model_config(model: ModelOptions, folder: RunFolder, run: RunOptions, loader: PretrainingLoader) -> AlbertConfig:
     """The model's config: the checkpoint's if there is one (sharing may be loosened), otherwise from the options."""
     vocab_size = loader.corpus.vocab_size
-    if folder.found:
-        saved = AlbertConfig.from_pretrained(folder.found.directory)
+    if folder.checkpoint:
+        saved = AlbertConfig.from_pretrained(folder.checkpoint.directory)
         return saved.replace(share_type=model.share_type or saved.share_type)
     if run.init_from:
         source = checkpoint_folder(run.init_from)
@@ -216,7 +216,7 @@ def check_trainable(config: AlbertConfig, data: DataConfig) -> None:
 def build_model(config: AlbertConfig, run: RunOptions, train: TrainConfig, folder: RunFolder) -> AlbertForPreTraining:
     """The model to train; a new run takes its weights from --init_from, if given."""
     model = AlbertForPreTraining(config, ops=train.ops)
-    if run.init_from and not folder.found:
+    if run.init_from and not folder.checkpoint:
         source = checkpoint_folder(run.init_from)
         weights = unshare(read_weights(source), AlbertConfig.from_pretrained(source), config)
         model.load_weights(weights, str(source))

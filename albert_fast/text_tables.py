@@ -11,9 +11,9 @@ def markdown_lines(head: Sequence[str], align: str, rows: Iterable[Iterable[str]
     return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
 
 
-def number_table(title: str, columns: Sequence[str], words: int = 1) -> Table:
-    """An empty table with `words` left-aligned columns followed by right-aligned ones."""
+def number_table(title: str, columns: Sequence[str], text_columns: int = 1) -> Table:
+    """An empty table with `text_columns` left-aligned columns followed by right-aligned ones."""
     table = Table(title=title)
     for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index < words else "right")
+        table.add_column(name, justify="left" if index < text_columns else "right")
     return table

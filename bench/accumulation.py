@@ -56,7 +56,7 @@ def main() -> None:
         return
     title = "Relative L2 error of a shared weight's gradient against float64, bf16 operands, CPU"
     columns = ("tokens", "uses L", "fp32 main_grad (ours)", "autograd, bf16 weight", "autograd, autocast")
-    table = number_table(title, columns, words=0)
+    table = number_table(title, columns, text_columns=0)
     for row in rows:
         values = (row[key] for key in ("fp32_main_grad", "autograd_bf16", "autograd_autocast"))
         table.add_row(f"{row['tokens']:,}", str(row["uses"]), *(f"{value:.1e}" for value in values))

@@ -260,7 +260,7 @@ def main() -> None:
         print(strict_json({"cores": os.cpu_count(), **versions, "rows": rows}, indent=2))
         return
     columns = ("text", "method", "MB/CPU-s", "tokens/CPU-s", "ratio", "MB/s wall")
-    table = number_table("Text to training data (per CPU second, children included)", columns, words=2)
+    table = number_table("Text to training data (per CPU second, children included)", columns, text_columns=2)
     for row in rows:
         rates = (f"{row['megabytes_per_cpu_second']:.2f}", f"{row['tokens_per_cpu_second']:,.0f}")
         table.add_row(

@@ -184,7 +184,7 @@ def print_table(rows: list[Row]) -> None:
         "tma_instructions": "TMA", "wide_accesses": "128-bit", "narrow_accesses": "< 32-bit",
         "instructions_per_element": "instr. / element",
     }  # fmt: skip
-    table = number_table(f"Compiled by Triton {triton.__version__}", list(headings.values()), words=3)
+    table = number_table(f"Compiled by Triton {triton.__version__}", list(headings.values()), text_columns=3)
     for row in rows:
         values = asdict(row)
         per_element = values["instructions_per_element"]

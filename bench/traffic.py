@@ -240,7 +240,7 @@ def table() -> list[Row]:
 
 def print_table(rows: list[Row]) -> None:
     headings = ("op", "direction", "shape", "dtype", "bytes", "/ least", "partials", "eager / ours", "autocast / ours")
-    printed = number_table("Bytes moved, MB (interpreted at small sizes; linear in each size)", headings, words=4)
+    printed = number_table("Bytes moved, MB (interpreted at small sizes; linear in each size)", headings, 4)
     both: dict[tuple, list[Row]] = {}
     for row in rows:
         both.setdefault((row.op, tuple(row.shape), row.dtype), []).append(row)

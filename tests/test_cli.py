@@ -29,7 +29,7 @@ def test_the_overview_names_every_command():
 
 
 @pytest.mark.parametrize(
-    ("words", "suggested"),
+    ("arguments", "suggested"),
     [
         (("pretrain", "--lr=1e-3"), "--learning_rate"),
         (("pretrain", "--epochs", "3"), "--max_steps"),
@@ -41,8 +41,8 @@ def test_the_overview_names_every_command():
         (("finetune", "--lerning_rate", "1"), "--learning_rate"),
     ],
 )
-def test_a_flag_of_another_trainer_suggests_ours(words, suggested, capsys):
-    assert f"did you mean {suggested}?" in refused(capsys, *words)
+def test_a_flag_of_another_trainer_suggests_ours(arguments, suggested, capsys):
+    assert f"did you mean {suggested}?" in refused(capsys, *arguments)
 
 
 def test_the_overview_is_quick_and_needs_no_torch():
@@ -57,7 +57,7 @@ def test_both_spellings():
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("arguments", "part"),
     [
         (["pretran"], "unknown command 'pretran'; use one of"),
         (["pretrain"], "required: data, output"),
@@ -65,8 +65,8 @@ def test_both_spellings():
         (["pretrain", "--max_steps=many"], "many"),
     ],
 )
-def test_a_mistake_is_one_line(words, part, capsys):
-    message = refused(capsys, *words)
+def test_a_mistake_is_one_line(arguments, part, capsys):
+    message = refused(capsys, *arguments)
     assert message.count("\n") == 1
     assert part in message
 

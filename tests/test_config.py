@@ -10,11 +10,11 @@ from albert_fast.options import UserError
 
 
 def test_a_model_config_nested_in_a_training_frameworks(tmp_path, capsys):
-    own = tiny_config().to_dict()
-    (tmp_path / "config.json").write_text(json.dumps({"seed": 1, "model": {"name": "x", "albert": own}}))
+    config = tiny_config().to_dict()
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 1, "model": {"name": "x", "albert": config}}))
     assert AlbertConfig.from_pretrained(tmp_path) == tiny_config()
     assert "using the model's config under model.albert" in capsys.readouterr().err
-    (tmp_path / "config.json").write_text(json.dumps({"teacher": own, "student": own}))
+    (tmp_path / "config.json").write_text(json.dumps({"teacher": config, "student": config}))
     with pytest.raises(UserError, match="has no hidden_size"):
         AlbertConfig.from_pretrained(tmp_path)
 

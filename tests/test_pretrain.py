@@ -93,15 +93,15 @@ def test_a_signal_ends_the_step_and_saves_it(folder, forty_steps):
 
 def test_a_damaged_checkpoint_is_skipped(folder):
     output = folder / "damaged"
-    words = arguments(folder, output, max_steps=15)
-    succeed(*words)
+    command = arguments(folder, output, max_steps=15)
+    succeed(*command)
     before = tensors(output)
     newest = output / "checkpoint-15" / "model.safetensors"
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
     newest.write_bytes(content)
     (output / ".checkpoint-40.1.partial").mkdir()  # as left by a crash while saving
-    resumed = succeed(*words, "--resume")
+    resumed = succeed(*command, "--resume")
     assert "checkpoint-15 is damaged" in resumed.stderr
     assert "checkpoint-10" in resumed.stderr
     assert not list(output.glob(".*.partial"))
@@ -110,12 +110,12 @@ def test_a_damaged_checkpoint_is_skipped(folder):
 
 def test_sharing_can_be_loosened_when_resuming(folder):
     output = folder / "loosened"
-    words = arguments(folder, output, max_steps=10)
-    succeed(*words)
+    command = arguments(folder, output, max_steps=10)
+    succeed(*command)
     shared = tensors(output)
-    succeed(*words, "--resume", "--share_type=None", "--max-steps=11")
+    succeed(*command, "--resume", "--share_type=None", "--max-steps=11")
     assert sum("attention" in name for name in tensors(output)) == 3 * sum("attention" in name for name in shared)
-    assert "can only be loosened" in refuse(*words, "--resume", "--share_type=all", "--max_steps=12")
+    assert "can only be loosened" in refuse(*command, "--resume", "--share_type=all", "--max_steps=12")
 
 
 @pytest.mark.parametrize(
@@ -164,9 +164,9 @@ def test_held_out_data_is_checked_before_the_first_step(folder, tmp_path):
 
 
 def test_another_vocabulary_of_the_same_size_is_refused(folder, forty_steps, tmp_path):
-    words = (folder / "data" / "vocab.txt").read_text().split("\n")
-    words[100], words[200] = words[200], words[100]
-    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    tokens = (folder / "data" / "vocab.txt").read_text().split("\n")
+    tokens[100], tokens[200] = tokens[200], tokens[100]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens))
     given = dict(input=(str(folder / "held_out.txt"),), output=str(tmp_path / "other"), workers=1)
     prepare(PrepareOptions(**given, vocab=str(tmp_path / "vocab.txt")))
     error = refuse(*arguments(folder, tmp_path / "run", eval_data=tmp_path / "other"))

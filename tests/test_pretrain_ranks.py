@@ -37,11 +37,11 @@ def one_rank(folder) -> Path:
 def shared(folder: Path, ranks: int) -> Path:
     """The output of four steps on `ranks` ranks, each with 4 / ranks of a step's micro-batches."""
     output = folder / f"ranks-{ranks}"
-    words = arguments(
+    command = arguments(
         folder, output, max_steps=4, gradient_accumulation_steps=4 // ranks, optimizer="adamw",
         eval_data=folder / "eval", eval_batches=3,
     )  # fmt: skip
-    processes = launch(main, words, ranks=ranks)
+    processes = launch(main, command, ranks=ranks)
     assert finish(processes) == [0] * ranks, said(processes[0])
     return output
 
@@ -63,8 +63,8 @@ def test_several_ranks_match_one(folder, one_rank, ranks):
 
 
 def test_a_failed_rank_stops_all_with_a_message(folder, tmp_path):
-    words = arguments(folder, tmp_path / "run", max_steps=5000)
-    process = started(*words, launcher=TWO_RANKS, stderr=subprocess.PIPE)
+    command = arguments(folder, tmp_path / "run", max_steps=5000)
+    process = started(*command, launcher=TWO_RANKS, stderr=subprocess.PIPE)
     wait_for_step(tmp_path / "run", 2)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
@@ -97,10 +97,8 @@ main(sys.argv[1:])
 
 def test_an_exception_in_one_rank_ends_all_within_a_minute(folder, tmp_path):
     (tmp_path / "failing.py").write_text(FAILING_RANK)
-    words = arguments(folder, tmp_path / "run", max_steps=5000)
-    result = subprocess.run(
-        [*TWO_RANKS, str(tmp_path / "failing.py"), *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
-    )
+    command = [*TWO_RANKS, str(tmp_path / "failing.py"), *arguments(folder, tmp_path / "run", max_steps=5000)]
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert result.returncode != 0
     assert "planted in rank 1" in result.stderr
 
@@ -110,8 +108,8 @@ def test_a_run_resumes_on_another_number_of_ranks(folder):
     whole, parts = folder / "whole", folder / "parts"
     options = dict(max_steps=4, optimizer="adamw", hidden_dropout_prob=0.1, gradient_accumulation_steps=2, save_steps=2)
     succeed(*arguments(folder, whole, **options))
-    words = arguments(folder, parts, **options, **{"gradient-accumulation-steps": 1})
-    processes = launch(main, words, ranks=2)
+    command = arguments(folder, parts, **options, **{"gradient-accumulation-steps": 1})
+    processes = launch(main, command, ranks=2)
     assert finish(processes) == [0, 0]
     for file in (parts / "checkpoint-4").iterdir():
         file.unlink()

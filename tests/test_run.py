@@ -23,9 +23,9 @@ SHAPE = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, interme
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
+def prepared(tmp_path_factory) -> Path:
     """A small prepared folder and a config beside it."""
-    root = tmp_path_factory.mktemp("made")
+    root = tmp_path_factory.mktemp("prepared")
     (root / "text.txt").write_text("\n\n".join(python_topics().split("\n\n")[:8]))
     prepare(PrepareOptions(input=(str(root / "text.txt"),), output=str(root / "data"), train_vocab=300, workers=1))
     (root / "config.json").write_text(json.dumps({**SHAPE, "vocab_size": 300}))
@@ -33,12 +33,12 @@ def made(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def root(made, tmp_path) -> Path:
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+def root(prepared, tmp_path) -> Path:
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
-def words(root: Path, **flags) -> list[str]:
+def command(root: Path, **flags) -> list[str]:
     flags = {
         "data": root / "data", "output": root / "run", "config": root / "config.json", "tokens_per_batch": 128,
         "max_seq_length": 32, "max_steps": 4, "save_steps": 2, "logging_steps": 1, "loader_threads": 1, **flags,
@@ -47,8 +47,8 @@ def words(root: Path, **flags) -> list[str]:
 
 
 def test_data_and_config_may_move_but_not_change(root, capsys):
-    main(words(root, output=root / "whole"))
-    main(words(root))
+    main(command(root, output=root / "whole"))
+    main(command(root))
     shutil.rmtree(root / "run" / "checkpoint-4")
     (root / "data").rename(root / "moved")
     (root / "config.json").rename(root / "moved.json")
@@ -69,16 +69,16 @@ def test_data_and_config_may_move_but_not_change(root, capsys):
 
 
 def test_changed_data_is_refused_without_a_checkpoint_too(root, capsys):
-    main(words(root))
+    main(command(root))
     for folder in (root / "run").glob("checkpoint-*"):
         shutil.rmtree(folder)
     options = json.loads((root / "run" / "options.json").read_text())
     (root / "run" / "options.json").write_text(json.dumps({**options, "stream": "another"}))
-    assert "holds other shards" in refused(capsys, *words(root, resume="")[:-1], "--resume")
+    assert "holds other shards" in refused(capsys, *command(root, resume="")[:-1], "--resume")
 
 
 def test_max_sequences_defaults_to_that_of_the_cursor(root, capsys):
-    main(words(root, max_sequences=9))
+    main(command(root, max_sequences=9))
     file = root / "run" / "options.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "max_sequences": None}))
     resume = ["pretrain", f"--output={root / 'run'}", "--resume", "--max_steps=6"]
@@ -89,7 +89,7 @@ def test_max_sequences_defaults_to_that_of_the_cursor(root, capsys):
 
 
 def test_a_finished_run_says_so_and_a_larger_max_steps_continues_it(root, capsys):
-    main(words(root))
+    main(command(root))
     resume = ["pretrain", f"--output={root / 'run'}", "--resume"]
     main(resume)
     assert "max_steps=4 was already reached" in capsys.readouterr().out
@@ -100,7 +100,7 @@ def test_a_finished_run_says_so_and_a_larger_max_steps_continues_it(root, capsys
 
 
 def test_warmup_defaults_to_a_fraction_of_max_steps(root, capsys):
-    main(words(root, max_steps=80, logging_steps=80, save_steps=80))
+    main(command(root, max_steps=80, logging_steps=80, save_steps=80))
     shown = capsys.readouterr().err
     assert json.loads((root / "run" / "options.json").read_text())["warmup_steps"] == 2
     assert "layout zh (as in albert_zh) cannot be exported to HuggingFace" in shown
@@ -108,7 +108,7 @@ def test_warmup_defaults_to_a_fraction_of_max_steps(root, capsys):
 
 
 def test_a_run_of_nan_ends_with_3_and_keeps_its_good_checkpoints(root, capsys, monkeypatch):
-    main(words(root, max_steps=30, save_steps=2, keep_checkpoints=2))
+    main(command(root, max_steps=30, save_steps=2, keep_checkpoints=2))
     before = {path.name for path in (root / "run").glob("checkpoint-*")}
     losses = TrainStep.losses
 
@@ -134,11 +134,11 @@ def test_a_run_of_nan_ends_with_3_and_keeps_its_good_checkpoints(root, capsys, m
 def test_a_resumed_run_counts_every_token(root):
     """Checkpoints lie between log lines, and a killed run resumes from one."""
     flags = dict(max_steps=8, save_steps=3, logging_steps=4)
-    main(words(root, output=root / "whole", **flags))
-    main(words(root, **flags))
+    main(command(root, output=root / "whole", **flags))
+    main(command(root, **flags))
     for step in (6, 8):
         shutil.rmtree(root / "run" / f"checkpoint-{step}")
-    main([*words(root, **flags), "--resume"])
+    main([*command(root, **flags), "--resume"])
     whole, resumed = (
         [(line["step"], line["tokens_seen"], line["loss"]) for line in read_metrics(root / name)]
         for name in ("whole", "run")
@@ -148,25 +148,25 @@ def test_a_resumed_run_counts_every_token(root):
 
 
 def test_weights_that_overflow_are_not_saved(root, capsys):
-    error = refused(capsys, *words(root, optimizer="adamw", learning_rate="1e39", warmup_steps=0), code=3)
+    error = refused(capsys, *command(root, optimizer="adamw", learning_rate="1e39", warmup_steps=0), code=3)
     assert "weights are not finite" in error
     assert not list((root / "run").glob("checkpoint-*"))
 
 
 def test_weights_that_are_not_finite_are_refused_by_name(root, capsys):
-    main(words(root))
+    main(command(root))
     folder = root / "run" / "checkpoint-4"
-    held = tensors(root / "run")
-    held["sop_head.bias"][0] = float("nan")
+    weights = tensors(root / "run")
+    weights["sop_head.bias"][0] = float("nan")
     shutil.copytree(folder, root / "bad")
     (root / "bad" / "checkpoint.json").unlink()
-    save_file(held, root / "bad" / "model.safetensors")
-    error = refused(capsys, *words(root, output=root / "other", init_from=root / "bad"))
+    save_file(weights, root / "bad" / "model.safetensors")
+    error = refused(capsys, *command(root, output=root / "other", init_from=root / "bad"))
     assert "numbers that are not finite, in sop_head.bias" in error
 
 
 def test_log_tensors_logs_the_ratios_of_every_tensor(root):
-    main([*words(root), "--log_tensors"])
+    main([*command(root), "--log_tensors"])
     line = read_metrics(root / "run")[-1]
     assert line["tokens_seen"] > 0
     assert line["flops_per_second"] > 0
@@ -181,23 +181,23 @@ def test_log_tensors_logs_the_ratios_of_every_tensor(root):
 def test_a_config_that_pads_the_vocabulary_is_trained(root, capsys):
     """Published models round up to a multiple of 64; padding ids have no token and are never predicted."""
     (root / "config.json").write_text(json.dumps({**SHAPE, "vocab_size": 320}))
-    main(words(root, max_steps=1))
+    main(command(root, max_steps=1))
     assert "vocab_size=320" in capsys.readouterr().err
     config = json.loads((root / "run" / "checkpoint-1" / "config.json").read_text())
     assert (config["vocab_size"], config["real_vocab_size"]) == (320, 300)
     # With a checkpoint, its tokenizer says which tokens are real, so any amount of padding is allowed.
-    main(words(root, config=None, init_from=root / "run", output=root / "more", max_steps=1))
+    main(command(root, config=None, init_from=root / "run", output=root / "more", max_steps=1))
     assert "is ignored" not in capsys.readouterr().err
-    main(words(root, config="small", init_from=root / "run", output=root / "same", max_steps=1))
+    main(command(root, config="small", init_from=root / "run", output=root / "same", max_steps=1))
     assert f"config=small is ignored: the config of {root / 'run'}" in capsys.readouterr().err
     (root / "config.json").write_text(json.dumps({**SHAPE, "vocab_size": 333}))
-    assert "does not match the 300 tokens" in refused(capsys, *words(root, output=root / "odd"))
+    assert "does not match the 300 tokens" in refused(capsys, *command(root, output=root / "odd"))
 
 
 def test_attention_dropout_of_a_config_can_be_turned_off(root, capsys):
     (root / "config.json").write_text(json.dumps({**SHAPE, "vocab_size": 300, "attention_probs_dropout_prob": 0.1}))
-    assert "give --attention_probs_dropout_prob 0" in refused(capsys, *words(root))
-    main(words(root, max_steps=1, attention_probs_dropout_prob=0))
+    assert "give --attention_probs_dropout_prob 0" in refused(capsys, *command(root))
+    main(command(root, max_steps=1, attention_probs_dropout_prob=0))
     config = json.loads((root / "run" / "checkpoint-1" / "config.json").read_text())
     assert config["attention_probs_dropout_prob"] == 0
 
@@ -209,7 +209,7 @@ def test_attention_dropout_of_a_config_can_be_turned_off(root, capsys):
 def test_an_output_in_a_prepared_folder_is_refused(root, capsys, folder, output):
     (root / "link").symlink_to("held_out")
     shutil.copytree(root / "data", root / "held_out")
-    error = refused(capsys, *words(root, output=root / output, eval_data=root / "held_out"))
+    error = refused(capsys, *command(root, output=root / output, eval_data=root / "held_out"))
     assert error.count("\n") == 1
     assert f"output={root / output} is inside the prepared folder {root / folder}" in error
     verify(VerifyOptions(data=str(root / folder)))
@@ -218,7 +218,7 @@ def test_an_output_in_a_prepared_folder_is_refused(root, capsys, folder, output)
 def test_two_ranks_save_the_same_step_on_a_signal(root):
     flags = dict(max_steps=4000, save_steps=4000, logging_steps=5, learning_rate=1e-4)
     with open(root / "log", "w") as log:
-        process = started(*words(root, **flags), launcher=TWO_RANKS, stdout=log, stderr=log)
+        process = started(*command(root, **flags), launcher=TWO_RANKS, stdout=log, stderr=log)
         wait_for_step(root / "run", 1)
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=100)

@@ -9,7 +9,7 @@ def test_markdown_lines():
 
 
 def test_numbers_are_right_aligned():
-    table = number_table("times", ("op", "kind", "ms"), words=2)
+    table = number_table("times", ("op", "kind", "ms"), text_columns=2)
     assert [(column.header, column.justify) for column in table.columns] == [
         ("op", "left"), ("kind", "left"), ("ms", "right"),
     ]  # fmt: skip

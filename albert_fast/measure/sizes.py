@@ -54,13 +54,13 @@ def sizes(options: SizesOptions) -> None:
         console.print_json(data={"rows": rows, "presets": presets})
         return
     title = "ALBERT-base, fp32 MB as albert_pytorch stores it (decoder and projection twice)"
-    table = number_table(title, ("embedding_size", "share_type", "albert_pytorch", "albert_fast"), words=0)
+    table = number_table(title, ("embedding_size", "share_type", "albert_pytorch", "albert_fast"), text_columns=0)
     for row in rows:
         seed = str(row["seed_megabytes"])
         table.add_row(str(row["embedding_size"]), row["share_type"], seed, f"{row['megabytes']:.2f}")
     console.print(table)
     title = "Presets, share_type=all, every parameter once"
-    table = number_table(title, ("preset", "layout", "parameters", "fp32 MB"), words=0)
+    table = number_table(title, ("preset", "layout", "parameters", "fp32 MB"), text_columns=0)
     for row in presets:
         table.add_row(row["preset"], row["layout"], f"{row['parameters']:,}", f"{row['megabytes']:,.1f}")
     console.print(table)

@@ -58,8 +58,8 @@ def test_the_next_steps_are_the_same(old, as_many_threads):
     main(["pretrain", "--resume", "--output=run"])
     expected, found = load_file("after_step_6.safetensors"), load_file("run/checkpoint-6/model.safetensors")
     assert expected.keys() == found.keys()
-    words = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n") if ":" in line)
-    cpu = " ".join(words.get(f"{key}\t", words.get(f"{key}\t\t", "")).strip() for key in ("model name", "model"))
+    cpuinfo = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n") if ":" in line)
+    cpu = " ".join(cpuinfo.get(f"{key}\t", cpuinfo.get(f"{key}\t\t", "")).strip() for key in ("model name", "model"))
     same_sums = (MADE_WITH["torch"], MADE_WITH["cpu"]) == (torch.__version__, cpu)
     rtol, atol = (0, 0) if same_sums else (1e-4, 1e-6)  # other CPUs may round differently
     for name, tensor in expected.items():
