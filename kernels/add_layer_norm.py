@@ -1,12 +1,12 @@
 """Bias, dropout, residual and LayerNorm in one pass: s = residual + dropout(x + bias), y = LN(s).
 
-Unfused, x + bias, the mask, the sum and the normalised row each travel to memory and back; here a row is read once, and
-s and y are written once. Backward reads grad_y and s, makes the normalised row and the mask again, and writes the
-gradient of the residual (and of x, where dropout makes it another). Statistics are fp32 and taken of s as stored, so
-that backward sees the row which forward normalised. The gradients of the three parameters go through one fp32 partial
-sum per contiguous chunk of rows, whose number depends on the shape alone, and a column kernel adds those in a fixed
-order: no atomics, the same bits on every run and every card. Ba, Kiros and Hinton, "Layer Normalization", arXiv
-1607.06450; the pre-LN variant: Xiong et al., arXiv 2002.04745.
+Unfused, x + bias, the mask, the sum and the normalised row each make a round trip to memory; here each row is read
+once, and s and y are written once. Backward reads grad_y and s, recomputes the normalised row and the mask, and writes
+the gradient of the residual (and of x, if dropout makes it different). Statistics are fp32 and computed from s as
+stored, so that backward sees the row that forward normalised. The gradients of the three parameters are accumulated in
+one fp32 partial sum per contiguous chunk of rows, and a column kernel adds the partial sums in a fixed order. The
+number of chunks depends only on the shape and there are no atomics, so results are bitwise identical on every run and
+every card. Ba, Kiros and Hinton, "Layer Normalization", arXiv 1607.06450; pre-LN: Xiong et al., arXiv 2002.04745.
 """
 
 import torch
@@ -32,7 +32,7 @@ def _add_layer_norm_forward_kernel(
     N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, HAS_DROPOUT: tl.constexpr,
 ):  # fmt: skip
     acc_dtype: tl.constexpr = mean_ptr.dtype.element_ty  # fp32; fp64 for gradcheck
-    # N_COLS is constexpr: only then does the compiler know that rows start aligned, and moves 128 bits at a time.
+    # N_COLS is constexpr so that the compiler knows the alignment of rows and uses 128-bit accesses.
     cols = tl.arange(0, BLOCK_COLS)
     col_mask = cols < N_COLS
     bias = tl.load(bias_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
@@ -133,10 +133,10 @@ def _backward(
     grad_y: Tensor, more_grad: Tensor | None, total: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor,
     key: Tensor | None, dropout: float, site: int, more_of: str, sums: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Returns grad_residual, grad_x (empty without dropout: then it is grad_residual) and the partials [P, 3, N].
+    """Returns grad_residual, grad_x (empty without dropout, where it equals grad_residual) and partial sums [P, 3, N].
 
-    more_grad is a second gradient, of what more_of says: the sum (pre-LN) or y, which two ops read (post-LN). sums: the
-    partials of an earlier use, which these are added to; none are returned then.
+    more_grad is a second gradient of what more_of names: the sum (pre-LN), or y, which two ops read (post-LN). If
+    `sums` holds the partial sums of an earlier use, the new ones are added to it and none are returned.
     """
     n_rows, n_cols = total.shape
     grad_y = grad_y.contiguous()
@@ -206,7 +206,7 @@ forward_alone, backward = direct(_forward), direct(_backward)
 
 
 class _AddPostLayerNorm(torch.autograd.Function):
-    """y twice, each with a gradient of its own; a custom op may not return one tensor twice."""
+    """Returns y twice, each with its own gradient; a custom op may not return the same tensor twice."""
 
     @staticmethod
     def forward(ctx, *inputs):
@@ -252,11 +252,11 @@ def add_pre_layer_norm(
     """Pre-LN residual add + LayerNorm: s = residual + dropout(x + bias), y = LN(s); returns (y, s).
 
     Args:
-        x, residual: [..., H], one dtype of fp32, bf16, fp16 (fp64 for tests); H to 8192 or so, of any divisibility.
-            The leading dimensions, flattened to T, number the rows of the dropout mask.
-        bias, weight, layer_norm_bias: [H], any float dtype; gradients under the main_grad rule.
-        key: int64 [2] on the device, the seed and the global micro-batch; read when the kernel runs.
-        site: which dropout of the model this is, so that no two share a mask.
+        x, residual: [..., H], both fp32, bf16 or fp16 (fp64 for tests); any H up to about 8192. The leading dimensions
+            are flattened to the T rows of the dropout mask.
+        bias, weight, layer_norm_bias: [H], any float dtype; gradients follow the main_grad rule.
+        key: int64 [2] on the device, the seed and the index of the global micro-batch; read when the kernel runs.
+        site: number of this dropout in the model, so that no two share a mask.
 
     Raises:
         ValueError: x is on the CPU, shapes or dtypes disagree, dropout is not in [0, 1), or it has no key.
@@ -270,10 +270,10 @@ def add_post_layer_norm(
     x: Tensor, bias: Tensor, residual: Tensor, weight: Tensor, layer_norm_bias: Tensor, epsilon: float = 1e-12,
     dropout: float = 0.0, key: Tensor | None = None, site: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Post-LN residual add + LayerNorm: y = LN(residual + dropout(x + bias)), twice: for the branch and the residual.
+    """Post-LN residual add + LayerNorm: y = LN(residual + dropout(x + bias)); returns y twice, sharing memory.
 
-    The two share memory. Backward takes their gradients apart, so that nothing has to add them first. Arguments and
-    errors as in `add_pre_layer_norm`.
+    One y is the input of the next branch, the other the residual; backward adds their two gradients itself. Arguments
+    and errors as in `add_pre_layer_norm`.
     """
     inputs = _checked("add_post_layer_norm", x, bias, residual, weight, layer_norm_bias, epsilon, dropout, key, site)
     y, same = _AddPostLayerNorm.apply(*inputs) if torch.is_grad_enabled() else forward_alone(*inputs)[:1] * 2

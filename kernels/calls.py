@@ -1,7 +1,7 @@
-"""Calls of our ops as a run makes them, declared in each kernel's file and found from one list.
+"""The calls of our ops in a training run, declared in each kernel file and collected from one list.
 
-They are what is compiled offline for every target, counted against the stated costs, checked on a card, and run under
-its sanitizer.
+They are compiled offline for every target, counted against the declared costs, checked on a card, and run under
+compute-sanitizer.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from .cost import Cost, cost_of
 
 @dataclass(frozen=True)
 class Sizes:
-    """A model's sizes at one batch."""
+    """Sizes of a model and a batch."""
 
     tokens: int
     hidden: int
@@ -30,12 +30,12 @@ class Sizes:
     predictions: int = 0
 
 
-Make = Callable[..., Tensor]  # make(*shape, dtype): on whatever device and with whatever values the caller wants
+Make = Callable[..., Tensor]  # make(*shape, dtype): the caller decides device and values
 
 
 @dataclass(frozen=True)
 class Call:
-    """One op on arguments."""
+    """An op and its arguments."""
 
     op: Any  # torch.library.CustomOpDef
     arguments: tuple[Any, ...]
@@ -45,11 +45,11 @@ class Call:
         return f"{self.op._namespace}::{self.op._name}"
 
     def __call__(self) -> Any:
-        """The op, through PyTorch's dispatcher."""
+        """Call the op through PyTorch's dispatcher."""
         return self.op(*self.arguments)
 
     def launch(self) -> Any:
-        """The op's own body on whatever device: where launches are recorded, meta tensors will do."""
+        """Call the op's own body on any device; to record launches, meta tensors suffice."""
         return self.op._init_fn(*self.arguments)
 
     def costs(self) -> list[Cost]:
@@ -65,7 +65,7 @@ def calls(sizes: Sizes, dtype: torch.dtype, make: Make, *modules: str) -> Iterat
 
 
 def with_every_candidate(run: Callable[[], Any]) -> None:
-    """`run` as it is, and once more with each other candidate of each problem that it asks about."""
+    """Call `run`, then once more for each other candidate of each problem that it looks up."""
     with asking() as problems:
         run()
     for problem in problems:
@@ -75,12 +75,12 @@ def with_every_candidate(run: Callable[[], Any]) -> None:
 
 
 def empty(device: str) -> Make:
-    """Uninitialised tensors, for launches that are recorded or counted."""
+    """Make uninitialised tensors, for recording and counting launches."""
     return lambda *shape, dtype: torch.empty(shape, dtype=dtype, device=device)
 
 
 def random(device: str, seed: int = 0) -> Make:
-    """Standard normal numbers; integers are zero."""
+    """Make standard normal tensors; integer tensors are zero."""
     generator = torch.Generator().manual_seed(seed)
 
     def make(*shape: int, dtype: torch.dtype) -> Tensor:

@@ -1,8 +1,8 @@
-"""The ways in which an op may run, each with its reason, and which of them does.
+"""Candidate launch configurations of each op, with reasons, and the choice among them.
 
-An op asks `chosen(problem)` when it launches. It gets the first of its candidates, unless whoever timed them on a card
-chose another, for the process (`choose`) or for a while (`running`). A choice changes speed and the order in which
-partial sums are added. It depends on the problem alone, so that runs repeat bitwise.
+At launch, an op calls `chosen(problem)` and gets its first candidate, unless tuning has chosen another, for the process
+(`choose`) or within a block (`running`). A choice affects speed and the order in which partial sums are added. It
+depends only on the problem, so that runs are bitwise reproducible.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +15,10 @@ import torch
 
 
 class Problem(NamedTuple):
-    """What a choice may depend on.
+    """The key of a choice.
 
-    rows_to is the number of rows rounded up to a power of two; depth is that of a product, 0 where there is none;
-    length_to is that of the longest sequence, rounded up likewise, 0 where sequences do not matter.
+    rows_to: number of rows, rounded up to a power of two; depth: inner dimension of a product, else 0; length_to:
+    length of the longest sequence, rounded up likewise, or 0 if sequences do not matter.
     """
 
     op: str
@@ -32,7 +32,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to run an op: `options` are its launch's (None where a library runs instead), `reason` why it may win."""
+    """A way to run an op: its launch `options` (None for a library call) and the `reason` why it may win."""
 
     name: str
     options: Any
@@ -46,7 +46,7 @@ _target: str | None = None
 
 
 def candidates(*ops: str) -> Callable[[Callable[[Problem], list[Candidate]]], Callable[[Problem], list[Candidate]]]:
-    """Registers what gives the candidates of problems of `ops`; the first is the default, the library's where it is."""
+    """Decorator: registers a function that lists the candidates for problems of `ops`, the default first."""
 
     def register(function: Callable[[Problem], list[Candidate]]) -> Callable[[Problem], list[Candidate]]:
         cached = cache(function)
@@ -63,12 +63,12 @@ def candidates_of(problem: Problem) -> list[Candidate]:
 def problem_of(
     op: str, like: torch.Tensor, n_rows: int, columns: int, depth: int = 0, length: int | None = None
 ) -> Problem:
-    """The problem of an op on tensors like `like`: its device and dtype. Under tracing a size may be symbolic."""
+    """The problem of an op on tensors with the device and dtype of `like`. Sizes may be symbolic under tracing."""
     sizes = int(n_rows), int(columns), int(depth), None if length is None else int(length)
     return _problem_of(op, like.device, like.dtype, *sizes, _target)
 
 
-@lru_cache(4096)  # an op asks at every call
+@lru_cache(4096)  # called at every launch
 def _problem_of(
     op: str, device: torch.device, dtype: torch.dtype, n_rows: int, columns: int, depth: int, length: int | None,
     _: str | None,
@@ -79,24 +79,24 @@ def _problem_of(
 
 
 def _power_of_two(size: int) -> int:
-    """`size` rounded up to one."""
+    """Round `size` up to a power of two."""
     return 1 << max(0, size - 1).bit_length()
 
 
 def chosen(problem: Problem) -> Candidate:
-    """The candidate that runs `problem`."""
+    """The candidate to run for `problem`."""
     _asked.setdefault(problem)
     return _choices.get(problem) or candidates_of(problem)[0]
 
 
 def choose(choices: Mapping[Problem, Candidate]) -> None:
-    """From now on these candidates run these problems."""
+    """Use these candidates for these problems from now on."""
     _choices.update(choices)
 
 
 @contextmanager
 def running(choices: Mapping[Problem, Candidate]) -> Iterator[None]:
-    """Within it, these candidates run these problems."""
+    """Use these candidates for these problems within the block."""
     before = dict(_choices)
     choose(choices)
     try:
@@ -108,7 +108,7 @@ def running(choices: Mapping[Problem, Candidate]) -> Iterator[None]:
 
 @contextmanager
 def asking() -> Iterator[list[Problem]]:
-    """Yields a list that holds, after the block, the problems which ops asked about inside: run a step to find its."""
+    """Yields a list that is filled, at the end of the block, with the problems looked up inside it."""
     before, found = dict(_asked), []  # type: tuple[dict[Problem, None], list[Problem]]
     _asked.clear()
     try:
@@ -120,7 +120,7 @@ def asking() -> Iterator[list[Problem]]:
 
 @contextmanager
 def targeting(architecture: str) -> Iterator[None]:
-    """Within it, tensors of no card count as on this one: to compile for it without having it."""
+    """Within the block, assume this architecture for tensors that are not on a GPU, to compile for it."""
     global _target
     before, _target = _target, architecture
     try:
@@ -130,7 +130,7 @@ def targeting(architecture: str) -> Iterator[None]:
 
 
 def architecture(device: torch.device) -> str:
-    """sm_90, gfx942, ... of a card; elsewhere what `targeting` says, or sm_90, whose candidates exercise every path."""
+    """sm_90, gfx942, ... of a card; elsewhere that of `targeting`, or sm_90, whose candidates cover every code path."""
     return _architecture(device) if device.type == "cuda" and torch.cuda.is_available() else _target or "sm_90"
 
 

@@ -1,7 +1,7 @@
-"""What an op moves and does: stated once, beside its fake, as a function of its arguments.
+"""Declared costs of the ops: bytes, FLOPs and launches as a function of the arguments, next to each fake.
 
-`measure` prices these for a card, and a test holds each to what the interpreter counts. Arguments may be meta tensors:
-shapes and dtypes say it all.
+`measure` prices them for a card, and a test compares each with what the interpreter counts. Arguments may be meta
+tensors: only shapes and dtypes matter.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,15 @@ Kind = Literal["product", "attention", "layer_norm", "memory"]
 
 @dataclass(frozen=True)
 class Cost:
-    """One kernel, or one call of a library, in an op.
+    """Cost of one kernel or library call within an op.
 
     Attributes:
-        name: the kernel's, or "library" for a call of cuBLAS.
-        bytes: what reaches memory, every operand once, partial sums included.
-        flops: of matrix products (2 M N K); 0 where nothing but memory can be the bound.
-        launches: kernels started.
-        kind: the class that the ledger adds it to.
-        least_bytes: what the best fusion that we know would move here; `bytes` without partial sums where not given.
+        name: name of the kernel, or "library" for a cuBLAS call.
+        bytes: memory traffic, each operand once, including partial sums.
+        flops: FLOPs of matrix products (2 M N K); 0 for memory-bound kernels.
+        launches: number of kernel launches.
+        kind: class of op in the ledger.
+        least_bytes: traffic of the best known fusion; by default `bytes` without partial sums.
     """
 
     name: str
@@ -42,7 +42,7 @@ _COSTS: dict[str, Callable[..., list[Cost]]] = {}
 
 
 def costs(op: str) -> Callable[[Callable[..., list[Cost]]], Callable[..., list[Cost]]]:
-    """Registers a function of an op's arguments as what the op costs; `op` is its name, albert_fast::add_layer_norm."""
+    """Decorator: registers the cost function of the op named `op`, such as albert_fast::add_layer_norm."""
 
     def register(function: Callable[..., list[Cost]]) -> Callable[..., list[Cost]]:
         _COSTS[op] = function
@@ -52,19 +52,19 @@ def costs(op: str) -> Callable[[Callable[..., list[Cost]]], Callable[..., list[C
 
 
 def cost_of(op: str, *arguments: Any, **keywords: Any) -> list[Cost] | None:
-    """The kernels of one call of `op` in order, or None where the op states no cost.
+    """Costs of one call of `op`, in launch order, or None if the op declares none.
 
-    A dispatch mode has the name as `func._schema.name` and passes on the arguments that it is given.
+    A dispatch mode passes `func._schema.name` and the arguments that it receives.
     """
     function = _COSTS.get(op)
     return None if function is None else function(*arguments, **keywords)
 
 
 def stated() -> frozenset[str]:
-    """The names of the ops whose costs are stated, of the modules imported so far."""
+    """Names of the ops with declared costs, among the modules imported so far."""
     return frozenset(_COSTS)
 
 
 def size_of(*tensors: Tensor | None) -> int:
-    """Bytes of the tensors together; None has none."""
+    """Total bytes of the tensors; None counts 0."""
     return sum(t.numel() * t.element_size() for t in tensors if t is not None)

@@ -1,7 +1,7 @@
-"""Our ops past PyTorch's dispatcher, where nobody watches it: its layers for ops in Python take longer than a kernel.
+"""Calls our ops without PyTorch's dispatcher, whose overhead for Python ops exceeds the time of a kernel.
 
-Tracing, predictions, counting and profiling see each op; eager training runs the same bodies at once, with the same
-autograd formula.
+Tracing, predictions, counting and profiling still see each op; plain eager training calls the same bodies directly,
+with the same autograd formula.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from torch.nn import Parameter
 
 
 def watched(x: Tensor) -> bool:
-    """Whether ops on x must reach the dispatcher: someone traces, counts or profiles, or x is not plain memory."""
-    if torch.compiler.is_compiling():  # first: the questions below cannot be traced
+    """Whether ops on x must go through the dispatcher: tracing, modes, profiling, or x is not plain memory."""
+    if torch.compiler.is_compiling():  # first, because the checks below cannot be traced
         return True
     return (
         type(x) not in (Tensor, Parameter)
@@ -26,9 +26,9 @@ def watched(x: Tensor) -> bool:
 
 
 def direct(op: Any) -> Callable[..., Any]:
-    """A custom op without autograd, whose first argument is a tensor or a list of them, as a function."""
+    """A function that calls a custom op without autograd; its first argument is a tensor or a list of tensors."""
     body = op._init_fn
-    packet = getattr(getattr(torch.ops, op._namespace), op._name)  # which torch 2.14's profiler sees, and not `op`
+    packet = getattr(getattr(torch.ops, op._namespace), op._name)  # torch 2.14's profiler sees this but not `op`
 
     def call(first: Any, *others: Any) -> Any:
         return (packet if watched(first if isinstance(first, Tensor) else first[0]) else body)(first, *others)
@@ -37,7 +37,7 @@ def direct(op: Any) -> Callable[..., Any]:
 
 
 def differentiable(op: Any, set_up: Callable[..., None], differentiate: Callable[..., Any]) -> Callable[..., Any]:
-    """A custom op, whose first argument is a tensor, as a function, with a formula as `register_autograd` takes it."""
+    """A function that calls a custom op, its first argument a tensor, with a formula as for `register_autograd`."""
     op.register_autograd(differentiate, setup_context=set_up)
     body = op._init_fn
 

@@ -1,7 +1,7 @@
-"""The embeddings' sum, LayerNorm and dropout in one pass each way: dropout(LN(word + position + type)).
+"""Sum of embeddings, LayerNorm and dropout in one pass per direction: dropout(LN(word + position + type)).
 
-Forward gathers the rows of the two small tables (they stay in L2) and writes y alone; backward gathers them again and
-makes the mask again, so that neither sum nor mask is kept. Statistics are fp32.
+Forward gathers the rows of the two small tables, which stay in L2, and writes only y; backward gathers them again and
+recomputes the mask, so neither the sum nor the mask is saved. Statistics are fp32.
 """
 
 import torch
@@ -90,7 +90,7 @@ def _forward(
     word: Tensor, position_ids: Tensor, type_ids: Tensor, positions: Tensor, types: Tensor, weight: Tensor,
     layer_norm_bias: Tensor, key: Tensor | None, epsilon: float, dropout: float, site: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """y [T, H], mean and 1 / standard deviation [T]."""
+    """y [T, H]; mean and 1 / standard deviation [T]."""
     word, (n_rows, n_cols) = word.contiguous(), word.shape
     y, mean, rstd = _forward_fake(word)
     options = launch_options("embed_layer_norm_forward", word)
@@ -110,7 +110,7 @@ def _forward_fake(word, *_):
 
 
 def _table_bytes(word, tables):
-    """What gathers read of the tables, at most: they stay in L2."""
+    """Upper bound on the table bytes read: the tables stay in L2."""
     return sum(min(size_of(table), size_of(word)) for table in tables)
 
 
@@ -126,7 +126,7 @@ def _backward(
     grad: Tensor, word: Tensor, position_ids: Tensor, type_ids: Tensor, positions: Tensor, types: Tensor,
     weight: Tensor, mean: Tensor, rstd: Tensor, key: Tensor | None, dropout: float, site: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The gradient [T, H] of the sum and the partial sums [P, 2, H] of LayerNorm's."""
+    """Gradient [T, H] of the sum, and partial sums [P, 2, H] of the gradients of LayerNorm's parameters."""
     grad, word, (n_rows, n_cols) = grad.contiguous(), word.contiguous(), word.shape
     grad_sum, partials = _backward_fake(grad, word, None, None, None, None, weight, mean)
     options = launch_options("embed_layer_norm_backward", word)
@@ -159,7 +159,7 @@ def _backward_costs(grad, word, position_ids, type_ids, positions, types, weight
 def calls(sizes, dtype, make):
     shape = sizes.tokens, sizes.hidden
     word, grad, ids = make(*shape, dtype=dtype), make(*shape, dtype=dtype), make(shape[0], dtype=torch.int32)
-    tables = make(1, shape[1], dtype=dtype), make(1, shape[1], dtype=dtype)  # of one row: all of it is read
+    tables = make(1, shape[1], dtype=dtype), make(1, shape[1], dtype=dtype)  # one row, all of which is read
     weight, bias = (make(shape[1], dtype=dtype) for _ in range(2))
     mean, rstd = (make(shape[0], dtype=torch.promote_types(dtype, torch.float32)) for _ in range(2))
     inputs = (word, ids, make(shape[0], dtype=torch.int32), *tables, weight)
@@ -201,8 +201,8 @@ def embed_layer_norm(
 ) -> Tensor:  # fmt: skip
     """dropout(LN(word [..., H] + position_weight[position_ids] + token_type_weight[token_type_ids])) -> [..., H].
 
-    ids: int32 or int64 [...], into the tables [S, H] and [types, H]. The leading dimensions, flattened to T, number the
-    rows of the dropout mask. Gradients of the four parameters under the main_grad rule.
+    ids: int32 or int64 [...], indices into the tables [S, H] and [types, H]. The leading dimensions are flattened to
+    the T rows of the dropout mask. Gradients of the four parameters follow the main_grad rule.
 
     Raises:
         ValueError: word is on the CPU, shapes disagree, dropout is not in [0, 1), or it has no key.

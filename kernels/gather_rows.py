@@ -1,8 +1,8 @@
-"""Rows of the tokens that are asked about, and the gradient of all tokens from theirs in one pass.
+"""Gather of the rows of some tokens, with a one-pass backward.
 
-Forward is the library's gather. Backward writes every row of the gradient once: a program looks its tokens up among the
-ascending places of the rows (a binary search, over what stays in L2), adds the rows of each, mostly none, in their
-order, and rounds once. PyTorch would sort the places again, and fill, sum and copy [T, H] in fp32. No atomics.
+Forward is PyTorch's gather. Backward writes every row of the gradient once: each program finds its tokens among the
+ascending `places` by binary search (which stays in L2), adds their rows (mostly none) in order, and rounds once.
+PyTorch would sort the places again, and fill, sum and copy [T, H] in fp32. No atomics.
 """
 
 import torch
@@ -28,7 +28,7 @@ def _gather_rows_backward_kernel(
     cols = tl.arange(0, BLOCK_COLS)
     col_mask = cols < N_COLS
     rows, _row_mask, row_offsets, mask = row_tile(tl.program_id(0) * BLOCK_ROWS, n_rows, cols, N_COLS, BLOCK_ROWS)
-    low = tl.zeros((BLOCK_ROWS,), tl.int32)  # all places before it are below the row's; none from `high` on is
+    low = tl.zeros((BLOCK_ROWS,), tl.int32)  # binary search: places[:low] are below the row, places[high:] are not
     high = low + n_places
     for _ in range(HALVINGS):
         open_ = low < high
@@ -48,7 +48,7 @@ def _gather_rows_backward_kernel(
 
 @torch.library.custom_op("albert_fast::gather_rows_backward", mutates_args=())
 def _backward(grad: Tensor, places: Tensor, n_rows: int) -> Tensor:
-    """grad [R, H] of the rows at `places` int [R], ascending -> [n_rows, H]; places of n_rows or more are none."""
+    """grad [R, H] of the rows at `places`, int [R], ascending -> [n_rows, H]; places >= n_rows are ignored."""
     grad, places = grad.contiguous(), places.contiguous()
     grad_x = _backward_fake(grad, places, n_rows)
     options = launch_options("gather_rows_backward", grad_x)
@@ -95,7 +95,7 @@ def calls(sizes, dtype, make):
 def gather_rows(x: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
     """x [T, H] at tokens int [R], ascending -> [R, H].
 
-    places: int [R], the same, but T where a token is none, whose row means nothing; its gradient is dropped.
+    places: int [R], like tokens, but T for unused entries, whose row is undefined and whose gradient is dropped.
 
     Raises:
         ValueError: x is on the CPU, or shapes disagree.

@@ -1,7 +1,7 @@
-"""GELU or ReLU and its derivative on the device, and the two elementwise passes beside a library's matrix products.
+"""GELU or ReLU with its derivative, and the two elementwise passes used with the library's matrix products.
 
-Forward: h = gelu(z). Backward: from the gradient of h, z alone gives the gradient of z and h again, and the columns of
-grad_z are summed for the bias in the same pass: one trip to memory where PyTorch makes two and keeps h besides.
+Forward: h = gelu(z). Backward: one pass reads grad_h and z, recomputes h, and sums the columns of grad_z for the bias,
+where PyTorch makes two passes and also saves h.
 Hendrycks and Gimpel, "Gaussian Error Linear Units", arXiv 1606.08415.
 """
 
@@ -19,7 +19,7 @@ ACTIVATIONS = ("gelu", "gelu_new", "relu")
 
 @triton.jit
 def activate_with_slope(z, ACTIVATION: tl.constexpr):
-    """The activation of z and its derivative in z's precision; one function, so that both passes agree bitwise."""
+    """Activation of z and its derivative, in z's precision; shared, so that forward and backward agree bitwise."""
     if ACTIVATION == "relu":
         value, slope = tl.where(z <= 0, 0.0, z), tl.where(z <= 0, 0.0, 1.0)  # NaN stays NaN
     elif ACTIVATION == "gelu_new":
@@ -37,7 +37,7 @@ def activate_with_slope(z, ACTIVATION: tl.constexpr):
 @triton.jit(do_not_specialize=["n_rows"])
 def _gelu_forward_kernel(z_ptr, h_ptr, n_rows, N_COLS: tl.constexpr, BLOCK: tl.constexpr, ACTIVATION: tl.constexpr):
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = offsets < n_rows.to(tl.int64) * N_COLS  # a multiple of N_COLS: so 128 bits at a time may share a mask
+    mask = offsets < n_rows.to(tl.int64) * N_COLS  # a multiple of N_COLS, so that 128-bit accesses share one mask
     z = tl.load(z_ptr + offsets, mask, other=0.0)
     acc_dtype: tl.constexpr = tl.float64 if z_ptr.dtype.element_ty == tl.float64 else tl.float32
     h, _slope = activate_with_slope(z.to(acc_dtype), ACTIVATION)
@@ -73,7 +73,7 @@ BACKWARD_OPTIONS = {"BLOCK_ROWS": 8, "BLOCK_COLS": 256, "num_warps": 4}  # 16 el
 
 
 def rows_per_chunk(n_rows: int, n_cols: int) -> int:
-    """Rows that backward sums into one partial, a function of the shape alone: at most 128 chunks and 8 MiB of them."""
+    """Rows per partial sum in backward, a function of the shape only: at most 128 chunks, 8 MiB in total."""
     most = max(1, min(128, (8 << 20) // (4 * n_cols)))
     rows = max(32, cdiv(n_rows, most))
     block_rows = BACKWARD_OPTIONS["BLOCK_ROWS"]
@@ -81,7 +81,7 @@ def rows_per_chunk(n_rows: int, n_cols: int) -> int:
 
 
 def gelu(z: Tensor, activation: str) -> Tensor:
-    """z, contiguous -> its activation (gelu by erf, gelu_new by tanh, relu), in its dtype."""
+    """Activation of contiguous z (gelu: erf form, gelu_new: tanh form, relu), in z's dtype."""
     h = torch.empty_like(z)
     if z.numel():
         with torch.cuda.device_of(z):
@@ -92,9 +92,9 @@ def gelu(z: Tensor, activation: str) -> Tensor:
 
 
 def gelu_backward(grad_h: Tensor, z: Tensor, activation: str, partials: Tensor, adds: bool) -> tuple[Tensor, Tensor]:
-    """grad_h, z [T, F], contiguous -> grad_z, h [T, F]; partials takes the partial sums [P, 1, F] of grad_z's columns.
+    """Contiguous grad_h, z [T, F] -> grad_z, h [T, F]; column sums of grad_z are written to partials [P, 1, F].
 
-    adds: to what partials holds. P follows from `rows_per_chunk`.
+    adds: add to `partials` instead of overwriting. `rows_per_chunk` determines P.
     """
     n_rows, n_cols = z.shape
     rows = rows_per_chunk(n_rows, n_cols)

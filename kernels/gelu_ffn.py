@@ -1,11 +1,11 @@
-"""The feed-forward layer gelu(x W1' + b1) W2' with its elementwise work in the products' epilogues.
+"""Feed-forward layer gelu(x W1' + b1) W2' with the elementwise work in the epilogues of the products.
 
-Forward: the first product adds b1 and writes z and h = gelu(z) from its accumulator; the second is the library's, its
-bias the next op's. Backward: the product grad W2 turns into grad_z in its epilogue, which reads z, writes h again for
-the gradient of W2 and sums grad_z's columns per tile for that of b1. Kept for backward: x and z, 5 units of T x H where
-eager keeps x, z and h, 9. The matrix is read through pointers or through TMA (host descriptors; device descriptors need
-global scratch and can dangle under CUDA graphs, Triton #9259). The library's product with an elementwise pass behind it
-is the third way, and the one to beat; `choose` says which runs.
+Forward: the first product adds b1 and writes z and h = gelu(z) from its accumulator; the second is a library product
+without bias, which the next op adds. Backward: the epilogue of the product grad W2 reads z, computes grad_z, writes h
+again for the gradient of W2, and sums the columns of grad_z per tile for the gradient of b1. Saved for backward: x and
+z, 5 units of T x H, where eager saves x, z and h, 9 units. Operands are loaded through pointers or TMA (host
+descriptors; device descriptors need global scratch and can dangle under CUDA graphs, Triton #9259). The baseline is the
+library's product followed by an elementwise pass; `choose` selects among the three.
 """
 
 import torch
@@ -53,7 +53,7 @@ def _forward_epilogue(
     cols = col + tl.arange(0, PART)
     bias = tl.load(bias_ptr + cols, cols < N_COLS, other=0.0).to(tl.float32)
     stored = (product + bias[None, :]).to(element)
-    # gelu of z as stored: backward sees no other.
+    # gelu of z as stored, which is what backward sees.
     value, _slope = activate_with_slope(stored.to(tl.float32), ACTIVATION)
     store_tile(z, stored, row, col, n_rows, N_COLS, TMA)
     store_tile(h, value.to(element), row, col, n_rows, N_COLS, TMA)
@@ -88,7 +88,7 @@ def _backward_epilogue(
 ):  # fmt: skip
     stored = load_tile(z, row, col, n_rows, N_COLS, ROWS, PART, N_COLS % (4 * PART) == 0, TMA)
     value, slope = activate_with_slope(stored.to(tl.float32), ACTIVATION)
-    # Rows past the end repeat the last row (or are zero): they must not reach the bias gradient.
+    # Rows past the end repeat the last row (or are zero) and must not reach the bias gradient.
     grad = tl.where((row + tl.arange(0, ROWS) < n_rows)[:, None], grad_h * slope, 0.0)
     store_tile(h, value.to(stored.dtype), row, col, n_rows, N_COLS, TMA)
     store_tile(grad_z, grad.to(stored.dtype), row, col, n_rows, N_COLS, TMA)
@@ -108,7 +108,7 @@ def _launch_options(tile: Tile) -> dict[str, int | bool]:
 def _linear_gelu(
     x: Tensor, weight: Tensor, bias: Tensor, activation: str, implementation: str
 ) -> tuple[Tensor, Tensor]:
-    """z = x [T, H] @ weight [F, H].T + bias [F] and gelu(z), both [T, F]."""
+    """z = x [T, H] @ weight [F, H].T + bias [F], and gelu(z), both [T, F]."""
     (n_rows, depth), n_cols = x.shape, weight.shape[0]
     tile = choose("forward", implementation, n_rows, n_cols, depth, x)
     if tile is None or n_rows == 0:
@@ -129,7 +129,7 @@ def _linear_gelu(
 def _forward(
     x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, activation: str, implementation: str
 ) -> tuple[Tensor, Tensor]:
-    """The output [T, H] and z [T, F], which backward needs."""
+    """Output [T, H], and z [T, F] for backward."""
     z, h = _linear_gelu(x.contiguous(), weight1, bias1, activation, implementation)
     return h @ weight2.t(), z
 
@@ -147,7 +147,7 @@ def _forward_costs(x, weight1, bias1, weight2, activation, implementation):
     first, second = size_of(x, weight1, bias1, z), Cost("library", size_of(z, weight2, out), flops, kind="product")
     if choose("forward", implementation, n_rows, n_cols, depth, x):
         return [Cost("_linear_gelu_kernel", first + size_of(z), flops, kind="product"), second]
-    elementwise = Cost("_gelu_forward_kernel", 2 * size_of(z), least_bytes=size_of(z))  # an epilogue has z at hand
+    elementwise = Cost("_gelu_forward_kernel", 2 * size_of(z), least_bytes=size_of(z))  # a fused epilogue already has z
     return [Cost("library", first, flops, kind="product"), elementwise, second]
 
 
@@ -155,9 +155,9 @@ def _forward_costs(x, weight1, bias1, weight2, activation, implementation):
 def _backward(
     grad: Tensor, weight2: Tensor, z: Tensor, activation: str, implementation: str, sums: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """grad [T, H], weight2 [H, F], z [T, F] -> grad_z, h [T, F] and the partial sums [P, 1, F] of grad_z's columns.
+    """grad [T, H], weight2 [H, F], z [T, F] -> grad_z, h [T, F] and partial sums [P, 1, F] of grad_z's columns.
 
-    sums: the partial sums of an earlier use, which these are added to; none are returned then.
+    If `sums` holds the partial sums of an earlier use, the new ones are added to it and none are returned.
     """
     grad, (n_rows, depth), n_cols = grad.contiguous(), grad.shape, z.shape[1]
     tile = choose("backward", implementation, n_rows, n_cols, depth, grad)
@@ -235,7 +235,7 @@ def calls(sizes, dtype, make):
     narrow, wide = (sizes.tokens, sizes.hidden), (sizes.tokens, sizes.intermediate)
     x, z, weight = make(*narrow, dtype=dtype), make(*wide, dtype=dtype), make(wide[1], narrow[1], dtype=dtype)
     down, bias = make(narrow[1], wide[1], dtype=dtype), make(wide[1], dtype=dtype)
-    ways = ("auto",) if dtype == torch.float32 else ("auto", "pointer")  # what is offered: tiles.py
+    ways = ("auto",) if dtype == torch.float32 else ("auto", "pointer")  # see tiles.py
     for activation in ("gelu", "gelu_new", "relu"):
         for implementation in ways:
             yield Call(_forward, (x, weight, bias, down, activation, implementation))
@@ -248,11 +248,11 @@ def calls(sizes, dtype, make):
 def gelu_ffn(
     x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, activation: str = "gelu", implementation: str = "auto"
 ) -> Tensor:
-    """gelu(x @ weight1.T + bias1) @ weight2.T -> [..., H]; the second bias is the next op's.
+    """gelu(x @ weight1.T + bias1) @ weight2.T -> [..., H]; the second bias is left to the next op.
 
     Args:
-        x [..., H], weight1 [F, H], weight2 [H, F]: one dtype of fp32, bf16, fp16; bias1 [F]: any float dtype. Gradients
-            of the three parameters under the main_grad rule.
+        x [..., H], weight1 [F, H], weight2 [H, F]: the same dtype, fp32, bf16 or fp16; bias1 [F]: any float dtype.
+            Gradients of the three parameters follow the main_grad rule.
         activation: gelu (erf), gelu_new (tanh) or relu.
         implementation: auto, library, pointer or tma; see `choose`.
 

@@ -1,7 +1,7 @@
-"""The transform of the masked-word head, LN(gelu(x W' + b)), with all that follows the product in one pass each way.
+"""Transform of the masked-LM head, LN(gelu(x W' + b)): everything after the product in one pass per direction.
 
-Forward reads the product, adds the bias, and writes the normalised activation; backward makes activation and slope
-again from the product, so that neither is kept. Statistics are fp32.
+Forward reads the product, adds the bias, and writes the normalised activation; backward recomputes the activation and
+its derivative from the product, so neither is saved. Statistics are fp32.
 """
 
 import torch
@@ -34,7 +34,7 @@ def _gelu_layer_norm_forward_kernel(
     bias = tl.load(bias_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
     weight = tl.load(weight_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
     layer_norm_bias = tl.load(layer_norm_bias_ptr + cols, col_mask, other=0.0).to(acc_dtype)[None, :]
-    # Columns past the row's end are zero, and so is their activation.
+    # Columns past the end of the row are zero, and so is their activation.
     h, _slope = activate_with_slope(tl.load(z_ptr + offsets, mask, other=0.0).to(acc_dtype) + bias, ACTIVATION)
     y = normalise(h, col_mask, mean_ptr, rstd_ptr, rows, row_mask, epsilon, N_COLS) * weight + layer_norm_bias
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask)

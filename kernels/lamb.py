@@ -1,14 +1,15 @@
-"""The whole update of all weights over flat buffers in five launches: LAMB with its trust ratios, or AdamW.
+"""The optimizer update of all weights over flat buffers in five launches: LAMB with its trust ratios, or AdamW.
 
-1. norm: a partial sum of squares of the gradient per tile. 2. numbers: one program adds them and makes what depends on
-the step alone: gradient norm, clipping, whether it is finite, corrections, learning rate, counters. 3. change: reads
-gradient, moments and weights, writes the moments and, in place of the gradient, the change before trust, and sums the
-squares of weights and change row by row. 4. trust: one program a matrix makes a ratio of its rows' sums. 5. apply:
-takes the change from the weights, zeroes the gradient and writes the weights that are computed with. That is 50 bytes a
-weight. No atomics: the bits depend on nothing but the layout.
+1. norm: one partial sum of squared gradients per tile. 2. numbers: one program adds these and computes the scalars of
+the
+step: gradient norm, clipping, finiteness, bias corrections, learning rate, counters. 3. change: reads gradient, moments
+and weights; writes the moments and, over the gradient, the unscaled update; and sums the squares of weights and update
+per row. 4. trust: one program per matrix computes its trust ratio from the sums of its rows. 5. apply: subtracts the
+update from the weights, zeroes the gradient and writes the compute weights. This moves 50 bytes per weight. No atomics:
+results depend only on the layout.
 
-The buffers are seen as rows of N_COLS elements, none of which two matrices share. You et al. 2020, arXiv 1904.00962, as
-google-research/albert trained with it (lamb_optimizer.py); Loshchilov and Hutter 2019, arXiv 1711.05101.
+The buffers are treated as rows of N_COLS elements, each within one matrix. You et al. 2020, arXiv 1904.00962, as in
+google-research/albert (lamb_optimizer.py); Loshchilov and Hutter 2019, arXiv 1711.05101.
 """
 
 import torch
@@ -22,13 +23,13 @@ from .candidates import Candidate, Problem, candidates, chosen, problem_of
 from .cost import Cost, costs, size_of
 from .eager import direct
 
-# Of the two kernels of few programs, which wait for memory: many loads in flight.
+# For the two kernels with few programs, which are latency-bound: many loads in flight.
 SUM_OPTIONS = {"BLOCK": 4096, "num_warps": 16}
 
 
 @triton.jit
 def _tile(n_rows, N_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr):
-    """The rows of this program, their elements' offsets, and which of them exist."""
+    """Rows of this program, the offsets of their elements, and the mask of existing ones."""
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     offsets = rows.to(tl.int64)[:, None] * N_COLS + tl.arange(0, N_COLS)[None, :]
     return rows, offsets, (rows < n_rows)[:, None]
@@ -53,7 +54,7 @@ def _lamb_numbers_kernel(
         at = start + tl.arange(0, BLOCK)
         total += tl.load(partial_ptr + at, at < n_partials, other=0.0)
     norm = tl.sqrt(tl.sum(total, axis=0)) * share
-    finite = norm < float("inf")  # not of NaN
+    finite = norm < float("inf")  # False for NaN
     scale = share
     if CLIPS:
         scale = share * tl.minimum(max_grad_norm / (norm + 1e-6), 1.0)
@@ -69,7 +70,7 @@ def _lamb_numbers_kernel(
 
     epsilon = tl.full((), EPSILON, tl.float64)
     correction = tl.full((), 1.0, tl.float64)
-    if DEBIASES:  # 1 - beta^n, in fp64: at n = 1 fp32 would keep three digits of it
+    if DEBIASES:  # 1 - beta^n in fp64: at n = 1, fp32 would keep only three digits
         first = 1.0 - tl.exp(updates.to(tl.float64) * tl.log(tl.full((), BETA1, tl.float64)))
         second = 1.0 - tl.exp(updates.to(tl.float64) * tl.log(tl.full((), BETA2, tl.float64)))
         root = tl.sqrt(tl.where(updates > 0, second, 1.0))
@@ -96,7 +97,7 @@ def _lamb_change_kernel(
     finite = tl.load(number_ptr + 1) > 0
     epsilon = tl.load(number_ptr + 2)
     correction = tl.load(number_ptr + 3)
-    # Where the gradient is not finite the moments stay, and whatever is computed here stays finite.
+    # If the gradient is not finite, the moments stay and everything computed here stays finite.
     grad = tl.where(finite, tl.load(grad_ptr + offsets, mask, other=0.0) * scale, 0.0)
     exp_avg = tl.load(exp_avg_ptr + offsets, mask, other=0.0)
     exp_avg = tl.where(finite, exp_avg + (1 - BETA1) * (grad - exp_avg), exp_avg)
@@ -154,9 +155,13 @@ def _candidates(problem: Problem) -> list[Candidate]:
     return [
         Candidate(f"{elements} elements, {warps} warps", {"elements": elements, "num_warps": warps}, reason)
         for elements, warps, reason in (
-            (4096, 8, "16 elements a thread: 80 registers, so three programs an SM with 256 bytes in flight a thread"),
-            (2048, 4, "the same a thread in smaller programs: a shorter tail"),
-            (2048, 8, "half the registers a thread, more threads an SM"),
+            (
+                4096,
+                8,
+                "16 elements per thread: 80 registers, so three programs per SM with 256 bytes in flight per thread",
+            ),
+            (2048, 4, "the same per thread in smaller programs: a shorter tail"),
+            (2048, 8, "half the registers per thread, more threads per SM"),
         )
     ]
 
@@ -178,8 +183,8 @@ def _update(
     warmup_steps: int, max_steps: int, decay_power: float, beta1: float, beta2: float, epsilon: float,
     debiases: bool, weight_decay: float, decayed: int, trusted: int,
 ) -> None:  # fmt: skip
-    """One update, in place; the arguments are those of `lamb`, owners [R] for R rows of N_COLS elements."""
-    # Of an int Triton makes another kernel than of the float that the dispatcher hands on under capture.
+    """One update in place; arguments as in `lamb`, owners [R] for R rows of N_COLS elements."""
+    # An int would make Triton compile another kernel than the float that the dispatcher passes under capture.
     share, max_grad_norm, learning_rate = float(share), float(max_grad_norm), float(learning_rate)
     decay_power, weight_decay = float(decay_power), float(weight_decay)
     n_rows = owners.numel()
@@ -239,7 +244,7 @@ RULE = ("share", "max_grad_norm", "learning_rate", "warmup_steps", "max_steps", 
 
 
 def calls(sizes, dtype, make):
-    # As many weights as there are hidden units, so that sizes past 2^31 are reached; one part, which owns all rows.
+    # As many weights as hidden units, so that sizes past 2^31 are reached; one part, which owns all rows.
     n_cols = 512
     n_rows = max(1, sizes.tokens * sizes.hidden // n_cols)
     acc_dtype = torch.float32
@@ -260,20 +265,20 @@ def lamb(
     updates: Tensor, gradient_norm: Tensor, last_learning_rate: Tensor, owners: Tensor, around: Tensor,
     ratios: Tensor | None, lengths: Tensor | None, **rule: float,
 ) -> None:  # fmt: skip
-    """One update of all weights from the gradient, in place; grad is zero afterwards.
+    """Update all weights in place from the gradient, and zero the gradient.
 
-    A gradient that is not finite leaves weights and moments as they are, and counts as a step but not as an update.
+    If the gradient is not finite, weights and moments stay unchanged; that counts as a step but not as an update.
 
     Args:
         grad, exp_avg, exp_avg_sq, master: flat fp32 [R * C], rows of C elements that each belong to one part.
-        compute: the weights in the dtype that is computed in, [R * C]; None where that is master.
+        compute: the weights in the compute dtype, [R * C]; None if that is master.
         steps, updates: int64 scalars; gradient_norm (before clipping), last_learning_rate: fp32 scalars, written.
-        owners: int32 [R], the part of each row; around: int32 [M, 2], the rows before and after each of M parts.
-        ratios: fp32 [M], the trust ratios, written; None where there are none. The first `trusted` parts have one.
-        lengths: fp32 [M, 2], written: the norms of each part's weights and of its change, before trust and rate.
-        rule: share (of the gradient's sum that is its mean), max_grad_norm (0: no clipping), learning_rate,
-            warmup_steps, max_steps, decay_power (above 0), beta1, beta2, epsilon, debiases (as AdamW does),
-            weight_decay, decayed (the leading elements that decay, whole rows), trusted.
+        owners: int32 [R], the part of each row; around: int32 [M, 2], number of rows before and after each of M parts.
+        ratios: fp32 [M], output: trust ratios of the first `trusted` parts; None if not needed.
+        lengths: fp32 [M, 2], output: norms of each part's weights and of its update, before trust ratio and rate.
+        rule: share (factor from gradient sum to mean), max_grad_norm (0: no clipping), learning_rate, warmup_steps,
+            max_steps, decay_power (above 0), beta1, beta2, epsilon, debiases (AdamW's bias correction), weight_decay,
+            decayed (number of leading elements with weight decay, whole rows), trusted.
     """
     tensors = exp_avg, exp_avg_sq, master, compute, steps, updates, gradient_norm, last_learning_rate, owners, around
     update(grad, *tensors, ratios, lengths, *(rule[name] for name in RULE))

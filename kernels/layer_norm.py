@@ -1,4 +1,4 @@
-"""LayerNorm of a tile of rows on the device, and its gradient: shared by the kernels that have one in their pass."""
+"""LayerNorm of a tile of rows and its gradient, as device functions shared by the kernels."""
 
 import triton
 import triton.language as tl
@@ -6,9 +6,9 @@ import triton.language as tl
 
 @triton.jit
 def normalise(value, col_mask, mean_ptr, rstd_ptr, rows, row_mask, epsilon, N_COLS: tl.constexpr):
-    """The rows of value, zero past N_COLS, less their mean and over their standard deviation; both are stored.
+    """Normalise the rows of `value` (zero past N_COLS) and store their mean and 1 / standard deviation.
 
-    What lies past a row's end adds nothing to its sum; its distance from the mean must be masked.
+    Columns past the end add nothing to the sum, but their distance from the mean must be masked.
     """
     mean = tl.sum(value, axis=1) / N_COLS
     centred = tl.where(col_mask[None, :], value - mean[:, None], 0.0)
@@ -20,9 +20,9 @@ def normalise(value, col_mask, mean_ptr, rstd_ptr, rows, row_mask, epsilon, N_CO
 
 @triton.jit
 def normalise_backward(grad, value, weight, mean_ptr, rstd_ptr, rows, row_mask, N_COLS: tl.constexpr):
-    """The gradient of value from that of normalise(value) * weight + bias, and the normalised rows again.
+    """Gradient of `value` from `grad`, that of normalise(value) * weight + bias; also returns the normalised rows.
 
-    Rows past the end have grad 0 and rstd 0, columns past it weight 0 and grad 0: nothing of them is summed.
+    Rows past the end have grad 0 and rstd 0, columns past the end weight 0 and grad 0, so they add nothing to sums.
     """
     mean = tl.load(mean_ptr + rows, row_mask, other=0.0)[:, None]
     rstd = tl.load(rstd_ptr + rows, row_mask, other=0.0)[:, None]

@@ -1,9 +1,9 @@
-"""Cross entropy of softmax(x W' + b) over the vocabulary, its softmax and gradient in place over the logits as stored.
+"""Cross entropy of softmax(x W' + b) over the vocabulary, with the gradient written in place over the stored logits.
 
-PyTorch copies the logits to fp32 and passes over that copy six times. Here they stay in the dtype of the product: one
-kernel reads a row once and keeps its log-sum-exp, found online; a second reads it again and writes softmax - one-hot
-over it, while the columns of the weighted gradient are summed for the bias. Read, read, write. Milakov and Gimelshein,
-"Online normalizer calculation for softmax", arXiv 1805.02867.
+PyTorch copies the logits to fp32 and makes six passes over the copy. Here they stay in the dtype of the product: one
+kernel reads each row once and computes its log-sum-exp online; a second reads it again, overwrites it with softmax -
+one-hot, and sums the columns of the weighted gradient for the bias. So the logits are read twice and written once.
+Milakov and Gimelshein, "Online normalizer calculation for softmax", arXiv 1805.02867.
 """
 
 import torch
@@ -41,7 +41,7 @@ def _cross_entropy_rows_kernel(
         larger = tl.maximum(largest, tl.max(value, axis=0))
         total = total * tl.exp(largest - larger) + tl.sum(tl.exp(value - larger), axis=0)
         largest = larger
-        # Of equal logits the first is the likeliest, as in torch.max.
+        # The first of equal logits wins, as in torch.max.
         better += ((value > of_target) | ((value == of_target) & (cols < target))).to(tl.int32)
     log_sum_exp = largest + tl.log(total)
     tl.store(log_sum_exp_ptr + row, log_sum_exp)
@@ -72,7 +72,7 @@ def _cross_entropy_gradient_kernel(
     tl.store(partial_ptr + chunk.to(tl.int64) * N_COLS + cols, tl.sum(summed, axis=0), col_mask)
 
 
-ROW_OPTIONS = {"BLOCK": 4096, "num_warps": 8}  # 16 logits a thread
+ROW_OPTIONS = {"BLOCK": 4096, "num_warps": 8}  # 16 logits per thread
 GRADIENT_OPTIONS = {"BLOCK_ROWS": 4, "BLOCK_COLS": 512, "CHUNK": ROWS_PER_PARTIAL, "num_warps": 4}
 
 
@@ -80,10 +80,10 @@ GRADIENT_OPTIONS = {"BLOCK_ROWS": 4, "BLOCK_COLS": 512, "CHUNK": ROWS_PER_PARTIA
 def _cross_entropy(
     logits: Tensor, targets: Tensor, scale: Tensor, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses, whether the target was the likeliest, log-sum-exp, all [P], and partial sums [C, 1, V] for the bias.
+    """Losses, correctness of the argmax and log-sum-exp, each [P], and partial sums [C, 1, V] for the bias gradient.
 
-    with_gradient: softmax - one-hot takes the place of the logits [P, V], and the partial sums are of it times scale
-    [P]; otherwise the logits stay and there are no partial sums.
+    with_gradient: overwrite the logits [P, V] with softmax - one-hot, and return partial sums of it times scale [P];
+    otherwise the logits stay and there are no partial sums.
     """
     n_rows, n_cols = logits.shape
     losses, correct, log_sum_exp, partials = _cross_entropy_fake(logits, targets, scale, with_gradient)
@@ -140,13 +140,15 @@ def _candidates(problem: Problem) -> list[Candidate]:
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Gradients are made in forward, chunk by chunk, so that no [P, V] outlives its chunk; backward scales them."""
+    """Forward computes the gradients chunk by chunk, so that no logits outlive their chunk; backward scales them."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, targets, row_weights, chunk, grad_enabled):
         ctx.weight, ctx.bias = weight, bias
         dtype = torch.promote_types(x.dtype, torch.float32)
-        total = row_weights.sum().clamp(min=torch.finfo(row_weights.dtype).tiny)  # 0 where all weights are
+        total = row_weights.sum().clamp(
+            min=torch.finfo(row_weights.dtype).tiny
+        )  # so that the loss is 0 if all weights are
         scale = (row_weights / total).to(dtype)
         needs_grad = grad_enabled and any(ctx.needs_input_grad[:3])
         if needs_grad:
@@ -182,10 +184,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def linear_cross_entropy(
     x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, row_weights: Tensor, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy of softmax(x [..., E] @ weight [V, E].T + bias [V]) at targets [...], a mean by row_weights [...].
+    """Cross entropy of softmax(x [..., E] @ weight [V, E].T + bias [V]) at targets [...].
 
-    Returns (loss, accuracy), scalars in fp32; both are 0 where all weights are. Static shapes, no synchronisation; at
-    most `chunk` rows of logits exist at a time, in x's dtype. Gradients under the main_grad rule.
+    Returns the means by row_weights [...] (loss, accuracy) as fp32 scalars, 0 if all weights are 0. Static shapes, no
+    host synchronisation; at most `chunk` rows of logits exist at a time, in x's dtype. Gradients follow the main_grad
+    rule.
 
     Raises:
         ValueError: x is on the CPU, or shapes or dtypes disagree.

@@ -1,7 +1,7 @@
-"""The products behind gradients of shared weights: plain PyTorch, here so that kernels and plain ops share one rule.
+"""Gradients of shared weights under the main_grad rule, in plain PyTorch, shared by kernels and plain ops.
 
-Where a parameter has `main_grad` (its own shape, fp32 or wider) backward accumulates into it and returns None;
-elsewhere it returns an ordinary gradient. So the L uses of a shared weight never meet in bf16.
+If a parameter has an attribute `main_grad` (same shape, fp32 or wider), backward accumulates into it and returns None;
+otherwise it returns an ordinary gradient. So the L uses of a shared weight are never summed in bf16.
 """
 
 from functools import cache
@@ -17,9 +17,9 @@ from .eager import direct
 
 @cache
 def _addmm_takes_out_dtype() -> bool:
-    """Whether CUDA's addmm accumulates bf16 products into an fp32 addend here; versions differ, so ask once."""
+    """Whether addmm on CUDA can accumulate bf16 products in an fp32 addend; depends on the version, so test once."""
     ones, total = (torch.ones(16, 16, device="cuda", dtype=d) for d in (torch.bfloat16, torch.float32))
-    total += 2**-10  # lost where the addend or the sum is rounded to bf16
+    total += 2**-10  # lost if the addend or the sum is rounded to bf16
     try:
         _by_addmm(total, ones, ones)
     except (RuntimeError, TypeError):
@@ -36,7 +36,7 @@ def _by_mm(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def accumulate_product_upcast(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """The same where products cannot widen, on CPU for one: operands of another dtype are upcast first."""
+    """`accumulate_product` for devices whose products cannot widen, such as CPUs: the operands are upcast first."""
     total.addmm_(a.t().to(total.dtype), b.to(total.dtype))
 
 
@@ -44,15 +44,15 @@ def accumulate_product_upcast(total: Tensor, a: Tensor, b: Tensor) -> None:
 def _candidates(problem: Problem) -> list[Candidate]:
     found = [
         Candidate("addmm", _by_addmm, "one pass over the sum, in the product's epilogue"),
-        Candidate("mm and add", _by_mm, "the product alone may take a faster kernel of the library"),
-        Candidate("upcast", accumulate_product_upcast, "right where the library's products do not widen"),
+        Candidate("mm and add", _by_mm, "the product alone may use a faster library kernel"),
+        Candidate("upcast", accumulate_product_upcast, "correct even if the library's products cannot widen"),
     ]
     return found[1:] if torch.cuda.is_available() and not _addmm_takes_out_dtype() else found
 
 
 @torch.library.custom_op("albert_fast::accumulate_product", mutates_args=("total",))
 def _accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Opaque, because what runs inside depends on the device: traces and predictions see one product."""
+    """Opaque because the implementation depends on the device; traces and predictions see one product."""
     if not a.is_cuda:
         accumulate_product_upcast(total, a, b)
     elif a.dtype == total.dtype:
@@ -76,12 +76,12 @@ _accumulate = direct(_accumulate_product)
 
 
 def accumulate_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total [M, K] += a [T, M].T @ b [T, K], products and sums in total's dtype, in place."""
+    """total [M, K] += a [T, M].T @ b [T, K], in place, with products and sums in total's dtype."""
     _accumulate(total, a, b)
 
 
 def placed(main_grad: Tensor | None, gradient: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """A gradient under the rule: None where it was added to main_grad, else itself in the parameter's dtype."""
+    """Apply the main_grad rule: add to main_grad and return None, or return the gradient in the parameter's dtype."""
     if main_grad is None:
         return gradient.to(dtype)
     main_grad.add_(gradient)
@@ -89,7 +89,7 @@ def placed(main_grad: Tensor | None, gradient: Tensor, dtype: torch.dtype) -> Te
 
 
 def scaled_gradients(ctx: Any, scale: Tensor) -> list[Tensor | None]:
-    """Of a loss whose forward made them: the saved gradients of x, ctx.weight and ctx.bias, times that of the loss."""
+    """The gradients of x, ctx.weight and ctx.bias that a loss computed in forward, times the gradient of the loss."""
     grad_x, *grads = ctx.saved_tensors
     found: list[Tensor | None] = [(grad_x * scale).to(grad_x.dtype)]
     for parameter, grad in zip((ctx.weight, ctx.bias), grads, strict=True):
@@ -102,7 +102,7 @@ def scaled_gradients(ctx: Any, scale: Tensor) -> list[Tensor | None]:
 
 
 def weight_gradient(main_grad: Tensor | None, a: Tensor, b: Tensor) -> Tensor | None:
-    """The gradient a [T, M].T @ b [T, K] of a weight [M, K] under the rule."""
+    """The gradient a [T, M].T @ b [T, K] of a weight [M, K], under the main_grad rule."""
     if main_grad is None:
         return a.t() @ b
     accumulate_product(main_grad, a, b)

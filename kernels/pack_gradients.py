@@ -1,8 +1,8 @@
-"""Gradients of queries, keys and values packed into that of their joint product, its bias's gradient on the way.
+"""Packs the gradients of queries, keys and values into the gradient of their joint projection, and sums its bias.
 
-Flash attention's backward gives three tensors [T, N, D'], D' the head size padded for it. One pass writes them as one
-[T, K, N, D] without the padding, and sums its columns in fp32 for the bias of the product: PyTorch's stack, narrowing
-and sum read and write them three times.
+Backward of flash attention returns three tensors [T, N, D'], where D' is the padded head size. One pass writes them as
+one [T, K, N, D] without padding and sums its columns in fp32 for the bias gradient; PyTorch's stack, narrow and sum
+would make three passes.
 """
 
 import torch
@@ -55,13 +55,13 @@ def _candidates(problem: Problem) -> list[Candidate]:
     found = []
     for rows, cols, warps, reason in (
         (4, 512, 4, "16 elements a thread"),
-        (8, 256, 4, "the same, fewer columns that lie idle where they do not divide"),
-        (8, 512, 4, "32 elements a thread: twice the bytes in flight"),
+        (8, 256, 4, "the same, with fewer idle columns for odd widths"),
+        (8, 512, 4, "32 elements per thread: twice the bytes in flight"),
         (4, 1024, 8, "longer runs of one row"),
     ):
         options = {"BLOCK_ROWS": rows, "BLOCK_COLS": cols, "num_warps": warps}
         found.append(Candidate(f"{rows} x {cols}, {warps} warps", options, reason))
-    return [*found, Candidate("torch", None, "stack, narrow and sum of PyTorch: right where no tile is")]
+    return [*found, Candidate("torch", None, "PyTorch's stack, narrow and sum: correct even if no tile is")]
 
 
 def _options(like: Tensor, n_rows: int, n_cols: int) -> dict[str, int] | None:
@@ -69,13 +69,13 @@ def _options(like: Tensor, n_rows: int, n_cols: int) -> dict[str, int] | None:
 
 
 def _rows_per_chunk(like: Tensor, n_rows: int, n_parts: int, n_cols: int) -> int:
-    """Rows that are summed into one partial; all of them where PyTorch sums."""
+    """Rows per partial sum; all rows for PyTorch's sum."""
     options = _options(like, n_rows, n_cols)
     return max(1, n_rows) if options is None else rows_per_chunk(n_rows, n_cols, options["BLOCK_ROWS"], n_parts)
 
 
 def chunk_count(packed: Tensor) -> int:
-    """How many partial sums there are for packed [T, K, N, D], a function of its shape and the tile."""
+    """Number of partial sums for packed [T, K, N, D], a function of its shape and the tile."""
     n_rows, n_parts, heads, size = packed.shape
     return cdiv(n_rows, _rows_per_chunk(packed, n_rows, n_parts, heads * size))
 
@@ -119,7 +119,7 @@ def _pack_gradients_fake(parts, head_size, sums):
 @costs("albert_fast::pack_gradients")
 def _pack_gradients_costs(parts, head_size, sums):
     packed, partials = _pack_gradients_fake(parts, head_size, sums)
-    # The padding is not read where a head is longer than what one access takes; whole sectors are, so count it all.
+    # Count the padding as read: memory is read in whole sectors.
     least = 2 * size_of(packed)
     return [Cost("_pack_gradients_kernel", least + size_of(partials, sums, sums), least_bytes=least)]
 
@@ -137,10 +137,10 @@ def calls(sizes, dtype, make):
 
 
 def pack_gradients(parts: list[Tensor], head_size: int, sums: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """K = 1 to 3 gradients [T, N, D'], D' >= D = head_size -> [T, K, N, D] and sums [P, 1, K N D] of its columns.
+    """K = 1 to 3 gradients [T, N, D'], D' >= D = head_size -> [T, K, N, D] and partial column sums [P, 1, K N D].
 
-    The partial sums are fp32 (fp64 of fp64); `partial_sums.vector_gradients` makes the bias's gradient of them. Where
-    those of an earlier use are given as `sums`, they are added to these, and none are returned (P = 0).
+    The partial sums are fp32 (fp64 for fp64); `partial_sums.vector_gradients` reduces them to the bias gradient. If
+    `sums` holds those of an earlier use, the new ones are added to it and none are returned (P = 0).
 
     Raises:
         ValueError: shapes disagree, or there are more than three.

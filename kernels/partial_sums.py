@@ -1,7 +1,7 @@
-"""Gradients of vectors (biases, LayerNorm's parameters) from partial sums, added in a fixed order without atomics.
+"""Gradients of vectors (biases, LayerNorm parameters) from partial sums, reduced in a fixed order without atomics.
 
-A backward kernel writes, per chunk of rows, one fp32 partial sum of each vector's gradient. The column kernel here adds
-them: into `main_grad` in place where a parameter has one, or to new vectors.
+A backward kernel writes one fp32 partial sum of each vector's gradient per chunk of rows. The column kernel here adds
+them, into `main_grad` in place if a parameter has one, else into new vectors.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from .pending_sums import wait
 
 @triton.jit
 def store_partial(pointers, value, mask, ADDS: tl.constexpr):
-    """One partial sum, or its sum with that of an earlier use of the vector (pending_sums.py)."""
+    """Store a partial sum, or add it to that of an earlier use of the vector (pending_sums.py)."""
     if ADDS:
         value += tl.load(pointers, mask, other=0.0)
     tl.store(pointers, value, mask)
@@ -53,7 +53,7 @@ def _sum_partials_kernel(
 
 
 def sum_options(n_cols: int) -> dict[str, int]:
-    """The tile: enough programs for every SM, few enough to matter."""
+    """Launch options: a tile that gives every SM a program."""
     return {"BLOCK_ROWS": 128, "BLOCK_COLS": 16 if n_cols < 2048 else 64}
 
 
@@ -88,7 +88,7 @@ def _sum_costs(partials):
 
 @torch.library.custom_op("albert_fast::accumulate_partials", mutates_args=("totals",))
 def _accumulate_partials(partials: Tensor, totals: Sequence[Tensor]) -> None:
-    """Adds the sums of partials [P, K, N] to K vectors of their dtype, in place."""
+    """Add the sums of partials [P, K, N] over P to K vectors of the same dtype, in place."""
     _launch(partials, totals, accumulate=True)
 
 
@@ -117,10 +117,10 @@ def vector_gradients(
     partials: Tensor, main_grads: Sequence[Tensor | None], dtypes: Sequence[torch.dtype], n_rows: int | None = None,
     earlier: Tensor | None = None,
 ) -> list[Tensor | None]:  # fmt: skip
-    """The main_grad rule for the K vectors of partials [P, K, N]: None where added to main_grad, else a gradient.
+    """Gradients of K vectors from partials [P, K, N] under the main_grad rule: None for each added to main_grad.
 
-    n_rows: the rows that they are summed over, where later uses of the vectors may add to the same partial sums;
-    earlier: those that wait already, to which the partials, then none, have been added.
+    n_rows: number of rows summed over; later uses of the vectors over as many rows may add to the same partial sums.
+    earlier: pending partial sums that the new ones were already added to; `partials` is then empty.
     """
     if earlier is not None:
         return [None] * len(main_grads)

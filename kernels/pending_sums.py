@@ -1,9 +1,9 @@
-"""Partial sums that the uses of a shared layer add to in turn, so that they are reduced once and not at each use.
+"""Partial sums shared by all uses of a layer, so that they are reduced once per backward pass instead of at each use.
 
-A backward kernel leaves one partial sum per chunk of rows, and each of its programs owns its chunk's. Where the same
-vectors get a gradient again from as many rows, the kernel adds to the partial sums that are there: kernels of one
-stream run in order, so the bits are the same on every run. Opt-in, because until the end of `collecting` a part of the
-gradients is not in main_grad.
+A backward kernel leaves one partial sum per chunk of rows, owned by one program. When the same vectors get another
+gradient from equally many rows, the kernel adds to the existing partial sums; kernels on one stream run in order, so
+results are bitwise reproducible. This is opt-in because until `collecting` ends, part of the gradients is not yet in
+main_grad.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,18 +12,18 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-MOST = 4  # a layer's: both LayerNorms, query-key-value's bias, the feed-forward's; more would only wait in memory
+MOST = 4  # those of one layer: both LayerNorms, the query-key-value bias, the feed-forward bias
 Key = tuple[int, ...]
 
-# Of the process and not of a thread: autograd runs backward in threads of its own.
-_pending: dict[Key, tuple[Tensor, Sequence[Tensor]]] | None = None  # in the order of their last use
+# Global rather than thread-local because autograd runs backward in its own threads.
+_pending: dict[Key, tuple[Tensor, Sequence[Tensor]]] | None = None  # in order of last use
 
 
 @contextmanager
 def collecting() -> Iterator[None]:
-    """Within it, partial sums may wait for further uses of their vectors; at its end all are in main_grad."""
+    """Within the block, partial sums may stay pending; at its end all are added to main_grad."""
     global _pending
-    assert _pending is None, "collecting twice: the inner end would come before backward's"
+    assert _pending is None, "collecting() cannot be nested: the inner block would end before backward"
     _pending = {}
     try:
         yield
@@ -34,7 +34,7 @@ def collecting() -> Iterator[None]:
 
 
 def pending(main_grads: Sequence[Tensor | None], n_rows: int) -> Tensor | None:
-    """The partial sums to which backward over n_rows rows shall add those of these vectors; None: it makes its own."""
+    """Pending partial sums of these vectors that backward over n_rows rows must add to; None if there are none."""
     if _pending is None or (key := _key(main_grads, n_rows)) not in _pending:
         return None
     _pending[key] = _pending.pop(key)
@@ -42,11 +42,11 @@ def pending(main_grads: Sequence[Tensor | None], n_rows: int) -> Tensor | None:
 
 
 def wait(partials: Tensor, main_grads: Sequence[Tensor], n_rows: int) -> bool:
-    """Let new partial sums [P, K, N] of K vectors wait; False where none does, and they are to be reduced now."""
+    """Make new partial sums [P, K, N] of K vectors pending; False if not collecting, so the caller must reduce them."""
     if _pending is None:
         return False
     key = _key(main_grads, n_rows)
-    assert key not in _pending, "partial sums were made anew beside those that wait"
+    assert key not in _pending, "new partial sums although some are already pending"
     _pending[key] = partials, main_grads
     if len(_pending) > MOST:
         _reduce_oldest(_pending)
@@ -59,6 +59,6 @@ def _reduce_oldest(waiting: dict[Key, tuple[Tensor, Sequence[Tensor]]]) -> None:
 
 
 def _key(main_grads: Sequence[Tensor | None], n_rows: int) -> Key:
-    """Which memory the vectors' gradients lie in, on the meta device too, and from how many rows they come."""
+    """Identifies the memory of the vectors' gradients (on the meta device too) and the number of rows."""
     places = ((g.untyped_storage()._cdata, g.storage_offset(), g.numel()) for g in main_grads if g is not None)
     return n_rows, *(number for place in places for number in place)

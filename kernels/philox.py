@@ -1,9 +1,9 @@
 """Dropout multipliers from Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 
-A mask is a pure function of (seed, micro-batch, site, row, column), so backward makes it again and nothing is saved.
+A mask is a pure function of (seed, micro-batch, site, row, column), so backward recomputes it and nothing is saved.
 The 64-bit seed is Philox's key, (column // 8, row, site, micro-batch) its counter, 32 bits each. One call gives 128
 bits, 16 for each of 8 columns: column 8 g + 2 w + h takes the low (h = 0) or high (h = 1) half of word w and is dropped
-where that half is below round(65536 p). `albert_fast.ops.dropout_keep` is the same rule in plain PyTorch.
+if that half is below round(65536 p). `albert_fast.ops.dropout_keep` is the same rule in plain PyTorch.
 """
 
 import triton
@@ -14,7 +14,7 @@ import triton.language as tl
 def dropout_multiplier(key_ptr, site, rows, threshold, scale, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
     """[BLOCK_ROWS, BLOCK_COLS]: 0 where dropped, `scale` where kept; `rows` [BLOCK_ROWS], columns from 0.
 
-    A multiplier, not a choice: 0 * inf is NaN, as in PyTorch, so a broken activation cannot hide behind the mask.
+    A multiplier rather than a select: 0 * inf is NaN, as in PyTorch, so the mask cannot hide a broken activation.
     """
     N_GROUPS: tl.constexpr = BLOCK_COLS // 8
     seed = tl.load(key_ptr)
@@ -29,5 +29,5 @@ def dropout_multiplier(key_ptr, site, rows, threshold, scale, BLOCK_ROWS: tl.con
 
 
 def dropout_arguments(probability: float) -> tuple[int, float]:
-    """What the kernels with dropout take: how many of 65536 values drop a column, and the scale of what is kept."""
+    """Kernel arguments for dropout: threshold out of 65536 below which an element is dropped, and scale of the rest."""
     return round(probability * 65536), 1.0 / (1.0 - probability)

@@ -1,4 +1,4 @@
-"""Tiles of a matrix on the device, through pointers or TMA; shared by the kernels of the feed-forward products."""
+"""Loads and stores of matrix tiles through pointers or TMA, shared by the feed-forward kernels."""
 
 import triton
 import triton.language as tl
@@ -9,9 +9,9 @@ def load_tile(
     source, row, col, n_rows, N_COLS: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, EVEN: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    """The tile of `source` [n_rows, N_COLS] at (row, col), zero past the columns (EVEN: there are none past them).
+    """Load the tile of `source` [n_rows, N_COLS] at (row, col), zero past the last column (EVEN: tiles divide N_COLS).
 
-    Through pointers, rows past the end repeat the last one: no mask to wait for, and the caller never stores them.
+    With pointers, rows past the end repeat the last row, which saves the mask; the caller never stores them.
     """
     if TMA:
         tile = source.load([row, col])
@@ -39,7 +39,7 @@ def store_tile(target, tile, row, col, n_rows, N_COLS: tl.constexpr, TMA: tl.con
 
 @triton.jit
 def tile_origin(n_rows, N_COLS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Row and column of this program's tile: 8 tiles down before the next column, so that L2 serves both operands."""
+    """Row and column of this program's tile, in groups of 8 tile rows so that both operands are reused from L2."""
     program = tl.program_id(0)
     tiles_down = tl.cdiv(n_rows, ROWS)
     per_group = 8 * tl.cdiv(N_COLS, COLS)
@@ -51,7 +51,7 @@ def tile_origin(n_rows, N_COLS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.const
 
 @triton.jit
 def split_columns(tile, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Four column blocks for the epilogue to take one after the other: all at once would not fit in registers."""
+    """Split into four column blocks, which the epilogue processes in turn to save registers."""
     low, high = tile.reshape(ROWS, 2, COLS // 2).permute(0, 2, 1).split()
     part0, part1 = low.reshape(ROWS, 2, COLS // 4).permute(0, 2, 1).split()
     part2, part3 = high.reshape(ROWS, 2, COLS // 4).permute(0, 2, 1).split()

@@ -127,7 +127,7 @@ def test_an_error_in_backward_leaves_nothing_waiting():
     with pytest.raises(RuntimeError, match="out of memory"):
         fail()
     assert pending([p.main_grad for p in layers.sets[0].values()][:3], 19) is None
-    with collecting(), pytest.raises(AssertionError, match="twice"), collecting():
+    with collecting(), pytest.raises(AssertionError, match="nested"), collecting():
         pass
 
 
