@@ -246,22 +246,16 @@ class TrainConfig(DeviceOptions):
     optimizer: Literal["lamb", "adamw"] = option("lamb", "update rule")
     max_steps: int = option(125_000, "total number of optimizer steps", at_least=1, at_most=2**62)
     learning_rate: float = option(
-        0.00176,
-        "peak learning rate; the default is ALBERT's for LAMB and 4,096 sequences per step: lower it for smaller steps",
-        above=0,
+        0.00176, "peak learning rate; the default, ALBERT's, is for LAMB and 4,096 sequences per step", above=0
     )
     warmup_steps: int = option(
         None, "steps of linear warmup (default: 2.5% of max_steps, as in ALBERT: 3,125 of 125,000)", at_least=0
     )
     decay_power: float = option(1.0, "exponent of the polynomial decay to 0 at max_steps; 1 is linear", above=0)
-    weight_decay: float = option(
-        0.01, "decoupled weight decay; not applied to biases and LayerNorms", at_least=0, at_most=1e38
-    )
+    weight_decay: float = option(0.01, "decoupled decay of all but biases and LayerNorms", at_least=0, at_most=1e38)
     max_grad_norm: float = option(1.0, "clip gradients to this global norm; 0 disables clipping", at_least=0)
     gradient_accumulation_steps: int = option(
-        1,
-        "micro-batches per rank and step, equally weighted, even an epoch's last, which may be partly filled",
-        at_least=1,
+        1, "micro-batches per rank and step, equally weighted (also an epoch's last, partly filled one)", at_least=1
     )
     seed: int = option(42, "seed for weights, data order, masks and dropout", at_least=0, at_most=2**63 - 1)
     capture: Literal["auto", "on", "off"] = option("auto", "capture the step in CUDA graphs; auto: if on CUDA")

@@ -46,8 +46,10 @@ class MetricsLog:
         if not visible:
             return
         self.file, self.board = run / METRICS, None
-        if kept := drop_later_lines(run, start_step):
-            self.tokens_seen = kept[-1].get("tokens_seen")
+        lines = [line for line in read_metrics(run) if line["step"] <= start_step] if self.file.exists() else []
+        write_file(self.file, "".join(strict_json(line) + "\n" for line in lines))
+        if lines:
+            self.tokens_seen = lines[-1].get("tokens_seen")
         if board:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -101,7 +103,13 @@ class MetricsLog:
         append_line(self.file, strict_json({"step": step, **metrics}))
         if self.board is not None:
             with writing(self.file.with_name("tensorboard")):
-                self._write_board(step, metrics)
+                for name, value in metrics.items():
+                    group = "eval" if name.startswith("eval_") else "train"
+                    scalars = {f"{group}/{name.removeprefix('eval_')}": value}
+                    if isinstance(value, Mapping):
+                        scalars = {f"{name}/{tensor}": ratio for tensor, ratio in value.items()}
+                    for tag, scalar in scalars.items():
+                        self.board.add_scalar(tag, scalar, step)
         held_out = [f"{name.removeprefix('eval_')} {v:.4f}" for name, v in metrics.items() if name.startswith("eval_")]
         if held_out:
             self.say(f"step {step}: held-out  {'  '.join(held_out)}")
@@ -124,16 +132,6 @@ class MetricsLog:
         yield
         self.clock += time.perf_counter() - begun
 
-    def _write_board(self, step: int, metrics: Mapping[str, Any]) -> None:
-        assert self.board is not None
-        for name, value in metrics.items():
-            if isinstance(value, Mapping):
-                for tensor, ratio in value.items():
-                    self.board.add_scalar(f"{name}/{tensor}", ratio, step)
-            else:
-                group = "eval" if name.startswith("eval_") else "train"
-                self.board.add_scalar(f"{group}/{name.removeprefix('eval_')}", value, step)
-
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of RUN/metrics.jsonl, except a last line truncated by a crash.
@@ -153,13 +151,6 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
             raise UserError(f"{file}, line {number}: is not a line of metrics; remove it to continue") from None
         lines.append(line)
     return lines
-
-
-def drop_later_lines(run: Path, step: int) -> list[dict[str, Any]]:
-    """Drop the lines of RUN/metrics.jsonl after `step`, because a resumed run repeats them; returns the others."""
-    kept = [line for line in read_metrics(run) if line["step"] <= step] if (run / METRICS).exists() else []
-    write_file(run / METRICS, "".join(strict_json(line) + "\n" for line in kept))
-    return kept
 
 
 def _duration(seconds: float) -> str:

@@ -109,12 +109,9 @@ def _check(name: str, value: Any, kind: Any, bounds: Mapping[str, Any]) -> None:
     elif origin is tuple:
         for item in value:
             _check(name, item, arguments[0], bounds)
-    elif kind is str:
-        if not isinstance(value, str):
-            raise UserError(f"{name}={value!r} must be a string")
-    elif kind is bool:
-        if not isinstance(value, bool):
-            raise UserError(f"{name}={value!r} must be true or false")
+    elif kind in (str, bool):
+        if not isinstance(value, kind):
+            raise UserError(f"{name}={value!r} must be {'a string' if kind is str else 'true or false'}")
     elif kind in (int, float):
         if not isinstance(value, Integral if kind is int else Real) or isinstance(value, bool):
             raise UserError(f"{name}={value!r} must be {'a whole number' if kind is int else 'a number'}")

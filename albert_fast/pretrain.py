@@ -213,4 +213,8 @@ def _describe(
         )
     if folder.checkpoint:
         note(f"resumed from {folder.checkpoint.directory} at micro-batch {folder.checkpoint.data['cursor']['index']:,}")
-    folder.note_schedule(train)
+    if folder.before and folder.before["max_steps"] != train.max_steps:
+        note(
+            f"max_steps={train.max_steps:,} instead of {folder.before['max_steps']:,}: the learning rate follows the "
+            f"new schedule from step {folder.step:,} on ({train.warmup_steps:,} steps of warmup, 0 at max_steps)"
+        )

@@ -55,9 +55,7 @@ class RunOptions(Options):
 def saved_options(given: dict[str, Any]) -> dict[str, Any]:
     """The original options of the run that --resume continues: defaults for the flags not given."""
     file = Path(given.get("output", "")) / OPTIONS
-    if not given.get("resume") or not file.exists():
-        return {}
-    return _read_options(file)
+    return _read_options(file) if given.get("resume") and file.exists() else {}
 
 
 def _read_options(file: Path) -> dict[str, Any]:
@@ -141,14 +139,6 @@ class RunFolder:
             given = model.build(config.vocab_size)
             if given.replace(share_type=config.share_type, extra=config.extra) != config:
                 raise changed_setting("config", model.config, self.before["config"], "another model")
-
-    def note_schedule(self, train: TrainConfig) -> None:
-        """Note that a resumed run's learning rate follows a new schedule if --max_steps has changed."""
-        if self.before and self.before["max_steps"] != train.max_steps:
-            note(
-                f"max_steps={train.max_steps:,} instead of {self.before['max_steps']:,}: the learning rate follows the "
-                f"new schedule from step {self.step:,} on ({train.warmup_steps:,} steps of warmup, 0 at max_steps)"
-            )
 
     @contextmanager
     def opened(self, run: RunOptions, loader: PretrainingLoader, implementations: dict[str, str]) -> Iterator[None]:

@@ -36,14 +36,6 @@ def test_only_consecutive_skipped_updates_end_the_run():
     assert RunFailure.exit_code == 3
 
 
-def test_a_loss_that_stays_above_its_best_is_reported_once():
-    losses = [8.0 - i / 10 for i in range(30)] + [7.0] * 30
-    notes = watch((10, dict(loss=loss, mlm_loss=loss)) for loss in losses)
-    assert len(notes) == 1
-    assert "diverges" in notes[0]
-    assert "--learning_rate" in notes[0]
-
-
 @pytest.mark.parametrize("every", [1, 10])
 def test_noise_is_not_reported_and_a_rise_in_the_same_noise_is(every):
     """The loss of a step of 256 tokens has a standard deviation of 0.8 nats."""
@@ -53,7 +45,7 @@ def test_noise_is_not_reported_and_a_rise_in_the_same_noise_is(every):
         noise = np.random.default_rng(seed).normal(0, 0.8 / every**0.5, len(steps))
         assert watch((every, dict(loss=loss, mlm_loss=5.3)) for loss in 6 + noise) == []
         (note,) = watch((every, dict(loss=loss, mlm_loss=5.3)) for loss in 6 + noise + rise)
-        assert "diverges" in note
+        assert "the run diverges. Usual remedies: half the --learning_rate" in note
 
 
 def test_sentence_order_at_chance_is_reported_once():
