@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None, imported: Callable[[], object] 
     """Run `albert-fast ARGUMENTS`; bad input exits with code 2 and one line on standard error.
 
     Args:
-        imported: called between the import of the command's module and the command itself.
+        imported: called once the command's module has been imported.
     """
     warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"  # without the source line
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -81,21 +81,16 @@ def main(arguments: Sequence[str] | None = None, imported: Callable[[], object] 
         print(f"albert-fast {__version__}")
     else:
         name, *rest = arguments
-        run(f"albert-fast {name}", lambda: _find(name), rest, imported)
+        run(f"albert-fast {name}", lambda: _find(name, imported), rest)
 
 
-def run(
-    program: str, find: Callable[[], Callable[..., None]], arguments: Sequence[str],
-    imported: Callable[[], object] = lambda: None,
-) -> None:  # fmt: skip
+def run(program: str, find: Callable[[], Callable[..., None]], arguments: Sequence[str]) -> None:
     """Parse `arguments` for the function that `find` returns and call it; user errors are one line and exit code 2.
 
     `find` is called here so that its errors (an unknown command) are reported the same way.
     """
     try:
-        function = find()
-        imported()
-        _call(program, function, arguments)
+        _call(program, find(), arguments)
     except UserError as error:
         _fail(program, str(error), error.exit_code)
     except BrokenPipeError:  # the reader of our output (`head`, say) has exited
@@ -118,11 +113,13 @@ def _fail(program: str, message: str, exit_code: int = 2) -> typing.NoReturn:
     sys.exit(exit_code)
 
 
-def _find(name: str) -> Callable[..., None]:
+def _find(name: str, imported: Callable[[], object]) -> Callable[..., None]:
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}; use one of {', '.join(COMMANDS)}")
-    module, function = COMMANDS[name][0].split(":")
-    return getattr(importlib.import_module(f"albert_fast.{module}"), function)
+    path, function = COMMANDS[name][0].split(":")
+    module = importlib.import_module(f"albert_fast.{path}")
+    imported()
+    return getattr(module, function)
 
 
 def _call(program: str, function: Callable[..., None], arguments: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -137,21 +138,17 @@ def _by_frequency(shards: Path, data: DataConfig) -> tuple[float, float]:
 
 
 def _learned(lines: list[dict[str, float]], by_frequency: tuple[float, float]) -> Table:
-    last = lines[-3:]
-
-    def mean(name: str) -> float:
-        return sum(line[name] for line in last) / len(last)
-
-    tokens = sum(line["tokens_per_second"] for line in lines) / len(lines)
+    tokens = fmean(line["tokens_per_second"] for line in lines)
     title = f"{lines[-1]['step']:,.0f} steps of {TOKENS:,} tokens, {tokens:,.0f} tokens/s"
     table = number_table(title, ("", "first steps", "last steps", "guessing by frequency"))
     loss, accuracy = by_frequency
-    table.add_row("loss, masked tokens, nats", f"{lines[0]['mlm_loss']:.2f}", f"{mean('mlm_loss'):.2f}", f"{loss:.2f}")
-    table.add_row(
-        "accuracy, masked tokens", f"{lines[0]['mlm_accuracy']:.1%}", f"{mean('mlm_accuracy'):.1%}", f"{accuracy:.1%}"
-    )
-    order = (f"{lines[0]['sop_accuracy']:.1%}", f"{mean('sop_accuracy'):.1%}")
-    table.add_row("accuracy, sentence order", *order, "50.0%")
+    for label, name, guess, form in (
+        ("loss, masked tokens, nats", "mlm_loss", loss, ".2f"),
+        ("accuracy, masked tokens", "mlm_accuracy", accuracy, ".1%"),
+        ("accuracy, sentence order", "sop_accuracy", 0.5, ".1%"),
+    ):
+        last = fmean(line[name] for line in lines[-3:])
+        table.add_row(label, *(format(value, form) for value in (lines[0][name], last, guess)))
     return table
 
 

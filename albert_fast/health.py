@@ -112,18 +112,16 @@ class Health:
         if step - self.start < window:
             return
 
-        def mean(name: str) -> float:
-            return sum(line[name] for _, line in self.lines) / len(self.lines)
-
-        order = mean("sop_accuracy")
-        if 0 < order < CHANCE and mean("sop_loss") > 0:
+        names = ("sop_accuracy", "sop_loss", "mlm_loss")
+        order, order_loss, loss = (statistics.fmean(line[name] for _, line in self.lines) for name in names)
+        if 0 < order < CHANCE and order_loss > 0:
             self._once(
                 "order",
                 f"step {step}: sentence order is still at chance (accuracy {order:.3f} over {window:,} steps). It is "
                 "learned late, after masked tokens; if it stays at chance, the usual cause is documents of one or two "
                 "sentences: use longer ones, or --no-sentence_order",
             )
-        by_frequency, loss = frequency_loss(self.counts), mean("mlm_loss")
+        by_frequency = frequency_loss(self.counts)
         if loss > by_frequency - 0.1 and "diverging" not in self.reported:
             remedy = (
                 "A plateau of a few thousand steps is normal; remedies: a higher --learning_rate, --ln_type preln, or "
