@@ -1,1 +1,1 @@
-"""What a training step costs: memory and time, predicted on the meta device and measured on a real one."""
+"""Memory and time of a training step, predicted on the meta device and measured on a real one."""

@@ -1,4 +1,4 @@
-"""The memory of a real step: allocator statistics on CUDA; allocator events and the high-water mark on CPU."""
+"""Measured memory of a step: allocator statistics on CUDA; allocator events and the high-water mark on CPU."""
 
 import gc
 import statistics
@@ -19,15 +19,15 @@ _MARK = "albert_fast_measured_step"
 
 
 def measure(spec: StepSpec) -> dict[str, Any]:
-    """Peak bytes of a step on the device that is here, the seconds of one, and what the system saw."""
+    """Measure peak bytes and seconds of a step on this machine's device, and the memory seen by the system."""
     device = torch.device(spec.target)
     measure_here = _measure_cuda if device.type == "cuda" else _measure_cpu
     return measure_here(partial(spec.build, device, "auto"), spec.batch())
 
 
 def _measure_cpu(build: Callable[..., TrainStep], batch: Batch) -> dict[str, Any]:
-    """Every allocation and free of torch's CPU allocator, those inside ops too, from the weights' making onwards."""
-    gc.collect()  # an earlier step's tensors, freed below, would count as this one's
+    """Records every allocation and free of torch's CPU allocator, also inside ops, from model creation on."""
+    gc.collect()  # otherwise tensors of an earlier step, freed below, would count
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step = build()
         _restart_high_water_mark()
@@ -54,11 +54,11 @@ def _measure_cpu(build: Callable[..., TrainStep], batch: Batch) -> dict[str, Any
 
 
 def _measure_cuda(build: Callable[..., TrainStep], batch: Batch) -> dict[str, Any]:
-    """The caching allocator's own statistics, eagerly and then captured, graph pool included."""
+    """Statistics of the caching allocator for an eager and a captured step, including the graph pool."""
     _release_cuda()
     before = torch.cuda.memory_allocated()
     step = build()
-    step([batch])  # kernels compile and cuBLAS takes its workspace
+    step([batch])  # compiles kernels and allocates the cuBLAS workspace
     torch.cuda.synchronize()
     static = torch.cuda.memory_allocated() - before
     torch.cuda.reset_peak_memory_stats()
@@ -85,7 +85,7 @@ def _measure_cuda(build: Callable[..., TrainStep], batch: Batch) -> dict[str, An
 
 
 def _release_cuda() -> None:
-    """Give back what earlier steps hold: a step refers to itself, and cuBLAS keeps its workspaces."""
+    """Free memory of earlier steps, which contain reference cycles, and the cuBLAS workspaces."""
     gc.collect()
     torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
@@ -104,7 +104,7 @@ def _step_seconds(step: TrainStep, batch: Batch, times: int = 3) -> float:
 
 
 def _restart_high_water_mark() -> None:
-    """Let VmHWM begin anew at the present resident size (Linux, proc(5): clear_refs)."""
+    """Reset VmHWM to the current resident size (Linux, proc(5): clear_refs)."""
     file = Path("/proc/self/clear_refs")
     if file.exists():
         file.write_text("5")

@@ -1,4 +1,4 @@
-"""A micro-batch of full sequences: what predictions and benches feed a step where no corpus is given."""
+"""A synthetic micro-batch of full sequences, used by predictions and benchmarks without a corpus."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from albert_fast.data.batches import Batch
 from albert_fast.data.capacities import LoaderSettings, loader_config
 
 if TYPE_CHECKING:
-    from typing import Unpack  # of Python 3.11
+    from typing import Unpack  # new in Python 3.11
 
 
 def full_batch(
     config: AlbertConfig, tokens_per_batch: int, max_seq_length: int, **settings: Unpack[LoaderSettings]
 ) -> Batch:
-    """A micro-batch of full sequences with the loader's capacities (batches.PretrainingLoader); ids random."""
+    """A micro-batch of full sequences of random ids, with the capacities of PretrainingLoader."""
     random, tokens, length = np.random.default_rng(0), tokens_per_batch, max_seq_length
     loader = loader_config(tokens_per_batch=tokens, max_seq_length=length, **settings)
     most, predictions = loader.max_sequences, loader.predictions_per_batch

@@ -1,7 +1,7 @@
-"""What an op costs on a card: the bytes it moves, the FLOPs it does, the launches it takes.
+"""Costs of an op on a card: bytes moved, FLOPs and launches.
 
-PyTorch's own ops follow one rule, with the exceptions named here: each reads its tensor arguments and writes its
-results. Our ops state their costs beside their fakes (kernels/cost.py).
+PyTorch ops follow one rule, with the exceptions listed here: an op reads its tensor arguments and writes its results.
+Our own ops declare their costs next to their fakes (kernels/cost.py).
 """
 
 from typing import Any
@@ -11,16 +11,16 @@ from torch.utils._pytree import tree_leaves
 
 from albert_fast.kernels.cost import Cost, Kind, cost_of, size_of
 
-# Ops that launch nothing though their schema shows no alias.
+# Ops that launch nothing although their schema has no alias.
 _FREE = (
     "empty", "new_empty", "_unsafe_view", "lift_fresh", "is_pinned", "_record_function", "squeeze_", "unsqueeze_",
     "promote_types",
 )  # fmt: skip
 _FILLS = ("zero", "fill", "new_zeros", "full", "new_full", "ones", "arange")
-# Products of matrices, and which argument is the left one.
+# Matrix products, and the index of their left operand.
 _LEFT_OPERAND = {"mm": 0, "bmm": 0, "addmm": 1, "addmm_": 1, "baddbmm": 1, "_addmm_activation": 1}
 _GATHERS = ("embedding", "gather", "index_select")
-# Launches of ops that make several. embedding_dense_backward: zeros, arange, a radix sort of 16 bits (histogram,
+# Ops with several launches. embedding_dense_backward: zeros, arange, a radix sort of 16 bits (histogram,
 # scan, two passes, memsets), unique, scan, and five kernels (aten/src/ATen/native/cuda/EmbeddingBackwardKernel.cu).
 _LAUNCHES = {"embedding_dense_backward": 17}
 
@@ -32,7 +32,7 @@ def is_free(func: Any) -> bool:
 
 
 def costs_of(func: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> list[Cost]:
-    """The costs of one op, as it was dispatched and with its result."""
+    """Costs of one dispatched op with its arguments and result."""
     if (stated := cost_of(func._schema.name, *args, **kwargs)) is not None:
         return stated
     name = func.overloadpacket.__name__
@@ -54,7 +54,7 @@ def costs_of(func: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> lis
 
 
 def _flash(name: str, args: tuple, tensors: list[Tensor]) -> Cost:
-    """FlashAttention over full sequences: two products forward; backward five, in three launches."""
+    """FlashAttention over full sequences: two products in forward; five in backward, in three launches."""
     backward = name == "_flash_attention_backward"
     query, longest = (args[1], args[9]) if backward else (args[0], args[6])
     flops = 4 * query.numel() * longest

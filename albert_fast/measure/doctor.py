@@ -1,4 +1,4 @@
-"""`albert-fast doctor`: is everything right on this machine, what runs which op here, and what could not be checked."""
+"""`albert-fast doctor`: checks this machine, times the implementations of each op, and lists what was not checked."""
 
 import platform
 import subprocess
@@ -29,26 +29,26 @@ from albert_fast.tuning.run import problems_of
 
 PACKAGES = ("torch", "triton", "numpy", "tokenizers", "safetensors")
 CRC_OF_DIGITS = 0xE3069283  # CRC32C of "123456789", its published check value
-# Largest relative L2 error of a plain op, which rounds its inputs' products and sums in this precision.
+# Maximum relative L2 error of a plain op in this precision.
 BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions(Options):
-    """What to examine, and how to say it."""
+    """What to check, and how to print it."""
 
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where runs would compute; auto: CUDA where there is one")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "device to check; auto: CUDA if available")
     precision: Literal["auto", "fp32", "bf16"] = option("auto", "compute precision; auto: bf16 on CUDA, fp32 on CPU")
-    config: str = option("base", "preset whose shapes the implementations are timed at")
-    tokens_per_batch: int = option(16384, "tokens of the micro-batch that is timed", at_least=128)
-    tune_seconds: float = option(45.0, "seconds that checking and timing implementations may take", at_least=0)
+    config: str = option("base", "preset whose shapes are timed")
+    tokens_per_batch: int = option(16384, "tokens of the timed micro-batch", at_least=128)
+    tune_seconds: float = option(45.0, "time budget in seconds for checking and timing implementations", at_least=0)
     json: bool = option(False, "print one JSON document instead of text")
 
 
 def doctor(options: DoctorOptions) -> None:
-    """Examine this machine: versions, the extension, every op against fp64, the kernels' implementations, capture.
+    """Check this machine: versions, the extension, every op against fp64, kernel implementations, graph capture.
 
-    The exit code is 1 where something is wrong. What cannot be checked here is said. The text is for bug reports.
+    The exit code is 1 if anything is wrong. Checks that cannot run here are listed. Paste the output into bug reports.
     """
     device = torch.device(device_kind(options.device))
     report = examine(options, device)
@@ -58,7 +58,7 @@ def doctor(options: DoctorOptions) -> None:
 
 
 def examine(options: DoctorOptions, device: torch.device, clock: Clock | None = None) -> dict[str, Any]:
-    """The report: machine, checks (name, ok or not or None where it could not be checked, detail), implementations."""
+    """The report: machine, checks (name; ok: True, False, or None if not checked; detail), implementations."""
     config, dtype = AlbertConfig.from_preset(options.config), compute_dtype(options.precision, device.type)
     checks = [_extension(), *_plain_ops(device, dtype)]
     report: dict[str, Any] = {"machine": machine(device), "checks": checks, "implementations": []}
@@ -76,7 +76,7 @@ def examine(options: DoctorOptions, device: torch.device, clock: Clock | None = 
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Card, driver, versions, as the cache of choices knows them, and the system around."""
+    """Card, driver and versions, as in the key of the tuning cache, and the system."""
     described = cache.card(device) | {"python": platform.python_version(), "system": platform.platform()}
     found = {name: next(iter(Distribution.discover(name=name)), None) for name in PACKAGES if name not in described}
     described |= {name: package.version if package else "missing" for name, package in found.items()}
@@ -91,7 +91,7 @@ def _result(name: str, ok: bool | None, detail: str = "") -> dict[str, Any]:
 
 
 def _check(name: str, function: Callable[[], str | None]) -> dict[str, Any]:
-    """The result of a check that returns what is wrong, or raises it."""
+    """Result of a check that returns or raises what is wrong."""
     try:
         fault = function()
     except Exception as error:
@@ -100,11 +100,11 @@ def _check(name: str, function: Callable[[], str | None]) -> dict[str, Any]:
 
 
 def _extension() -> dict[str, Any]:
-    """In a process of its own, which an instruction that this processor lacks would end."""
+    """Check the extension in a subprocess, because an illegal instruction would kill the process."""
     program = "import albert_fast._loader as l; print(l.crc32c(b'123456789'))"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     if run.returncode < 0:
-        detail = f"signal {-run.returncode}: it was built for another processor; reinstall albert-fast here"
+        detail = f"signal {-run.returncode}: the extension was built for another processor; reinstall albert-fast"
         return _result("extension", False, detail)
     if run.returncode or run.stdout.strip() != str(CRC_OF_DIGITS):
         return _result("extension", False, (run.stderr.strip().splitlines() or [run.stdout.strip()])[-1])
@@ -112,7 +112,7 @@ def _extension() -> dict[str, Any]:
 
 
 def plain_cases(make: Maker) -> list[Case]:
-    """A call of each op with a CUDA body or a kernel, at small ragged shapes."""
+    """One call of each op that has a CUDA body or a kernel, at small ragged shapes."""
     found = [cases(Problem("attention", "", "", 0, *sizes, 82), 77, make)[1] for sizes in ((78, 26), (128, 64))]
     for op, columns, depth in (("add_layer_norm", 312, 0), ("gelu_ffn", 248, 62), ("linear_cross_entropy", 1001, 64)):
         found += cases(Problem(op, "", "", 0, columns, depth), 77, make)
@@ -120,7 +120,7 @@ def plain_cases(make: Maker) -> list[Case]:
 
 
 def _plain_ops(device: torch.device, dtype: torch.dtype) -> list[dict[str, Any]]:
-    """Each plain op on the device against itself in fp64 on CPU."""
+    """Check each plain op on the device against itself in fp64 on CPU."""
     found = []
     for precision in dict.fromkeys((torch.float32, dtype)):
         faults: dict[str, str | None] = {}
@@ -151,7 +151,7 @@ def _implementations(outcome: Outcome) -> dict[str, Any]:
 
 
 def rates(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
-    """Copy bandwidth in bytes/s, read and written together, and matrix rate in FLOP/s, as measured here."""
+    """Measured copy bandwidth in bytes/s (reads plus writes) and matrix-product rate in FLOP/s."""
     clock, size = clock_for(device), 8192
     source = torch.empty(1 << 28, dtype=torch.uint8, device=device)
     a, target = torch.randn(size, size, device=device).to(dtype), torch.empty_like(source)
@@ -161,7 +161,7 @@ def rates(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
 
 
 def _row(outcome: Outcome, reached: tuple[float, float]) -> dict[str, Any]:
-    """The outcome as a table row: per candidate milliseconds, rate, and its share of what was measured here."""
+    """An outcome as a table row: for each candidate, milliseconds, rate, and share of the measured peak rate."""
     problem, timings = outcome.problem, {}
     moved, done = work(problem)
     for name, seconds in outcome.seconds.items():
@@ -172,7 +172,7 @@ def _row(outcome: Outcome, reached: tuple[float, float]) -> dict[str, Any]:
 
 
 def text(report: dict[str, Any]) -> str:
-    """The report for people, a block to copy into a bug report."""
+    """The report as text, to paste into a bug report."""
     known = (f"  {name}: {value or 'none'}" for name, value in report["machine"].items())
     lines = ["albert-fast doctor", *known, ""]
     words = {True: "ok", False: "WRONG", None: "not checked"}

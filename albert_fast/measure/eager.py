@@ -1,4 +1,4 @@
-"""The ops of an ALBERT layer as one would write them in eager PyTorch, and ours timed beside them."""
+"""The ops of an ALBERT layer in idiomatic eager PyTorch, and timings of ours against them."""
 
 import statistics
 import time
@@ -31,7 +31,7 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tenso
 
 @dataclass(frozen=True)
 class Timing:
-    """Median seconds of one op, forward and backward, and the rows it worked on."""
+    """Median seconds of forward and backward of one op on `rows` rows."""
 
     op: str
     rows: int
@@ -40,23 +40,23 @@ class Timing:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast as eager PyTorch."""
+        """Speedup over eager PyTorch."""
         return self.eager_seconds / self.our_seconds
 
 
 def time_ops(config: AlbertConfig, tokens: int, ops: Ops, device: torch.device, dtype: torch.dtype) -> list[Timing]:
-    """Time each fused op of `config` on `tokens` tokens, forward and backward, in turns with eager PyTorch.
+    """Time forward and backward of each fused op of `config` on `tokens` tokens, alternating with eager PyTorch.
 
     Args:
         ops: the implementations to time.
-        dtype: of activations and weights.
+        dtype: dtype of activations and weights.
     """
 
     def random(*shape: int, scale: float = 1.0) -> Tensor:
         return (torch.randn(*shape, device=device) * scale).to(dtype).requires_grad_()
 
     hidden, feed, words = config.hidden_size, config.intermediate_size, config.vocab_size
-    rows = max(tokens * 15 // 100, 1)  # the share of tokens that is predicted
+    rows = max(tokens * 15 // 100, 1)  # fraction of predicted tokens
     targets = torch.randint(words, (rows,), device=device)
     norm = (random(tokens, hidden), random(hidden), random(tokens, hidden), random(hidden), random(hidden))
     up, down = random(feed, hidden, scale=hidden**-0.5), random(hidden, feed, scale=feed**-0.5)
@@ -76,7 +76,7 @@ def time_ops(config: AlbertConfig, tokens: int, ops: Ops, device: torch.device, 
 
 
 def _medians(inputs: tuple[Tensor, ...], *functions: Callable[..., Tensor], rounds: int = 7) -> list[float]:
-    """Median seconds of forward and backward of each function, taken in turns so that a busy moment meets all."""
+    """Median seconds of forward and backward of each function, interleaved so that load on the machine affects all."""
     seconds: list[list[float]] = [[] for _ in functions]
     for turn in range(rounds + 2):
         for taken, function in zip(seconds, functions, strict=True):
@@ -85,6 +85,6 @@ def _medians(inputs: tuple[Tensor, ...], *functions: Callable[..., Tensor], roun
             torch.autograd.grad(out, inputs, torch.ones_like(out))
             if out.is_cuda:
                 torch.cuda.synchronize()
-            if turn >= 2:  # the first two warm up
+            if turn >= 2:  # the first two are warm-up
                 taken.append(time.perf_counter() - begun)
     return [statistics.median(taken) for taken in seconds]

@@ -1,7 +1,7 @@
 """The ledger of a step: every op of forward, backward and update, with its bytes, FLOPs and launches.
 
-The real step runs on the meta device, as for predictions of memory; opaque ops are entered where they call the
-library. A card's rates turn the rows into seconds (pricing.py).
+The real step runs on the meta device, as for memory predictions; opaque ops that call a library are recorded through
+their bodies. pricing.py turns the entries into seconds.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from albert_fast.measure.costs import costs_of, is_free
 from albert_fast.measure.place import Place, Places
 from albert_fast.measure.step_spec import StepSpec
 
-SHAPE_SHOWN_BYTES = 20_000_000  # smaller ops of one name share a row, whatever their shapes
+SHAPE_SHOWN_BYTES = 20_000_000  # smaller ops of the same name share a row regardless of shape
 
 
 @dataclass(frozen=True)
 class Entry:
-    """`count` alike ops: their phase, "part of the model: op [shape]", and the costs of all of them together."""
+    """`count` identical ops: phase, "part of the model: op [shape]", and their total costs."""
 
     phase: str
     op: str
@@ -33,7 +33,7 @@ class Entry:
     count: int = 1
 
     def times(self, factor: int) -> Entry:
-        """As many more of them."""
+        """This entry with `factor` times the count and costs."""
         c = self.cost
         least = None if c.least_bytes is None else factor * c.least_bytes
         cost = replace(
@@ -43,11 +43,11 @@ class Entry:
 
 
 class Ledger(TorchDispatchMode):
-    """Inside `with`, enters every op that launches something.
+    """Context manager that records every op that launches kernels.
 
     Args:
         root: the model whose modules name the parts.
-        bodies: for opaque ops, the Python to run in their place, so that what they call is entered.
+        bodies: Python bodies to run in place of opaque ops, so that the ops they call are recorded.
     """
 
     def __init__(self, root: torch.nn.Module | None = None, bodies: dict[Any, Callable] | None = None):
@@ -75,7 +75,7 @@ class Ledger(TorchDispatchMode):
 
 
 def _describe(place: Place, func: Any, cost: Cost, result: Any) -> str:
-    """part: op [shape], where the part is known and the op is large."""
+    """ "part: op [shape]", with the part if known and the shape if the op is large."""
     name = f"{func.overloadpacket.__name__} (library)" if cost.name == "library" else cost.name.strip("_")
     shapes = [list(x.shape) for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
     shape = f" {shapes[0]}" if shapes and cost.bytes > SHAPE_SHOWN_BYTES else ""
@@ -84,9 +84,9 @@ def _describe(place: Place, func: Any, cost: Cost, result: Any) -> str:
 
 
 def record(spec: StepSpec, ffn: str = "library") -> list[Entry]:
-    """The entries of one step of `spec`: forward and backward of each micro-batch, then the update.
+    """Record one step of `spec`: forward and backward of each micro-batch, then the update.
 
-    ffn says whose products the feed-forward layers run on: library, or ours.
+    ffn selects the products of the feed-forward layers: library or ours.
     """
     ops = spec.ops()
     gelu_ffn = partial(ops.gelu_ffn, implementation="library" if ffn == "library" else "pointer")  # type: ignore[call-arg]

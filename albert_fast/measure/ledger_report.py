@@ -1,4 +1,4 @@
-"""How a priced step is shown: Markdown tables, and stacked bars of its classes for several models."""
+"""Reports of a priced step: Markdown tables, and stacked bars of its op classes for several models."""
 
 from pathlib import Path
 
@@ -6,20 +6,20 @@ from albert_fast.figures import save_figure, subplots
 from albert_fast.measure.pricing import Priced
 from albert_fast.text_tables import markdown_lines
 
-# Eager PyTorch priced by the same rule takes this much longer in published runs (bench/calibration.py): the rule knows
-# neither the gaps between kernels nor what a card loses to its power limit.
+# Published runs of eager PyTorch take this much longer than priced by the same rule (bench/calibration.py), which
+# ignores gaps between kernels and power throttling.
 PUBLISHED_MISS = 1.28
 
 
 def ledger_table(priced: Priced, title: str, rows: int) -> str:
-    """The dearest `rows` rows, the classes and the totals of a step."""
+    """The most expensive `rows` rows, the classes and the totals of a step."""
     milliseconds = 1000 * priced.seconds
     lines = [
         f"### {title}",
         "",
         f"{milliseconds:.1f} ms a step, {priced.tokens_per_second:,.0f} tokens/s, MFU {100 * priced.mfu:.1f}%, "
-        f"{priced.launches:,} launches; {1000 * priced.floor_seconds:.1f} ms with everything fused that can be.",
-        f"A bound: published eager steps take about {PUBLISHED_MISS:.1f} times what this rule gives them.",
+        f"{priced.launches:,} launches; {1000 * priced.floor_seconds:.1f} ms with perfect fusion.",
+        f"A lower bound: published eager steps take about {PUBLISHED_MISS:.1f} times as long as priced here.",
         "",
     ]
     classes = ((k, f"{1000 * s:.2f}", f"{100 * s / priced.seconds:.1f}%") for k, s in priced.classes.items())
@@ -39,7 +39,7 @@ def ledger_table(priced: Priced, title: str, rows: int) -> str:
 
 
 def plot_classes(steps: dict[str, Priced], file: Path, title: str) -> None:
-    """A stacked bar a model: each class's share of the step, with tokens/s and MFU above it."""
+    """One stacked bar per model: share of each op class in the step, with tokens/s and MFU above."""
     labels, priced = list(steps), list(steps.values())
     figure, axes = subplots(width=max(7.0, 0.9 * len(labels) + 3))
     bottom = [0.0] * len(labels)

@@ -1,4 +1,4 @@
-"""`albert-fast memory`: what a training step needs, for each share_type and ln_type, predicted and measured."""
+"""`albert-fast memory`: memory of a training step for each share_type and ln_type, predicted and measured."""
 
 import re
 from dataclasses import dataclass, replace
@@ -24,20 +24,20 @@ LEAST_FIT_BYTES = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryOptions(Options):
-    """The step whose memory is asked about."""
+    """The training step to predict."""
 
-    tokens_per_batch: int = option(16384, "tokens of one micro-batch of one rank, packed")
-    max_seq_length: int = option(512, "tokens of a sequence; the micro-batch is full of such", at_least=8)
+    tokens_per_batch: int = option(16384, "packed tokens in a micro-batch of one rank")
+    max_seq_length: int = option(512, "tokens per sequence; the micro-batch is filled with full sequences", at_least=8)
     optimizer: Literal["lamb", "adamw"] = option("lamb", "update rule")
     precision: Literal["auto", "fp32", "bf16"] = option("auto", "compute precision; auto: bf16 for CUDA, fp32 for CPU")
     recompute: tuple[str, ...] = option(("none",), f"what backward recomputes: one or more of {', '.join(RECOMPUTE)}")
     device: Literal["auto", "cpu", "cuda"] = option(
-        "auto", "device to predict for; auto: cuda, but with --measure the device that is here"
+        "auto", "device to predict for; auto: cuda, or with --measure the device of this machine"
     )
-    measure: bool = option(False, "run each step here too, and compare its allocator's peak with the prediction")
-    fit: str | None = option(None, "memory, such as 80GB or 40GiB: find the largest tokens_per_batch that fits")
-    tensors: bool = option(False, "list activations by tensor and layer (one row asked for: always)")
-    png: str | None = option(None, "file to draw stacked bars into", metavar="FILE")
+    measure: bool = option(False, "also run each step here and compare the allocator's peak with the prediction")
+    fit: str | None = option(None, "memory limit, such as 80GB or 40GiB: find the largest tokens_per_batch that fits")
+    tensors: bool = option(False, "list activations by tensor and layer (always on if there is only one row)")
+    png: str | None = option(None, "plot stacked bars to this file", metavar="FILE")
     json: bool = option(False, "print one JSON document instead of Markdown")
 
     def __post_init__(self) -> None:
@@ -48,11 +48,11 @@ class MemoryOptions(Options):
                 raise UserError(f"recompute={name!r} is unknown; use one or more of {', '.join(RECOMPUTE)}")
 
     def target(self) -> str:
-        """The device predicted for."""
+        """The device to predict for."""
         return self.device if self.device != "auto" else device_kind("auto") if self.measure else "cuda"
 
     def spec(self, config: AlbertConfig, recompute: str = "none") -> StepSpec:
-        """The step of `config` that is asked about."""
+        """The step to predict for `config`."""
         target = self.target()
         train = TrainConfig(optimizer=self.optimizer, recompute=recompute, capture="off")  # type: ignore[arg-type]
         return StepSpec(
@@ -62,34 +62,32 @@ class MemoryOptions(Options):
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes of '80GB' (10^9 each), '40GiB' (2^30 each), or a plain number; UserError below a megabyte."""
+    """Parse '80GB' (units of 10^9), '40GiB' (units of 2^30) or a plain number of bytes; UserError below 1 MB."""
     match = re.fullmatch(r"([\d.]+)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
     try:
         number = float(match[1]) if match else 0.0
     except ValueError:
         number = 0.0
     if not match or number <= 0:
-        raise UserError(f"fit={text!r} is no memory size; give one such as 80GB or 40GiB")
+        raise UserError(f"fit={text!r} is not a memory size; give one such as 80GB or 40GiB")
     power = " KMGT".index(match[2].upper() or " ")
     size = int(number * (1024 if match[3] else 1000) ** power)
     if size < LEAST_FIT_BYTES:
         unit = "" if match[2] else f"; did you mean {match[1]}GB"
-        raise UserError(f"fit={text!r} is {size} bytes, in which no step fits; give a size such as 80GB{unit}")
+        raise UserError(f"fit={text!r} is {size} bytes, too small for any step; give a size such as 80GB{unit}")
     return size
 
 
 def memory(options: MemoryOptions, model: ModelOptions) -> None:
-    """Memory of a training step for each share_type and ln_type, or for the one asked for, by what holds it.
+    """Predict the memory of a training step, by category, for each share_type and ln_type (or the given ones).
 
-    Prints Markdown. The five parts add up to the peak, which is that of the device's allocator; the CUDA context (about
-    half a gigabyte) and fragmentation come on top.
+    Prints Markdown. The five categories add up to the peak of the device's allocator; the CUDA context (about half a
+    gigabyte) and fragmentation come on top.
     """
     limit = parse_bytes(options.fit) if options.fit else None
     target = options.target()
     if options.measure and target == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "device=cuda cannot be measured: torch sees no CUDA device here; leave --measure or --device out"
-        )
+        raise UserError("device=cuda cannot be measured: torch sees no CUDA device; omit --measure or --device")
     share_types = (model.share_type,) if model.share_type else SHARE_TYPES
     ln_types = (model.ln_type,) if model.ln_type else LN_TYPES
     configs = [replace(model, share_type=s, ln_type=n).build() for n in ln_types for s in share_types]
@@ -122,7 +120,7 @@ def memory(options: MemoryOptions, model: ModelOptions) -> None:
 def _row(
     config: AlbertConfig, options: MemoryOptions, recompute: str, limit: int | None, progress: StatusLine
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A row of the table, and what is told of it beside the table."""
+    """A row of the table, and the details reported besides it."""
     spec = options.spec(config, recompute)
     predicted = predict(spec)
     row: dict[str, Any] = {"share_type": config.share_type, "ln_type": config.ln_type}

@@ -1,4 +1,4 @@
-"""How `albert-fast memory` shows its rows: Markdown tables and stacked bars."""
+"""Output of `albert-fast memory`: Markdown tables and stacked bars."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ MEGABYTE = 1e6
 
 
 def markdown_table(rows: list[dict[str, Any]], details: list[dict[str, Any]], title: str) -> str:
-    """One line a row, megabytes of 10^6 bytes; measured, fit and time columns where there are such values."""
+    """Table with one line per row, in MB of 10^6 bytes; columns for measurement, fit and time if present."""
     columns = ["ln_type", "share_type", *(["recompute"] if "recompute" in rows[0] else []), *PARTS, "peak", "peak in"]
     measured, fitted = any(row["measured_peak_bytes"] for row in rows), "fit_bytes" in details[0]
     columns += ["measured", "difference", "high-water mark", "step"] if measured else []
@@ -34,7 +34,7 @@ def markdown_table(rows: list[dict[str, Any]], details: list[dict[str, Any]], ti
 
 
 def activation_table(row: dict[str, Any], detail: dict[str, Any]) -> str:
-    """What forward keeps for backward, by tensor, largest first, and the largest temporaries at the peak."""
+    """Activations saved for backward, by tensor, largest first, and the largest temporaries at the peak."""
     title = f"share_type {row['share_type']}, {row['ln_type']}" + (f", recompute {row.get('recompute', 'none')}")
     total = max(detail["saved_activations_bytes"], 1)
     rows = []
@@ -50,7 +50,7 @@ def activation_table(row: dict[str, Any], detail: dict[str, Any]) -> str:
 
 
 def plot(rows: list[dict[str, Any]], file: Path, title: str) -> None:
-    """A stacked bar a row, and the measured peak as a mark where there is one."""
+    """One stacked bar per row, with the measured peak as a marker if present."""
     labels = ["\n".join(str(row[key]) for key in ("share_type", "ln_type", "recompute") if key in row) for row in rows]
     figure, axes = subplots(width=max(6.0, 1.1 * len(rows) + 2))
     bottom = [0.0] * len(rows)
@@ -63,7 +63,7 @@ def plot(rows: list[dict[str, Any]], file: Path, title: str) -> None:
         axes.plot(*zip(*marks, strict=True), "k_", markersize=28, label="measured peak")
     axes.set_xticks(range(len(rows)), labels)
     axes.set(ylabel="MB (10^6 bytes)", title=title)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside the bars, of which it hides none
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside the bars, so that it hides none
     axes.grid(axis="y", alpha=0.3)
     save_figure(figure, file)
 

@@ -1,4 +1,4 @@
-"""Which part of the model an op works for: by the code that runs it, or in backward by the code that made its node."""
+"""Attributes ops to parts of the model: by the running code, or in backward by the code that created the node."""
 
 import sys
 from bisect import bisect_right
@@ -15,7 +15,7 @@ _MODEL_FILES = (model.__file__, heads.__file__, modules.__file__)
 
 @dataclass(frozen=True)
 class Place:
-    """The innermost module at work (its path without numbers), the encoder layer, and whether the model's code runs."""
+    """Innermost active module (path without numbers), encoder layer, and whether model code is running."""
 
     module: str = ""
     layer: int | None = None
@@ -23,7 +23,7 @@ class Place:
 
 
 class Places:
-    """Finds the place of the op that is being dispatched.
+    """Finds the place of the op being dispatched.
 
     Args:
         root: the model whose modules name the places.
@@ -35,7 +35,7 @@ class Places:
         self._forward: list[Place] = []
 
     def find(self) -> Place:
-        """The place in the model's code; in backward outside of it, that of the forward op whose gradient is made."""
+        """Place in the model code; in backward outside model code, the place of the corresponding forward op."""
         place = self._in_code(sys._getframe(1))
         node = torch._C._current_autograd_node()
         if node is None:
@@ -45,7 +45,7 @@ class Places:
         return place if place.in_model else self._of_node(node._sequence_nr())
 
     def _of_node(self, sequence_number: int) -> Place:
-        """A node's number was the next one when the first op inside it ran: find the first op recorded past it."""
+        """Find the first op recorded after this sequence number: it was the first to run inside the node's forward."""
         index = bisect_right(self._sequence_numbers, sequence_number)
         return self._forward[index] if index < len(self._forward) else Place()
 
@@ -53,7 +53,7 @@ class Places:
         name, layer, in_model = "", None, False
         while frame is not None:
             if frame.f_code.co_filename in _MODEL_FILES:
-                # Reading f_locals keeps what they hold until they are read again, before the next op: here.
+                # f_locals keeps references until it is read again, which happens before the next op, here.
                 variables = frame.f_locals
                 in_model = True
                 module = variables.get("self")

@@ -1,16 +1,16 @@
-"""How long a training run takes on several cards, from the priced step of one."""
+"""Duration of a training run on several cards, computed from the priced step of one card."""
 
 from dataclasses import dataclass
 
 from albert_fast.measure.ledger_report import PUBLISHED_MISS
 from albert_fast.measure.pricing import Priced
 
-GRADIENT_BYTES = 4  # an element of the flat gradient buffer, fp32
+GRADIENT_BYTES = 4  # per element of the flat fp32 gradient buffer
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run of `tokens` tokens: its steps, the seconds of each, of which the all-reduce's, and its hours."""
+    """A run of `tokens` tokens: number of steps, seconds per step (including the all-reduce) and hours."""
 
     gpus: int
     tokens: float
@@ -22,9 +22,9 @@ class Plan:
 
 
 def plan(priced: Priced, parameters: int, gpus: int, tokens: float) -> Plan:
-    """`tokens` tokens on `gpus` cards, each doing the priced step on its own micro-batches.
+    """Plan a run of `tokens` tokens on `gpus` cards, each running the priced step on its own micro-batches.
 
-    The flat gradient is all-reduced once a step, after backward: a ring moves 2 (n - 1) / n of its bytes over each
+    The flat gradient is all-reduced once per step, after backward; a ring moves 2 (n - 1) / n of its bytes over each
     card's link.
     """
     reduced = 2 * (gpus - 1) / gpus * GRADIENT_BYTES * parameters / priced.card.link_bytes_per_second
@@ -35,12 +35,12 @@ def plan(priced: Priced, parameters: int, gpus: int, tokens: float) -> Plan:
 
 
 def plan_text(found: Plan, priced: Priced) -> str:
-    """The plan in sentences."""
+    """The plan as text."""
     link = priced.card.link_bytes_per_second / 1e9
     return (
         f"{found.tokens / 1e9:,.4g} billion tokens on {found.gpus} {priced.card.name}: {found.steps:,.0f} steps of "
         f"{1000 * found.step_seconds:.1f} ms, of which {1000 * found.all_reduce_seconds:.2f} ms all-reduce over "
         f"{link:,.0f} GB/s links: {found.hours:,.1f} hours, {found.gpu_hours:,.1f} GPU-hours.\n"
-        f"A bound: published runs take about {PUBLISHED_MISS:.1f} times as long, which would be "
+        f"A lower bound: published runs take about {PUBLISHED_MISS:.1f} times as long, that is "
         f"{PUBLISHED_MISS * found.hours:,.1f} hours.\n"
     )

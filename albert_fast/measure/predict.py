@@ -1,7 +1,7 @@
-"""Predicted memory: the real step runs on the meta device while every storage is followed (storage_tracker.py).
+"""Memory prediction: runs the real step on the meta device while tracking every storage (storage_tracker.py).
 
-Opaque ops are followed inside the bodies that run on the target; what a CUDA kernel's host code takes in C++ is added
-by its formula (`_scratch_bytes`).
+Opaque ops are tracked through the bodies that run on the target device; memory that C++ host code of CUDA ops allocates
+is added by formula (`_scratch_bytes`).
 """
 
 import math
@@ -17,16 +17,16 @@ from albert_fast.measure.step_spec import StepSpec
 from albert_fast.measure.storage_tracker import Lifetime, StorageTracker
 from albert_fast.step import TrainStep
 
-CUDA_BLOCK_BYTES = 512  # what the CUDA caching allocator rounds every request up to (c10/cuda/CUDACachingAllocator)
-CUBLAS_WORKSPACE_BYTES = 32 << 20  # its default on Hopper, 8 MiB before (aten/src/ATen/cuda/CublasHandlePool.cpp)
+CUDA_BLOCK_BYTES = 512  # granularity of the CUDA caching allocator (c10/cuda/CUDACachingAllocator)
+CUBLAS_WORKSPACE_BYTES = 32 << 20  # default on Hopper; 8 MiB on older cards (aten/src/ATen/cuda/CublasHandlePool.cpp)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Bytes of one step at its peak, by what they hold, and everything that forward keeps for backward.
+    """Bytes of a step at its peak, by category, and all activations saved for backward.
 
-    The five parts add up to peak_bytes. At the peak some activations may be gone already; `saved` are all that were
-    alive when forward ended, by (tensor, layer).
+    The five categories add up to peak_bytes. Some activations may already be freed at the peak; `saved` holds all that
+    are alive when forward ends, by (tensor, layer).
     """
 
     parameters_bytes: int
@@ -45,7 +45,7 @@ class Prediction:
 
 
 def predict(spec: StepSpec) -> Prediction:
-    """Run one whole step on the meta device and account for every byte at its peak."""
+    """Run one step on the meta device and account for every byte at its peak."""
     step = spec.build_on_meta()
     cuda = spec.target == "cuda"
     tracker = StorageTracker(
@@ -91,7 +91,7 @@ def predict(spec: StepSpec) -> Prediction:
 
 
 def _note_static(tracker: StorageTracker, step: TrainStep, cuda: bool) -> None:
-    """Follow everything that lives through a step, under the name of what it is for."""
+    """Track the tensors that live through a step, by category."""
     flat, optimizer, inputs = step.flat, step.optimizer, step.inputs
     with torch.device("meta"):
         ring = [torch.empty_like(inputs.device_buffer) for _ in range(inputs.RING)] if cuda else inputs.host
@@ -110,10 +110,10 @@ def _note_static(tracker: StorageTracker, step: TrainStep, cuda: bool) -> None:
 
 
 def _scratch_bytes(func: Any, args: tuple) -> int:
-    """What an op's host code takes in C++.
+    """Bytes that the C++ host code of an op allocates temporarily.
 
-    FlashAttention's backward: dq in fp32 and the row sums, 128 rows spare a sequence slot (flash_api.cpp). The gradient
-    of an embedding: sorted ids, their order and their segments, and the partial sums (EmbeddingBackwardKernel.cu).
+    FlashAttention backward: dq in fp32 and the row sums, with 128 spare rows per sequence slot (flash_api.cpp).
+    Embedding backward: sorted ids, their order, segments, and partial sums (EmbeddingBackwardKernel.cu).
     """
     if func is torch.ops.aten.embedding_dense_backward.default:
         grad, ids = args[:2]
@@ -128,9 +128,9 @@ def _scratch_bytes(func: Any, args: tuple) -> int:
 
 
 def fit(spec: StepSpec, limit: int, tell: Callable[[int, int], None] = lambda tokens, peak: None) -> tuple[int, int]:
-    """(tokens_per_batch, peak_bytes): the most whole sequences whose step stays within `limit` bytes.
+    """(tokens_per_batch, peak_bytes) of the largest number of full sequences whose step fits into `limit` bytes.
 
-    `tell` hears of each size tried. Where not even one sequence fits, tokens_per_batch is 0 and the peak that of one.
+    `tell` is called for each size tried. If not even one sequence fits, returns 0 and the peak of one sequence.
     """
 
     @cache
@@ -142,7 +142,7 @@ def fit(spec: StepSpec, limit: int, tell: Callable[[int, int], None] = lambda to
 
     if peak(1) > limit:
         return 0, peak(1)
-    # The peak is very nearly a straight line: bracket where it meets the limit, then search between.
+    # The peak is nearly linear in the sequences: bracket the limit, then search between.
     slope = max((peak(64) - peak(16)) / 48, 1.0)
     guess = max(64 + int((limit - peak(64)) / slope), 1)
     low, high = max(guess - guess // 64 - 1, 1), guess + guess // 64 + 1

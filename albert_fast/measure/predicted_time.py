@@ -1,4 +1,4 @@
-"""`albert-fast profile --predict CARD`: the time of a training step on a card that need not be here."""
+"""`albert-fast profile --predict CARD`: the time of a training step on a card, without having the card."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,9 +18,9 @@ from albert_fast.options import UserError, note
 
 
 def step_spec(config: AlbertConfig, data: DataConfig, train: TrainConfig) -> StepSpec:
-    """The step of a run with these settings on CUDA, in bf16."""
+    """The step of a CUDA run in bf16 with these settings."""
     if train.precision == "fp32":
-        raise UserError("precision=fp32 is not priced: the rates of cards are those of bf16; leave --precision out")
+        raise UserError("precision=fp32 cannot be priced, because card rates are for bf16; omit --precision")
     config.check_length(data.max_seq_length)
     settings = data.settings()
     tokens, length = settings.pop("tokens_per_batch"), settings.pop("max_seq_length")
@@ -34,7 +34,7 @@ def predict_time(
     card: Card, ffn: str, model: ModelOptions, data: DataConfig, train: TrainConfig, *, rows: int, json: bool,
     gpus: int, tokens: float | None, png: str | None,
 ) -> None:  # fmt: skip
-    """Print the ledger of a step priced for `card`; with `tokens`, also how long a run takes on `gpus` such cards."""
+    """Print the ledger of a step priced for `card`; with `tokens`, also the duration of a run on `gpus` such cards."""
     spec = step_spec(model.build(), data, train)
     priced = price(spec, card, ffn)
     found = None if tokens is None else plan(priced, parameter_count(spec), gpus, tokens)
@@ -61,7 +61,7 @@ def parameter_count(spec: StepSpec) -> int:
 
 
 def draw(card: Card, ffn: str, model: ModelOptions, data: DataConfig, train: TrainConfig, file: Path) -> None:
-    """Bars of the classes: each share_type of the model asked for, then each preset with it shared."""
+    """Plot op classes for each share_type of the given model, then for each preset with share_type all."""
     models = {f"{model.config}\n{share}": replace(model, share_type=share) for share in SHARE_TYPES}
     models |= {f"{preset}\nall": replace(model, config=preset, share_type="all") for preset in PRESETS}
     steps: dict[str, Priced] = {}

@@ -1,4 +1,4 @@
-"""A step's ledger at a card's rates: seconds of each row, of the whole step and of each class, and the floor."""
+"""Prices a ledger at a card's rates: seconds per row, per class and in total, and the lower bound by fusion."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ LAUNCHES = "launches"
 
 @dataclass(frozen=True)
 class Row:
-    """`count` alike ops of a phase: what they move and do together, the seconds that takes, and what bounds them."""
+    """`count` identical ops of a phase: their total bytes, FLOPs and seconds, and what bounds them."""
 
     phase: str
     op: str
@@ -31,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Priced:
-    """A step on a card. floor_seconds: see `floor_seconds`."""
+    """A step priced for a card. floor_seconds: see `floor_seconds`."""
 
     card: Card
     seconds: float
@@ -43,14 +43,14 @@ class Priced:
     classes: dict[str, float]
 
     def document(self) -> dict[str, Any]:
-        """What --json prints."""
+        """The JSON document that --json prints."""
         rows = [{k: v for k, v in asdict(row).items() if k not in ("bound", "kind")} for row in self.rows]
         names = ("seconds", "tokens_per_second", "mfu", "launches", "floor_seconds")
         return {"card": self.card.name, **{name: getattr(self, name) for name in names}, "rows": rows}
 
 
 def price(spec: StepSpec, card: Card, ffn: str = "library") -> Priced:
-    """One step of `spec` on `card`."""
+    """Price one step of `spec` on `card`."""
     entries = record(spec, ffn)
     rows = price_rows(entries, card)
     seconds = sum(row.seconds for row in rows)
@@ -70,7 +70,7 @@ def price(spec: StepSpec, card: Card, ffn: str = "library") -> Priced:
 
 
 def price_rows(entries: Iterable[Entry], card: Card) -> list[Row]:
-    """Entries of one phase, part and op as one row, dearest first. Each op takes its bound's time and its launches'."""
+    """Merge entries of the same phase, part and op into rows, most expensive first; seconds include launches."""
     grouped: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
         grouped.setdefault((entry.phase, entry.op), []).append(entry)
@@ -98,19 +98,19 @@ def price_rows(entries: Iterable[Entry], card: Card) -> list[Row]:
 
 
 def seconds(cost: Cost, card: Card) -> float:
-    """The time of a cost without its launches: that of its bytes or of its FLOPs, whichever takes longer."""
+    """Time of a cost without launches: that of its bytes or its FLOPs, whichever is longer."""
     return max(cost.bytes / card.bytes_per_second, cost.flops / rate(cost, card))
 
 
 def rate(cost: Cost, card: Card) -> float:
-    """The FLOP/s that bound a cost: the library's products or ours, FlashAttention forward or backward."""
+    """FLOP/s that apply to a cost: library products, our products, or FlashAttention forward or backward."""
     if cost.kind == "attention":
         return card.flash_backward_flops if "backward" in cost.name else card.flash_forward_flops
     return card.own_product_flops if cost.name.endswith("_kernel") else card.product_flops
 
 
 def class_seconds(rows: Iterable[Row], card: Card) -> dict[str, float]:
-    """The step's seconds by class, which add up to it: each row's launches count as launches."""
+    """Seconds of the step by class, with all launches in a class of their own; they add up to the step."""
     shares = dict.fromkeys((*CLASSES.values(), LAUNCHES), 0.0)
     for row in rows:
         launching = row.launches * card.launch_seconds
@@ -120,10 +120,9 @@ def class_seconds(rows: Iterable[Row], card: Card) -> dict[str, float]:
 
 
 def floor_seconds(entries: Iterable[Entry], card: Card) -> float:
-    """The step with everything fused that can be: products, attention and LayerNorms at their least bytes.
+    """The step with perfect fusion: products, attention and LayerNorms at their minimum bytes.
 
-    What else moves through memory in forward and backward is taken into a neighbour's pass and costs nothing; a fused
-    update moves the least that it states.
+    All other memory traffic of forward and backward is assumed to be fused away; the update moves its least_bytes.
     """
     total = 0.0
     for entry in entries:

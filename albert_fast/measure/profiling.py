@@ -1,4 +1,4 @@
-"""`albert-fast profile`: where the time of a training step goes, by stage and by op, with a trace to look into."""
+"""`albert-fast profile`: time of a training step by stage and op, with an optional trace."""
 
 import statistics
 import time
@@ -26,7 +26,7 @@ from albert_fast.run import check_trainable
 from albert_fast.step import TrainStep
 from albert_fast.text_tables import markdown_lines
 
-# What makes the host wait for a device, or look at a value; runtime calls carry CUDA's names.
+# Calls that make the host wait for the device or read a value; runtime calls have CUDA names.
 SYNCHRONISING = ("aten::_local_scalar_dense", "aten::nonzero", "cudaStreamSynchronize", "cudaDeviceSynchronize",
                  "cudaEventSynchronize", "cudaMemcpy")  # fmt: skip
 LAUNCHING = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
@@ -34,25 +34,31 @@ LAUNCHING = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLau
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileOptions(Options):
-    """What to profile, here or for a card that is not here."""
+    """What to profile, on this machine or for another card."""
 
     predict: str | None = option(
         None, f"price the step for a card instead of running it: {', '.join(CARDS)}", metavar="CARD"
     )
     rates: str | None = option(
-        None, "JSON file of rates to lay over the card's, named as in albert_fast/cards.py", metavar="FILE"
+        None, "JSON file of rates that override the card's, named as in albert_fast/cards.py", metavar="FILE"
     )
     ffn: Literal["library", "ours"] = option(
-        "library", "with --predict, whose products the feed-forward layers run on; ours: with fused epilogues"
+        "library", "with --predict, products of the feed-forward layers; ours: with fused epilogues"
     )
-    gpus: int = option(1, "with --predict, cards of the run, joined by the card's links", at_least=1)
-    tokens: float | None = option(None, "with --predict, tokens of the run, such as 100e9: says how long", above=0)
-    png: str | None = option(None, "with --predict, file to draw classes by share_type and preset into", metavar="FILE")
+    gpus: int = option(1, "with --predict, number of cards in the run", at_least=1)
+    tokens: float | None = option(
+        None, "with --predict, tokens of the run, such as 100e9; prints its duration", above=0
+    )
+    png: str | None = option(
+        None, "with --predict, plot op classes by share_type and preset to this file", metavar="FILE"
+    )
 
-    data: str | None = option(None, "prepared folder (full sequences of random tokens)", metavar="DIR")
-    steps: int = option(3, "steps to time, and then to trace", at_least=1)
+    data: str | None = option(None, "prepared folder (default: full sequences of random tokens)", metavar="DIR")
+    steps: int = option(3, "number of steps to time, and then to trace", at_least=1)
     warm_up: int = option(2, "steps before that", at_least=0)
-    trace: str | None = option(None, "Chrome trace to write; open it in chrome://tracing or Perfetto", metavar="FILE")
+    trace: str | None = option(
+        None, "write a Chrome trace to this file; view it in chrome://tracing or Perfetto", metavar="FILE"
+    )
     rows: int = option(20, "ops to list", at_least=1)
     json: bool = option(False, "print one JSON document instead of Markdown tables")
 
@@ -68,14 +74,14 @@ class ProfileOptions(Options):
 
 
 class _Stages:
-    """Runs a step stage by stage, noting the seconds of each; the device is waited for after each."""
+    """Runs a step stage by stage and records the seconds of each, synchronising with the device after each."""
 
     def __init__(self, step: TrainStep):
         self.step, self.captured = step, bool(step.graphs)
         self.seconds: dict[str, float] = {}
 
     def run(self, batches: Iterator[Batch]) -> int:
-        """One step; returns its real tokens."""
+        """Run one step; returns its number of real tokens."""
         step, tokens = self.step, 0
         for _ in range(step.config.gradient_accumulation_steps):
             with self._timed("data wait"):
@@ -106,7 +112,7 @@ class _Stages:
 
 
 def profile_step(step: TrainStep, batches: Iterator[Batch], options: ProfileOptions) -> dict[str, Any]:
-    """Medians of each stage over `steps` untraced steps; then as many traced: ops, launches and synchronisations."""
+    """Median seconds of each stage over `steps` steps; ops, launches and synchronisations of as many traced ones."""
     stages, taken = _Stages(step), []
     for _ in range(options.warm_up):
         stages.run(batches)
@@ -133,7 +139,7 @@ def profile_step(step: TrainStep, batches: Iterator[Batch], options: ProfileOpti
     ]
     ops = sorted((row for row in ops if row["seconds_per_step"] > 0), key=lambda row: -row["seconds_per_step"])
     counts = Counter({row.key: row.count for row in averages})
-    # On CPU an op is a launch: what torch runs, without the views and the wrappers that only call other ops.
+    # On CPU every op counts as a launch, except views and wrappers that only call other ops.
     launched = LAUNCHING if cuda else [row["op"] for row in ops if row["op"].startswith(("aten::", "albert_fast::"))]
     total = [sum(seconds.values()) for _, seconds in taken]
     return {
@@ -149,7 +155,7 @@ def profile_step(step: TrainStep, batches: Iterator[Batch], options: ProfileOpti
     }  # fmt: skip
 
 
-# What the names of ops, of our kernels and of the libraries' kernels have in them, by class as in the ledger.
+# Substrings of op and kernel names, by class of the ledger.
 _CLASS_NAMES = {
     "attention": ("attention", "flash", "fmha"),
     "LayerNorm": ("layer_norm",),
@@ -161,7 +167,7 @@ _CLASS_NAMES = {
 
 
 def class_seconds(ops: list[dict[str, Any]]) -> dict[str, float]:
-    """Seconds a step of each class of the ledger: products, attention, LayerNorm, and other memory traffic."""
+    """Seconds per step of each class of the ledger: products, attention, LayerNorm, and other memory traffic."""
     seconds = dict.fromkeys(("products", "attention", "LayerNorm", "other memory traffic"), 0.0)
     for row in ops:
         name = row["op"].lower()
@@ -173,7 +179,7 @@ def class_seconds(ops: list[dict[str, Any]]) -> dict[str, float]:
 def profile_command(options: ProfileOptions, model: ModelOptions, data: DataConfig, train: TrainConfig) -> None:
     """Time a few training steps by stage, trace as many, and list ops, launches and synchronisations per step.
 
-    With --predict CARD nothing is run: each op of the step is priced by the bytes it moves and the FLOPs it does.
+    With --predict CARD nothing is run: each op of the step is priced by its bytes and FLOPs.
     """
     if options.predict:
         predict_time(
@@ -200,9 +206,9 @@ def profile_command(options: ProfileOptions, model: ModelOptions, data: DataConf
 
 
 def report(result: dict[str, Any], rows: int, device: str) -> str:
-    """Markdown tables of what `profile_step` returned."""
+    """Markdown tables of the result of `profile_step`."""
     whole = result["step_seconds"]
-    staged = sum(result["stages_seconds"].values())  # of their medians: the step's own is another one
+    staged = sum(result["stages_seconds"].values())  # sum of medians, which differs from the median of the whole step
     lines = [f"### A step on {device}: {1000 * whole:,.1f} ms, {result['tokens_per_second']:,.0f} tokens/s", ""]
     lines += markdown_lines(("stage", "ms", "share"), "lrr", _shares(result["stages_seconds"].items(), staged))
     waits = ", ".join(f"{name} {count:g}" for name, count in result["synchronisations_per_step"].items()) or "none"

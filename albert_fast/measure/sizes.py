@@ -1,4 +1,4 @@
-"""`albert-fast sizes`: albert_pytorch's model-size table beside ours, and every preset's parameters."""
+"""`albert-fast sizes`: albert_pytorch's model-size table next to ours, and the parameters of every preset."""
 
 from dataclasses import dataclass
 
@@ -18,19 +18,19 @@ SEED_MEGABYTES = {
 
 @dataclass(frozen=True, kw_only=True)
 class SizesOptions(Options):
-    """albert_pytorch's size table from real state dicts, then parameters and fp32 megabytes of every preset."""
+    """albert_pytorch's size table, recomputed, and the parameters and fp32 megabytes of every preset."""
 
     json: bool = option(False, "print one JSON document instead of tables; megabytes are 10^6 bytes")
 
 
 def state_shapes(config: AlbertConfig) -> dict[str, torch.Tensor]:
-    """The state dict of a model on the meta device: shapes without memory."""
+    """State dict of a model on the meta device: shapes without memory."""
     with torch.device("meta"):
         return AlbertForPreTraining(config).state_dict()
 
 
 def seed_checkpoint_bytes(config: AlbertConfig) -> int:
-    """Bytes of the seed's fp32 checkpoint, which stores the decoder and the projection a second time."""
+    """Bytes of albert_pytorch's fp32 checkpoint, which stores the decoder and the projection twice."""
     state = state_shapes(config)
     again = ("albert.embeddings.word_embeddings.weight", "albert.embeddings.projection.weight")
     return sum(4 * t.numel() * (1 + (name in again)) for name, t in state.items())

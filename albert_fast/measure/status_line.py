@@ -1,4 +1,4 @@
-"""A line of progress on standard error while predictions take long: a status on a terminal, else plain lines."""
+"""Progress on standard error during long predictions: a status line on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rich.console import Console
 
 
 class StatusLine:
-    """Inside `with`, shows what is being worked on and the latest about it."""
+    """Context manager that shows the current task and its latest news."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -21,12 +21,12 @@ class StatusLine:
         self._status.stop()
 
     def begin(self, what: str) -> None:
-        """Work on `what` begins."""
+        """Start the task `what`."""
         self._what = what
         self.tell("")
 
     def tell(self, news: str) -> None:
-        """The latest about it."""
+        """Show news about the current task."""
         line = f"{self._what}: {news}" if news else self._what
         if self._console.is_terminal:
             self._status.update(line)

@@ -1,7 +1,7 @@
-"""The training step that a prediction or a measurement is about, and its construction on the meta device.
+"""Specification of a training step for predictions and measurements, and its construction on the meta device.
 
-On the meta device tensors have shapes and no memory, so the real step runs at any size in seconds. Ops that are opaque
-to PyTorch run there through `bodies`: the code which runs inside them on the device that is asked about.
+Meta tensors have shapes but no memory, so the real step runs at any size in seconds. Opaque ops run there through
+`bodies`: the code that they execute on the target device.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from albert_fast.step import TrainStep
 
 @dataclass(frozen=True, kw_only=True)
 class StepSpec:
-    """One step of `config`: its batch, its training settings, the kind of device and the dtype it computes in."""
+    """A step of `config`: batch, training settings, target device type and compute dtype."""
 
     config: AlbertConfig
     tokens_per_batch: int
@@ -33,20 +33,20 @@ class StepSpec:
     train: TrainConfig
     target: str  # cpu or cuda
     dtype: torch.dtype
-    loader: dict[str, Any] = field(default_factory=dict)  # LoaderSettings; defaults are for documents without end
+    loader: dict[str, Any] = field(default_factory=dict)  # LoaderSettings; the defaults assume endless documents
 
     def batch(self) -> Batch:
-        """A micro-batch full of sequences of max_seq_length."""
+        """A micro-batch of full sequences of max_seq_length."""
         return full_batch(self.config, self.tokens_per_batch, self.max_seq_length, **self.loader)
 
     def build(self, device: torch.device, op_set: str | ops.Ops, capture: Literal["on", "off"] = "off") -> TrainStep:
-        """The step on `device`, with random weights."""
+        """Build the step on `device` with random weights."""
         train = replace(self.train, capture=capture)
         model = AlbertForPreTraining(self.config, op_set).to(device)
         return TrainStep(model, self.batch(), self.max_seq_length, train, self.dtype)
 
     def build_on_meta(self, **implementations: Any) -> TrainStep:
-        """The step on the meta device with the ops of the target; `implementations` replace some of them."""
+        """Build the step on the meta device with the ops of the target, some replaced by `implementations`."""
         op_set = self.ops()
         for name, implementation in implementations.items():
             setattr(op_set, name, implementation)
@@ -54,22 +54,24 @@ class StepSpec:
             return self.build(torch.device("meta"), op_set)
 
     def ops(self) -> ops.Ops:
-        """The ops that a run on the target takes: there is no `auto` on the meta device."""
+        """The ops of a run on the target (`auto` cannot choose on the meta device)."""
         if self.target == "cuda":
             return ops.kernel_ops()
         return ops.Ops(linear_cross_entropy=partial(ops.linear_cross_entropy, chunk=ops.logit_rows("cpu")))
 
     def bodies(self) -> dict[Any, Callable]:
-        """What runs inside the opaque ops on the target."""
+        """Bodies of the opaque ops on the target."""
         op = torch.ops.albert_fast
         forward, backward = op.varlen_attention.default, op.varlen_attention_backward.default
         if self.target == "cuda":
             return {
-                forward: lambda *inputs: attention.cuda_attention(*inputs[:5]),  # of the bias backward alone knows
+                forward: lambda *inputs: attention.cuda_attention(
+                    *inputs[:5]
+                ),  # without the bias, which only backward uses
                 backward: attention.cuda_attention_backward,
                 op.add_row_sums.default: add_row_sums_on_cuda,
             }
-        # The CPU bodies read cu_seqlens and cu_queries, so these are real. q, where given, has its own.
+        # The CPU bodies read cu_seqlens and cu_queries, so they get real ones; q, if given, has its own.
         packed = PretrainingBatch.from_loader(self.batch(), torch.device("cpu"))
         own = Queries.pack(packed.head_positions(), packed.cu_seqlens, len(packed.input_ids)).cu_seqlens
 

@@ -1,4 +1,4 @@
-"""Follows every tensor storage from allocation to free while ordinary code runs, on the meta device or a real one."""
+"""Tracks every tensor storage from allocation to free while code runs, on the meta device or a real one."""
 
 import weakref
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from albert_fast.measure.place import Places
 
 @dataclass
 class Lifetime:
-    """One storage: its bytes, the events at which it came and went (None: alive), and what made it.
+    """A storage: bytes, the events of its allocation and free (None: alive), and the op that created it.
 
-    layer is the encoder layer whose code ran (None outside the layers); in_model is False for what backward and the
-    optimizer make, unless a recomputed forward made it.
+    layer is the encoder layer whose code was running (None outside the layers); in_model is False for storages created
+    by backward and the optimizer, except in a recomputed forward.
     """
 
     bytes: int
@@ -33,13 +33,13 @@ class Lifetime:
 
 
 class StorageTracker(TorchDispatchMode):
-    """Inside `with`, notes every storage that an op makes. Events are counted: one for each allocation and free.
+    """Context manager that records every storage an op creates; each allocation and free is one event.
 
     Args:
-        root: whose modules name what their code makes.
-        scratch: bytes that an op takes inside and gives back before it returns, which its outputs do not show.
-        bodies: for opaque ops, the Python to run in place of their fake, so that what happens inside is followed too.
-        granularity: bytes that an allocation is rounded up to a multiple of.
+        root: the model whose modules name the storages.
+        scratch: returns the bytes that an op allocates and frees internally.
+        bodies: Python bodies to run in place of the fakes of opaque ops, so that their storages are tracked too.
+        granularity: allocations are rounded up to a multiple of this many bytes.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class StorageTracker(TorchDispatchMode):
         self._scratch, self._bodies, self._granularity = scratch, bodies or {}, granularity
         self._places = Places(root)
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.held: list[torch.Tensor] = []  # what the caller wants alive as long as the tracker
+        self.held: list[torch.Tensor] = []  # tensors that the caller keeps alive with the tracker
 
     def note(self, tensor: torch.Tensor, name: str = "", layer: int | None = None, in_model: bool = False) -> None:
-        """Follow a tensor's storage from now on, once."""
+        """Start tracking a tensor's storage, unless it is tracked already."""
         storage = tensor.untyped_storage()
         if storage in self._known:
             return

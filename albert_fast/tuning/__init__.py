@@ -1,4 +1,4 @@
-"""First contact with a card: check every op there, time its candidates there, take the fastest right one, remember it.
+"""Tuning on a card: check every op, time its candidates, choose the fastest correct one, and cache the choice.
 
-`choose` does that for the problems of a model's step, `cache` remembers, `doctor` shows all of it.
+`choose` tunes the problems of a model's step, `cache` stores the choices, and `doctor` reports everything.
 """

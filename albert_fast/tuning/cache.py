@@ -1,7 +1,7 @@
-"""What was chosen on this card before: a readable JSON document under the user's cache folder.
+"""Cache of the implementations chosen on this card, as readable JSON in the user's cache folder.
 
-One file for each card, driver, torch, Triton and state of our kernels' sources; in it a name for each problem, which
-holds dtype and shape class. A file is written whole, by one process at a time.
+There is one file per card, driver, torch, Triton and hash of our kernel sources. It maps each problem (including dtype
+and shape class) to the name of a candidate. Files are written atomically, by one process at a time.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ from albert_fast.options import UserError, note
 
 
 def card(device: torch.device) -> dict[str, str]:
-    """What a choice holds for: the card, its driver, and the versions of what compiles and launches."""
+    """Key of the cache: the card, its driver, and the versions of the software that compiles and launches kernels."""
     known = {"card": "cpu", "driver": ""}
     if device.type == "cuda":
         known = {"card": torch.cuda.get_device_name(device), "driver": _driver()}
@@ -42,7 +42,7 @@ def _driver() -> str:
 
 
 def kernels_hash() -> str:
-    """A hash of the sources of our kernels: another kernel is another candidate."""
+    """Hash of our kernel sources, since a changed kernel must be tuned again."""
     spec = find_spec("albert_fast.kernels")
     assert spec is not None
     assert spec.origin is not None
@@ -51,8 +51,8 @@ def kernels_hash() -> str:
 
 
 def path(known: dict[str, str]) -> Path:
-    """The file for this card and these versions: among temporary files for users without a home, as in containers."""
-    home = os.path.expanduser("~")  # stays as it is where there is none
+    """Cache file of this card and these versions; in the temporary folder for users without a home (containers)."""
+    home = os.path.expanduser("~")  # "~" if there is no home
     root = Path(os.environ.get("XDG_CACHE_HOME") or (tempfile.gettempdir() if home == "~" else f"{home}/.cache"))
     name = re.sub(r"[^a-z0-9]+", "-", known["card"].lower()).strip("-")
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
@@ -60,7 +60,7 @@ def path(known: dict[str, str]) -> Path:
 
 
 def load(known: dict[str, str]) -> dict[str, str]:
-    """The names chosen before, by problem; {} where there is no file, or one that cannot be trusted."""
+    """Cached names by problem; {} if there is no file or it is damaged."""
     try:
         document = json.loads(path(known).read_text())
         if not is_sealed(document) or document["for"] != known:
@@ -69,13 +69,13 @@ def load(known: dict[str, str]) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        note(f"{path(known)} is damaged ({error}); choosing anew")
+        note(f"{path(known)} is damaged ({error}); tuning again")
         return {}
 
 
 @contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """Between reading and writing no other process does so, where the file system has locks."""
+    """Exclude other processes between reading and writing, if the file system supports locks."""
     with open(file.with_suffix(".lock"), "wb") as lock:
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -83,12 +83,12 @@ def _alone(file: Path) -> Iterator[None]:
 
 
 def store(known: dict[str, str], choice: dict[str, str], seconds: dict[str, dict[str, float]]) -> None:
-    """Remember `choice`, with the median seconds of what was timed for who reads the file."""
+    """Store `choice`, with the median seconds of all timed candidates for human readers."""
     file = path(known)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with _alone(file):
             kept = {"for": known, "choice": {**load(known), **choice}, "median_seconds": seconds}
             write_json(file, seal(kept))
-    except (OSError, UserError) as error:  # the run does not need it
-        note(f"{file} could not be written ({error}); the next run chooses again")
+    except (OSError, UserError) as error:  # not fatal for the run
+        note(f"{file} could not be written ({error}); the next run will tune again")

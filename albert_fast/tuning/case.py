@@ -1,4 +1,4 @@
-"""A call of an op on given inputs, whose results are checked and whose passes are timed."""
+"""A call of an op on given inputs, for checking its results and timing its passes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from albert_fast.ops import Ops
 
 @dataclass(frozen=True)
 class Case:
-    """One call of an op: its positional arguments, of which the float tensors but `fixed` are differentiated.
+    """A call of an op with positional arguments; all float tensors except `fixed` are differentiated.
 
-    function: what is called, where it is no op of `Ops`; plain: the reference, where it is not that of `Ops`; slack:
-    the relative L2 error allowed beside twice the reference's, where results are rounded less than inputs; scatter: how
-    many times as much as by one rounding of the results they may differ, since what is kept inside is rounded too.
+    function: the function to call if it is not an op of `Ops`; plain: the reference if it is not that of `Ops`; slack:
+    relative L2 error allowed in addition to twice the reference's, for results that are rounded less than the inputs;
+    scatter: allowed difference in units of one rounding of the results, since intermediate values are rounded too.
     """
 
     op: str
@@ -32,11 +32,11 @@ class Case:
     scatter: float = 1.0
 
     def implementation(self, ops: Ops) -> Callable[..., Any]:
-        """What is checked and timed: the function, or its namesake of `ops`."""
+        """The function to check and time, by default the op of the same name in `ops`."""
         return self.function or getattr(ops, self.op)
 
     def reference(self) -> Callable[..., Any]:
-        """What an implementation is held against."""
+        """The reference implementation."""
         return self.plain or getattr(Ops(), self.op)
 
     def on(self, device: torch.device) -> Case:
@@ -49,7 +49,7 @@ class Case:
         return replace(self, arguments=tuple(map(moved, self.arguments)), keywords=keywords)
 
     def inputs(self, dtype: torch.dtype) -> tuple[list[Any], list[Tensor]]:
-        """The arguments, in `dtype`, and those of them that gradients are asked of."""
+        """The arguments in `dtype`, and those among them that require gradients."""
         given = list(self.arguments)
         for i, value in enumerate(given):
             if isinstance(value, Tensor) and value.is_floating_point() and i not in self.fixed:
@@ -59,9 +59,10 @@ class Case:
     def results(
         self, function: Callable[..., Any], dtype: torch.dtype, drawn_on: torch.device | None = None
     ) -> dict[str, Tensor]:
-        """Every output and every gradient of `function` with the inputs in `dtype`, by name.
+        """All outputs and gradients of `function` with the inputs in `dtype`, by name.
 
-        drawn_on: the device that draws the outputs' gradients, their own by default: a CPU takes seconds for a card's.
+        drawn_on: the device that generates the output gradients; by default the outputs' own, because a CPU would need
+        seconds for a card's.
         """
         given, leaves = self.inputs(dtype)
         outputs = _several(function(*given, **self.keywords))
@@ -76,22 +77,22 @@ class Case:
         return found | {f"gradient {i}": x for i, x in enumerate(gradients)}
 
     def forward(self, function: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Any]:
-        """A call of the forward pass alone, on inputs that stay where they are."""
+        """A function that runs only the forward pass, on fixed inputs."""
         given, _ = self.inputs(dtype)
         return torch.no_grad()(lambda: function(*given, **self.keywords))
 
     def backward(self, function: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Any]:
-        """A call of the backward pass alone, over one forward pass, which the first call makes and all others keep.
+        """A function that runs only the backward pass, through one forward pass made by its first call.
 
-        Not made here: autograd runs backward on the stream of the forward pass, so the stream that captures the call
-        must have run that (tuning/clock.py; pytorch#164302).
+        The forward pass is not made here because autograd runs backward on the stream of forward, which must be the
+        stream that captures the call (tuning/clock.py; pytorch#164302).
         """
         given, leaves = self.inputs(dtype)
         passed = cache(lambda: self._passed(function, given))
         return lambda: torch.autograd.grad(passed()[0], leaves, passed()[1], retain_graph=True)
 
     def both(self, function: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Any]:
-        """A call of forward and backward, on inputs that stay where they are."""
+        """A function that runs forward and backward, on fixed inputs."""
         given, leaves = self.inputs(dtype)
 
         def run() -> Any:
@@ -101,7 +102,7 @@ class Case:
         return run
 
     def _passed(self, function: Callable[..., Any], given: list[Any]) -> tuple[list[Tensor], list[Tensor]]:
-        """The outputs of a forward pass that have gradients, and ones to begin the backward pass with."""
+        """Differentiable outputs of a forward pass, and tensors of ones as their gradients."""
         smooth = [x for x in _several(function(*given, **self.keywords)) if x.requires_grad]
         return smooth, [torch.ones_like(x) for x in smooth]
 

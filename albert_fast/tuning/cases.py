@@ -1,4 +1,4 @@
-"""The cases on which a problem's candidates are checked and timed: each op of `Ops` at the problem's sizes."""
+"""Cases for checking and timing the candidates of a problem: each op of `Ops` at the problem's sizes."""
 
 import itertools
 from functools import partial
@@ -13,11 +13,11 @@ from albert_fast.ops import plain_attention
 from albert_fast.tuning.case import Case
 from albert_fast.tuning.update_case import UpdateCase
 
-ATTENTION_ROWS = 16384  # the reference keeps every score of so many: 2.1 GB in fp32 at 64 heads and sequences of 512
+ATTENTION_ROWS = 16384  # the reference saves all scores: 2.1 GB in fp32 at 64 heads and sequences of 512
 
 
 class Maker:
-    """Makes the tensors of a case: standard normal numbers rounded to `dtype`, on a device always the same."""
+    """Makes the tensors of a case: standard normal, rounded to `dtype`, reproducible on each device."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, seed: int = 0):
         self.device, self.dtype = device, dtype
@@ -54,14 +54,14 @@ def _feed_forward(make: Maker, rows: int, columns: int, depth: int, activation: 
 
 
 def _transform(make: Maker, rows: int, columns: int, activation: str) -> Case:
-    """The masked-word head's, of a model whose embeddings are as wide as its layers."""
+    """Transform of the masked-LM head, with embedding_size == hidden_size."""
     product = make.normal(rows, columns), make.normal(columns, columns, scale=columns**-0.5)
     vectors = make.normal(columns, scale=0.1), 1 + make.normal(columns, scale=0.1), make.normal(columns)
     return Case("linear_gelu_layer_norm", (*product, *vectors), keywords=dict(activation=activation))
 
 
 def _cross_entropy(make: Maker, rows: int, columns: int, depth: int) -> Case:
-    weights = (torch.arange(rows, device=make.device) % 7 > 0).float()  # slots without a prediction weigh nothing
+    weights = (torch.arange(rows, device=make.device) % 7 > 0).float()  # slots without a prediction have weight 0
     return Case(
         "linear_cross_entropy",
         (make.normal(rows, depth), make.normal(columns, depth, scale=depth**-0.5), make.normal(columns, scale=0.1),
@@ -71,23 +71,23 @@ def _cross_entropy(make: Maker, rows: int, columns: int, depth: int) -> Case:
 
 
 def _gather_rows(make: Maker, rows: int, columns: int) -> Case:
-    """A sixth of the rows, the first twice, and two that are none."""
+    """A sixth of the rows, the first one twice, and two unused entries."""
     places = torch.tensor([0, *range(0, rows, 6), rows, rows], dtype=torch.int32, device=make.device)
     tokens = places.clamp(max=max(rows - 1, 0))
     return Case("gather_rows", (make.normal(rows, columns), tokens, places), plain=_rows_of_tokens)
 
 
 def _rows_of_tokens(x: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
-    """Whose gradient drops that of no token, which the plain op wants to be zero."""
+    """The plain op with zero gradients for unused entries, as it requires."""
     rows = x[tokens.long()]
     return torch.where((places < len(x))[:, None], rows, rows.detach())
 
 
 def cases(problem: Problem, rows: int, make: Maker) -> list[Case]:
-    """The calls that show whether `problem` is solved rightly with so many rows; none for an op unknown here.
+    """Calls that check the candidates of `problem` on `rows` rows; empty for unknown ops.
 
-    LayerNorms with and without dropout and in both places; GELU by erf and by tanh; updates by LAMB and by AdamW. The
-    first is what is timed.
+    They cover LayerNorms with and without dropout, pre-LN and post-LN; GELU by erf and by tanh; LAMB and AdamW. The
+    first is also timed.
     """
     op, columns, depth = problem.op.removesuffix("_forward").removesuffix("_backward"), problem.columns, problem.depth
     if op == "add_layer_norm":
@@ -115,19 +115,19 @@ def cases(problem: Problem, rows: int, make: Maker) -> list[Case]:
 
 
 def full_sequences(rows: int, longest: int) -> list[int]:
-    """cu_seqlens of full sequences and, as in the loader's batches, of empty ones: a slot for each 32 tokens."""
+    """cu_seqlens of full sequences followed by empty ones, one slot per 32 tokens as in the loader's batches."""
     full = [*range(0, rows, longest), rows]
     return full + [rows] * max(0, rows // 32 + 1 - len(full))
 
 
 def mixed_sequences(longest: int) -> list[int]:
-    """cu_seqlens of sequences from none to all of `longest` tokens, empty ones first, between and last."""
+    """cu_seqlens of sequences of 0 to `longest` tokens, with empty ones first, in between and last."""
     lengths = [0, longest // 2 + 1, 0, 1, longest, longest // 3 + 1, 0]
     return [0, *itertools.accumulate(lengths)]
 
 
 def _attention(make: Maker, heads: int, size: int, longest: int, ends: list[int], of_some: bool) -> Case:
-    """Attention of every token, or of the queries of each sixth and two that belong to no sequence."""
+    """Attention for all tokens, or for every sixth token as query and two queries outside all sequences."""
     tokens, cu_seqlens = ends[-1], torch.tensor(ends, dtype=torch.int32, device=make.device)
     qkv = make.normal(tokens, 2 if of_some else 3, heads, size)
     if not of_some:
@@ -139,7 +139,7 @@ def _attention(make: Maker, heads: int, size: int, longest: int, ends: list[int]
 
 
 def _weight_gradient(make: Maker, rows: int, columns: int, depth: int) -> Case:
-    """Operands in the low precision, the sum in fp32: where a product is rounded on its way the check shall see it."""
+    """Low-precision operands with an fp32 sum, so that the check detects intermediate rounding."""
     total = torch.randn(depth, columns, generator=make.generator, device=make.device)
     operands = make.normal(rows, depth), make.normal(rows, columns, scale=max(rows, 1) ** -0.5)
     return Case(
@@ -164,7 +164,7 @@ def _pack_gradients(make: Maker, rows: int, columns: int, padding: int, count: i
 
 
 def _packed(size: int, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-    from albert_fast.kernels.pack_gradients import pack_gradients  # where there is no GPU, Triton need not be
+    from albert_fast.kernels.pack_gradients import pack_gradients  # here, so that machines without a GPU need no Triton
 
     packed, sums = pack_gradients([x.detach() for x in gradients], size)
     return packed, sums.sum((0, 1))
@@ -176,7 +176,7 @@ def _packed_plain(size: int, *gradients: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def work(problem: Problem) -> tuple[int, int]:
-    """The bytes that what is timed of `problem` must move, and the FLOPs of its products (0 where it has none)."""
+    """Minimum bytes and FLOPs (0 without products) of the timed part of `problem`."""
     rows, columns, depth = problem.rows_to, problem.columns, problem.depth
     if problem.op.startswith("gelu_ffn"):
         return 0, (8 if problem.op.endswith("_backward") else 4) * rows * columns * depth
@@ -184,12 +184,12 @@ def work(problem: Problem) -> tuple[int, int]:
         return 0, (4 if problem.op.endswith("_backward") else 2) * rows * columns * columns
     if problem.op in ("linear_cross_entropy", "weight_gradient"):
         return 0, (6 if problem.op == "linear_cross_entropy" else 2) * rows * columns * depth
-    if problem.op.startswith("attention"):  # two products forward and five backward, of each query or of every sixth
+    if problem.op.startswith("attention"):  # two products forward and five backward, for all queries or every sixth
         asking = 6 if problem.op.endswith("of_some") else 1
         return 0, 14 * min(rows, ATTENTION_ROWS) * problem.length_to * columns // asking
     if problem.op == "pack_gradients":
         return 6 * rows * columns * getattr(torch, problem.dtype).itemsize, 0
-    if problem.op == "lamb":  # 12 accesses of gradient, moments and weights, and one of bf16 weights
+    if problem.op == "lamb":  # 12 accesses to gradient, moments and weights, and one to bf16 weights
         return 50 * rows * columns, 0
     if problem.op.startswith("gather_rows"):
         return 7 * rows * columns * getattr(torch, problem.dtype).itemsize // 6, 0

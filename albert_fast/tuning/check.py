@@ -1,9 +1,9 @@
-"""Whether an implementation is right here: its results against those of the plain op in a wider precision.
+"""Correctness check of an implementation on this card, against the plain op in higher precision.
 
-The rule of the tests (from flash-attention's): an error is at most twice that of the plain op in the same low
-precision, both against the fp32 one, plus a little. Three errors are held to it, because each shows what the others
-miss: of the whole tensor, of its worst row (one row in thousands that is dropped), and the shrinkage (bits cut off
-where they should be rounded leave numbers too small, by no more than rounding errors).
+The rule is that of the tests (after flash-attention): the error may be at most twice that of the plain op in the same
+low precision, both against fp32, plus a small slack. It is applied to three errors that detect different faults: of the
+whole tensor; of its worst row (a single dropped row among thousands); and shrinkage (truncation instead of rounding
+makes numbers too small by no more than rounding errors).
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ REFERENCE_DTYPE = {torch.float32: torch.float64, torch.bfloat16: torch.float32, 
 
 
 def fault(case: Case, implementation: Callable[..., Any], plain: Callable[..., Any], dtype: torch.dtype) -> str | None:
-    """What is wrong with `implementation` of the case's op in `dtype`, in one line; None where it is right."""
+    """One line that describes what is wrong with `implementation` in `dtype`; None if it is correct."""
     truth, low = case.results(plain, REFERENCE_DTYPE[dtype]), case.results(plain, dtype)
     try:
         results = case.results(implementation, dtype)
-    except Exception as error:  # a kernel that does not compile raises whatever the compiler does
+    except Exception as error:  # a kernel that fails to compile can raise anything
         return f"{case.op} raises {type(error).__name__}: {first_line(error)}"[:300]
     for name, expected in truth.items():
         if results[name].shape != expected.shape:
@@ -39,7 +39,7 @@ def fault(case: Case, implementation: Callable[..., Any], plain: Callable[..., A
 
 
 def deviation(case: Case, implementation: Callable[..., Any], dtype: torch.dtype, bound: float) -> str | None:
-    """What of `implementation` in `dtype` is further than `bound`, relative L2, from itself in fp64 on CPU."""
+    """The first result of `implementation` in `dtype` that is off from fp64 on CPU by over `bound` (relative L2)."""
     cpu = torch.device("cpu")
     truth = case.on(cpu).results(implementation, torch.float64)
     for name, actual in case.results(implementation, dtype, drawn_on=cpu).items():
@@ -50,7 +50,7 @@ def deviation(case: Case, implementation: Callable[..., Any], dtype: torch.dtype
 
 
 def errors(actual: Tensor, truth: Tensor) -> tuple[float, float, float]:
-    """Relative L2 error, that of the worst row (of a vector: element), and how much smaller than the truth it is."""
+    """Relative L2 error, that of the worst row (vectors: element), and relative shrinkage."""
     actual, truth = actual.to(truth.dtype), truth
     rows = truth.flatten(1) if truth.dim() > 1 else truth.reshape(-1, 1)
     difference = actual.reshape(rows.shape) - rows
@@ -61,10 +61,10 @@ def errors(actual: Tensor, truth: Tensor) -> tuple[float, float, float]:
 
 
 def _slack(case: Case, dtype: torch.dtype, size: int) -> tuple[float, float, float]:
-    """What is allowed beside twice the plain op's errors, which may be 0."""
+    """Slack for the three errors, since those of the plain op may be 0."""
     if case.slack is not None:
         return case.slack, 8 * case.slack, case.slack
     epsilon = torch.finfo(dtype).eps
-    if dtype == torch.float32:  # sums in another order differ by more than a rounding of the result
+    if dtype == torch.float32:  # a different summation order changes more than the last rounding
         return 8 * epsilon, 64 * epsilon, 8 * epsilon
     return epsilon / 4, 2 * epsilon, epsilon * (0.05 + case.scatter * size**-0.5)

@@ -1,7 +1,7 @@
-"""Check every candidate of every problem, time those that are right, and take the fastest.
+"""Checks all candidates of each problem, times the correct ones, and chooses the fastest.
 
-The default, the library's where there is one, stays unless another is faster by MARGIN. Where no candidate is right the
-plain op runs; where the budget is spent defaults stay.
+The default (the library, if it is a candidate) stays unless another is faster by MARGIN. If no candidate is correct,
+the plain op is used; when the time budget is spent, defaults stay.
 """
 
 import statistics
@@ -21,12 +21,12 @@ from albert_fast.tuning.check import fault
 from albert_fast.tuning.clock import Clock
 
 MARGIN, ROUNDS, RAGGED_ROWS = 0.03, 31, 77
-PLAIN = "plain"  # the name of the plain op among a problem's candidates
+PLAIN = "plain"  # name of the plain op in choices
 
 
 @dataclass
 class Outcome:
-    """What was found for a problem: who runs it, median seconds of who was timed, and who is out and why."""
+    """Result for a problem: the chosen candidate, median seconds of those timed, and why others were excluded."""
 
     problem: Problem
     chosen: str
@@ -38,12 +38,12 @@ def tune(
     problems: Iterable[Problem], ops: Ops, clock: Clock, seconds: float, device: torch.device,
     timed_rows: Callable[[Problem], int] = lambda problem: problem.rows_to,
 ) -> list[Outcome]:  # fmt: skip
-    """An Outcome for each problem whose op has cases, within about `seconds`; none at all where that is 0.
+    """Tune each problem whose op has cases, within about `seconds`; returns nothing if that is 0.
 
     Args:
-        ops: those whose kernels ask for candidates, as a run on `device` takes them.
-        clock: what times a call; tests give one of their own.
-        timed_rows: how many rows to time a problem with.
+        ops: the ops of a run on `device`, whose kernels look candidates up.
+        clock: times a call; tests inject their own.
+        timed_rows: number of rows to time a problem with.
     """
     known = [problem for problem in problems if cases(problem, 1, _maker(problem, device))]
     deadline = clock.now() + seconds
@@ -93,7 +93,7 @@ def _fault(candidate: Candidate, problem: Problem, checked: list[Case], ops: Ops
 def _times(
     right: list[Candidate], case: Case, problem: Problem, ops: Ops, clock: Clock, until: float, out: dict[str, str]
 ) -> dict[str, float]:
-    """Medians of interleaved rounds, so that a card which warms up or slows down does it to all; {} without a rival."""
+    """Medians of interleaved rounds, so that clock changes of the card affect all; {} for a single candidate."""
     prepared: dict[str, Callable[[], float]] = {}
     for candidate in right if len(right) > 1 else []:
         make = _timed_part(problem, case)
@@ -113,9 +113,10 @@ def _times(
 
 
 def _timed_part(problem: Problem, case: Case) -> Callable[..., Callable[[], Any]]:
-    """The direction that the problem is about.
+    """The pass to time for this problem.
 
-    Both for attention, whose kernels must not change in between, and for the loss, whose forward pass makes gradients.
+    Both passes for attention, where they must use the same kernel, and for the loss, which computes gradients in
+    forward.
     """
     if problem.op.startswith("attention") or problem.op == "linear_cross_entropy":
         return case.both
@@ -123,7 +124,7 @@ def _timed_part(problem: Problem, case: Case) -> Callable[..., Callable[[], Any]
 
 
 def insisting(problem: Problem, candidate: Candidate) -> Any:
-    """Within it, or in a function that it decorates, `candidate` runs the problem with any number of rows."""
+    """Context manager or decorator that makes `candidate` run the problem with any number of rows."""
     return candidates.running({problem._replace(rows_to=1 << power): candidate for power in range(32)})
 
 
@@ -132,17 +133,17 @@ def _maker(problem: Problem, device: torch.device) -> Maker:
 
 
 def key(problem: Problem) -> str:
-    """The problem in words, for documents: `gelu_ffn_forward sm_90 bfloat16 16384 3072 768`."""
+    """The problem as a string for JSON documents: `gelu_ffn_forward sm_90 bfloat16 16384 3072 768`."""
     return " ".join(map(str, problem if problem.length_to else problem[:-1]))
 
 
 def lacking(choice: dict[str, str], problems: Iterable[Problem]) -> list[Problem]:
-    """The problems on which `choice` says nothing that this card can do."""
+    """Problems for which `choice` names no candidate available on this card."""
     return [p for p in problems if choice.get(key(p)) not in (PLAIN, *(c.name for c in candidates_of(p)))]
 
 
 def apply(choice: dict[str, str], problems: Iterable[Problem], ops: Ops) -> None:
-    """Let the candidates that `choice` names run from now on; `ops` takes the plain op where it says so."""
+    """Use the candidates named in `choice` from now on; `ops` gets the plain op where that was chosen."""
     for problem in problems:
         name = choice.get(key(problem))
         if name == PLAIN:
@@ -155,7 +156,7 @@ def apply(choice: dict[str, str], problems: Iterable[Problem], ops: Ops) -> None
 
 
 def say(outcomes: list[Outcome], where: str) -> None:
-    """Two lines: what was chosen in place of a default, and a line more for each candidate that is out."""
+    """Print what was chosen instead of defaults, and one line for each excluded candidate."""
     changed = [f"{o.problem.op} {o.chosen}" for o in outcomes if o.chosen != candidates_of(o.problem)[0].name]
     timed = sum(len(o.seconds) for o in outcomes)
     note(f"implementations for {where}: {len(outcomes)} problems checked, {timed} candidates timed")

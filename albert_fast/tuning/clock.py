@@ -1,4 +1,4 @@
-"""How long a call takes: on CUDA the replay of its graph with the cache flushed, elsewhere the call itself."""
+"""Times a call: on CUDA, the replay of its graph with a flushed cache; elsewhere, the call itself."""
 
 import time
 from collections.abc import Callable
@@ -8,23 +8,23 @@ import torch
 
 from albert_fast.capture import capture
 
-FLUSHED_BYTES = 256 << 20  # more than any card's L2
+FLUSHED_BYTES = 256 << 20  # larger than the L2 of any card
 
 
 class Clock(Protocol):
-    """What times candidates; tests inject one that needs no device."""
+    """Times candidates; tests inject one that needs no device."""
 
     def now(self) -> float:
-        """Seconds, for the budget."""
+        """Current time in seconds, for the budget."""
         ...
 
     def prepare(self, run: Callable[[], Any]) -> Callable[[], float]:
-        """Make `run` ready; each call of the result takes it once and returns the seconds of that."""
+        """Prepare `run`; each call of the result runs it once and returns its seconds."""
         ...
 
 
 class CudaClock:
-    """Replays of a graph, as a captured step runs it: our Python takes longer than many a kernel."""
+    """Times graph replays, as in a captured step, because the host code takes longer than many kernels."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -37,8 +37,8 @@ class CudaClock:
         (graph,) = capture((run,), self.device)
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
-        def once(_kept: Callable[[], Any] = run) -> float:  # the graph has the addresses of its tensors alone
-            self.flushed.zero_()  # it takes longer than the host needs to launch what follows
+        def once(_kept: Callable[[], Any] = run) -> float:  # keeps `run` alive: the graph holds only addresses
+            self.flushed.zero_()  # also hides the launch latency of what follows
             begin.record()
             graph.replay()
             end.record()
@@ -49,7 +49,7 @@ class CudaClock:
 
 
 class HostClock:
-    """For devices that need no graphs."""
+    """Times calls on the host, for devices without graphs."""
 
     def now(self) -> float:
         return time.perf_counter()

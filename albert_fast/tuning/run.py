@@ -1,4 +1,4 @@
-"""The choice for a training step: from its checkpoint, from the cache, or made now; one for all ranks."""
+"""Implementation choices for a training step: from its checkpoint, the cache, or tuning; the same on all ranks."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -18,13 +18,14 @@ def tune_step(
     step: TrainStep, mode: Literal["auto", "off", "again"], seconds: float, saved: dict[str, str],
     clock: Clock | None = None, timed_rows: Callable[[Problem], int] = lambda problem: problem.rows_to,
 ) -> dict[str, str]:  # fmt: skip
-    """Choose who runs each problem of `step`, before it is captured, and let them run from now on.
+    """Choose an implementation for each problem of `step`, before it is captured, and use it from now on.
 
     Args:
-        mode: auto takes what is remembered and chooses the rest, again chooses all, off keeps the defaults.
-        seconds: the budget of choosing.
-        saved: what the checkpoint that the run goes on from says, {} without one; it comes first in every mode but
-            again, so that a resumed run takes the same implementations.
+        mode: auto uses cached choices and tunes the rest, again tunes everything, off keeps the defaults.
+        seconds: time budget of tuning.
+        saved: choices of the checkpoint that the run resumes from, or {}. They take precedence in every mode but again,
+        so
+            that a resumed run uses the same implementations.
 
     Returns: the name of a candidate for each problem, the same on all ranks, for options and checkpoints.
     """
@@ -44,7 +45,7 @@ def tune_step(
 
 
 def problems_of(step: TrainStep) -> list[Problem]:
-    """What a step asks of its kernels; the step stays as it was."""
+    """The problems that a step looks up; the step is unchanged."""
     with candidates.asking() as problems, step.untouched():
         step.micro_step()
         step.update()

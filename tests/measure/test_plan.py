@@ -22,6 +22,6 @@ def test_a_plan_is_told_in_the_units_of_people():
     found = Plan(8, 1e11, 190_735, step_seconds=0.0745, all_reduce_seconds=0.00115, hours=3.95, gpu_hours=31.6)
     assert plan_text(found, price(spec(), H100)) == (
         "100 billion tokens on 8 h100: 190,735 steps of 74.5 ms, of which 1.15 ms all-reduce over 360 GB/s links: "
-        f"4.0 hours, 31.6 GPU-hours.\nA bound: published runs take about {PUBLISHED_MISS:.1f} times as long, which "
-        f"would be {PUBLISHED_MISS * 3.95:.1f} hours.\n"
+        f"4.0 hours, 31.6 GPU-hours.\nA lower bound: published runs take about {PUBLISHED_MISS:.1f} times as long, "
+        f"that is {PUBLISHED_MISS * 3.95:.1f} hours.\n"
     )

@@ -25,7 +25,7 @@ def test_command_prints_tables_and_a_plan(capsys):
     out = capsys.readouterr().out
     assert "smaller rows" in out
     assert "8 h100" in out
-    assert out.count("A bound: published") == 2
+    assert out.count("A lower bound: published") == 2
 
 
 def test_the_step_has_room_for_the_sequences_that_are_asked_for():
