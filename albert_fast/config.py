@@ -78,23 +78,16 @@ class AlbertConfig:
         if self.hidden_act == "gelu_pytorch_tanh":  # HuggingFace's other name for the same function
             object.__setattr__(self, "hidden_act", "gelu_new")
         check_options(self)
-        if self.hidden_size % self.num_attention_heads:
-            heads = [n for n in range(1, self.hidden_size + 1) if self.hidden_size % n == 0]
-            near = min(heads, key=lambda n: abs(n - self.num_attention_heads))
-            raise UserError(
-                f"num_attention_heads={self.num_attention_heads} does not divide hidden_size={self.hidden_size}; "
-                f"use {near}"
-            )
+        heads, size = self.num_attention_heads, self.hidden_size
+        if size % heads:
+            near = min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: abs(n - heads))
+            raise UserError(f"num_attention_heads={heads} does not divide hidden_size={size}; use {near}")
         if (self.real_vocab_size or 0) > self.vocab_size:
-            raise UserError(
-                f"real_vocab_size={self.real_vocab_size} is more than vocab_size={self.vocab_size}, which includes the "
-                "padding"
-            )
-        if self.num_hidden_groups > self.num_hidden_layers:
-            raise UserError(
-                f"num_hidden_groups={self.num_hidden_groups} is more than num_hidden_layers={self.num_hidden_layers}; "
-                f"use at most {self.num_hidden_layers}"
-            )
+            padded = f"vocab_size={self.vocab_size}"
+            raise UserError(f"real_vocab_size={self.real_vocab_size} is more than {padded}, which includes the padding")
+        groups, layers = self.num_hidden_groups, self.num_hidden_layers
+        if groups > layers:
+            raise UserError(f"num_hidden_groups={groups} is more than num_hidden_layers={layers}; use at most {layers}")
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> AlbertConfig:
@@ -148,10 +141,8 @@ class AlbertConfig:
     def check_length(self, max_seq_length: int) -> None:
         """UserError if the model has fewer than `max_seq_length` positions."""
         if max_seq_length > self.max_position_embeddings:
-            raise UserError(
-                f"max_seq_length={max_seq_length} is over the model's max_position_embeddings="
-                f"{self.max_position_embeddings}; use at most that"
-            )
+            limit = f"max_position_embeddings={self.max_position_embeddings}"
+            raise UserError(f"max_seq_length={max_seq_length} exceeds the model's {limit}; use at most that")
 
     def to_dict(self) -> dict[str, Any]:
         """The content of config.json: every field that is set, and the unknown keys of the original config."""
@@ -277,4 +268,4 @@ class TrainConfig(DeviceOptions):
 def check_room(tokens_per_batch: int, max_seq_length: int) -> None:
     """UserError if a micro-batch cannot hold one sequence of the maximum length."""
     if tokens_per_batch < max_seq_length:
-        raise UserError(f"tokens_per_batch={tokens_per_batch} must be max_seq_length={max_seq_length} or more")
+        raise UserError(f"tokens_per_batch={tokens_per_batch} must be at least max_seq_length={max_seq_length}")

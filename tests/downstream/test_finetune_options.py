@@ -12,7 +12,7 @@ from albert_fast.options import UserError
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_seq_length": 64}, "max_seq_length=64 is over the model's max_position_embeddings=32"),
+        ({"max_seq_length": 64}, "max_seq_length=64 exceeds the model's max_position_embeddings=32"),
         ({"epochs": 0}, "epochs=0 must be 1 or more"),
         ({"max_grad_norm": -1.0, "train": "absent.tsv"}, r"max_grad_norm=-1\.0 must be 0 or more"),
         ({"train": "absent.tsv"}, "absent.tsv: No such file"),
