@@ -1,8 +1,8 @@
-"""How exactly a shared weight's gradient is summed: `python -m bench.accumulation [--json]`.
+"""Rounding error in the gradient of a shared weight: `python -m bench.accumulation [--json]`.
 
 The gradient of a weight used L times is the sum over uses of grad_l.T @ x_l. Every method gets the same bf16 operands;
-the truth is the sum in float64. Ours adds each product to an fp32 buffer (albert_fast.ops); autograd adds bf16 tensors,
-with autocast too, since its cache hands all L uses one bf16 cast of the weight.
+the reference is the sum in float64. Ours accumulates the products in fp32 (albert_fast.ops). Autograd adds bf16
+tensors, also under autocast, because its cache gives all L uses the same bf16 cast of the weight.
 """
 
 import argparse
@@ -22,9 +22,9 @@ def relative_error(value: Tensor, truth: Tensor) -> float:
     return float((value.double() - truth).norm() / truth.norm())
 
 
-def errors(uses: int, tokens: int, width: int = WIDTH, seed: int = 0) -> dict[str, float]:
-    """Relative L2 errors of the summed gradient [width, width] by method."""
-    generator = torch.Generator().manual_seed(seed)
+def errors(uses: int, tokens: int, width: int = WIDTH) -> dict[str, float]:
+    """Relative L2 error of the accumulated gradient [width, width] for each method."""
+    generator = torch.Generator().manual_seed(0)
     shape = (uses, tokens, width)
     inputs, grads = (torch.randn(shape, generator=generator).bfloat16() for _ in range(2))
     truth = sum(g.double().t() @ x.double() for g, x in zip(grads, inputs, strict=True))

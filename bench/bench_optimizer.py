@@ -1,4 +1,4 @@
-"""One update of all weights: torch.optim.AdamW (foreach, fused) and ours, flat, in PyTorch's ops or in our kernels."""
+"""Optimizer update of all weights: torch.optim.AdamW (foreach, fused), ours in PyTorch ops and in Triton kernels."""
 
 import copy
 from collections.abc import Callable
@@ -12,34 +12,29 @@ from albert_fast.model import AlbertForPreTraining
 from albert_fast.ops import get_ops
 from albert_fast.optimizer import FlatParameters, Optimizer
 from bench import harness, machine
-from bench.shapes import Shape
+from bench.huggingface import decay_groups
 
 MODELS = [("base", "all"), ("base", "None")]
-# Interpreted, kernels would take minutes.
-KERNELS = ("kernels-adamw", "kernels-lamb") if harness.KIND == "cuda" else ()
+KERNELS = ("kernels-adamw", "kernels-lamb") if harness.KIND == "cuda" else ()  # interpreted, they take minutes
 IMPLEMENTATIONS = ("torch-foreach", "torch-fused", "ours-adamw", "ours-lamb", *KERNELS)
 
 TRAIN = TrainConfig(optimizer="adamw", learning_rate=1e-4, warmup_steps=0, max_steps=10_000)
 
 
 def made(model: AlbertForPreTraining, implementation: str) -> tuple[Callable, Callable, list[torch.nn.Parameter]]:
-    """(prepare, update, weights) of an implementation over a copy of the model, the same gradients for all."""
+    """(prepare, update, weights) of an implementation, on a copy of the model; gradients are the same for all."""
     copied = copy.deepcopy(model)
     parameters = list(copied.parameters())
     torch.manual_seed(2)
     grads = [torch.randn_like(p) * 1e-3 for p in parameters]
-    whose, kind = implementation.split("-")
-    if whose != "torch":
+    source, kind = implementation.split("-")
+    if source != "torch":
         config = replace(TRAIN, optimizer=kind)  # type: ignore[arg-type]
-        optimizer = Optimizer(FlatParameters(copied), config, get_ops("triton") if whose == "kernels" else None)
+        optimizer = Optimizer(FlatParameters(copied), config, get_ops("triton") if source == "kernels" else None)
         targets: list[torch.Tensor] = [p.main_grad for p in parameters]  # type: ignore[attr-defined]
         return lambda: torch._foreach_copy_(targets, grads), lambda: optimizer.update(1), parameters
-    decayed, others = ([p for p in parameters if (p.dim() > 1) == yes] for yes in (True, False))
-    groups = [{"params": decayed, "weight_decay": TRAIN.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    adamw = torch.optim.AdamW(
-        groups, TRAIN.learning_rate, Optimizer.betas, Optimizer.epsilon, foreach=kind == "foreach",
-        fused=kind == "fused",
-    )  # fmt: skip
+    groups = decay_groups(parameters, TRAIN.weight_decay)
+    adamw = torch.optim.AdamW(groups, TRAIN.learning_rate, Optimizer.betas, Optimizer.epsilon, **{kind: True})
     for p, grad in zip(parameters, grads, strict=True):
         p.grad = grad.clone()
 
@@ -66,9 +61,9 @@ def test_optimizer(benchmark, preset, share_type, implementation):
             torch.testing.assert_close(weight, other, rtol=1e-4, atol=1e-6)
     count = sum(p.numel() for p in weights)
 
-    def setup() -> None:  # must return nothing: pytest-benchmark would take it for arguments
+    def setup() -> None:  # returns None: pytest-benchmark would pass a result on as arguments
         prepare()
-        machine.synchronize()  # the gradients are there before the clock starts
+        machine.synchronize()  # the gradients are complete before the clock starts
 
     def timed() -> None:
         update()
@@ -76,11 +71,8 @@ def test_optimizer(benchmark, preset, share_type, implementation):
 
     benchmark.group = f"optimizer {preset} share_type {share_type}"
     benchmark.pedantic(timed, setup=setup, rounds=30 if harness.KIND == "cuda" else 7, warmup_rounds=2)
-    shape = Shape(preset, 0, 0, 0, 0)
-    benchmark.extra_info.update(
-        op=f"optimizer, share_type {share_type}", direction="update", implementation=implementation, preset=shape.name,
-        tokens=0, parameters=count, bytes=28 * count, flops=0, dtype="float32", small_cpu_shape=harness.KIND == "cpu",
+    harness.record(
+        benchmark, op=f"optimizer, share_type {share_type}", direction="update", implementation=implementation,
+        preset=preset, tokens=0, dtype=torch.float32, parameters=count,
+        moved=28 * count,  # read weight, gradient and two moments; write weight and two moments
     )  # fmt: skip
-    if benchmark.stats is not None:  # weight, gradient and two moments in; weight and two moments out
-        rate = 28 * count / benchmark.stats.stats.median
-        benchmark.extra_info.update(gb_per_second=rate / 1e9, copy_bandwidth_share=rate / harness.rates()["copy"])

@@ -1,9 +1,9 @@
 """Text to training data: `python -m bench.bench_prepare [--json] [--megabytes N] [--input FILE --vocab FILE]`.
 
-Ours writes shards from which the loader draws new examples every epoch. albert_pytorch writes one epoch of finished
-examples as JSON; its rules are written down again here, in plain Python as there, from the description of their
-behaviour: BERT's basic tokenizer and greedy WordPiece, chunks of sentences cut to the length, n-gram masks over a
-shuffled list of positions. Rates are per CPU second, children included; the ratio is to albert_pytorch's rules.
+Ours writes shards from which the loader draws new examples in every epoch. albert_pytorch writes one epoch of finished
+examples as JSON; its rules are reimplemented here in plain Python from a description of their behavior: BERT's basic
+tokenizer, greedy WordPiece, chunks of sentences truncated to the length, n-gram masks over shuffled positions. Rates
+are per CPU second including child processes; ratios are relative to albert_pytorch's rules.
 """
 
 import argparse
@@ -16,27 +16,27 @@ import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import tokenizers
 from rich.console import Console
 
 from albert_fast.data.input_files import input_files
 from albert_fast.data.load_tokenizer import load_tokenizer
-from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.data.vocabulary import train_vocabulary
 from albert_fast.data.wordpiece import IDEOGRAPH, WordPieceCache
 from albert_fast.files import strict_json
 from albert_fast.text_tables import number_table
+from bench.corpus import prepare_quietly
 
 MAX_SEQ_LENGTH, MAX_NGRAM, MASKED_LM_PROB, MAX_PREDICTIONS, SHORT_SEQ_PROB = 128, 3, 0.15, 20, 0.1
 
 
 def basic_tokens(line: str) -> list[str]:
-    """BERT's basic tokenizer: clean, space out ideographs, lower, strip accents, split at blanks and punctuation."""
+    """BERT's basic tokenizer: clean, isolate ideographs, lowercase, strip accents, split at spaces and punctuation."""
     out = []
     for c in line:
         category = unicodedata.category(c)
@@ -61,7 +61,7 @@ def basic_tokens(line: str) -> list[str]:
 
 
 def wordpieces(word: str, vocabulary: dict[str, int]) -> list[str]:
-    """The longest piece in the vocabulary, again and again (Devlin et al. 2018)."""
+    """Greedy longest-match-first WordPiece (Devlin et al. 2018)."""
     pieces, start = [], 0
     while start < len(word) <= 100:
         end = len(word)
@@ -91,7 +91,7 @@ def documents(file: Path, vocabulary: dict[str, int]) -> Iterator[list[list[str]
 def chunks(
     document: list[list[str]], rng: random.Random, max_seq_length: int = MAX_SEQ_LENGTH
 ) -> Iterator[tuple[list[str], list[str], int]]:
-    """Pairs for sentence order: a chunk of one sentence is paired with itself, and what is too long is dropped."""
+    """Pairs for sentence order; a chunk of one sentence is paired with itself, and long pairs are truncated."""
     room = max_seq_length - 3
     target = rng.randint(2, room) if rng.random() < SHORT_SEQ_PROB else room
     chunk: list[list[str]] = []
@@ -114,7 +114,7 @@ def chunks(
 def mask(
     tokens: list[str], words: list[str], rng: random.Random, max_predictions: int = MAX_PREDICTIONS
 ) -> tuple[list[int], list[str]]:
-    """N-grams from a shuffled list of positions, until the budget is reached or passed."""
+    """Mask n-grams at shuffled positions until the budget is reached or exceeded; (positions, original tokens)."""
     weights = [1 / n for n in range(1, MAX_NGRAM + 1)]
     order = [i for i, token in enumerate(tokens) if token not in ("[CLS]", "[SEP]")]
     rng.shuffle(order)
@@ -140,7 +140,7 @@ def mask(
 def make_example(
     a: list[str], b: list[str], label: int, words: list[str], rng: random.Random, max_predictions: int = MAX_PREDICTIONS
 ) -> dict[str, Any]:
-    """A pair as a masked example under albert_pytorch's names."""
+    """A masked example of a pair, with albert_pytorch's field names."""
     tokens = ["[CLS]", *a, "[SEP]", *b, "[SEP]"]
     types = [0] * (len(a) + 2) + [1] * (len(b) + 1)
     positions, labels = mask(tokens, words, rng, max_predictions)
@@ -149,7 +149,7 @@ def make_example(
 
 
 def albert_pytorch_rules(file: Path, tokenizer: Tokenizer, output: Path) -> int:
-    """One epoch of examples as JSON lines; returns the tokens of the text."""
+    """Write one epoch of examples as JSON lines; returns the number of tokens in the text."""
     vocabulary = {token: index for index, token in enumerate(tokenizer.tokens)}
     words, rng, total = list(vocabulary), random.Random(42), 0
     with open(output, "w", encoding="utf-8") as out:
@@ -160,37 +160,13 @@ def albert_pytorch_rules(file: Path, tokenizer: Tokenizer, output: Path) -> int:
     return total
 
 
-def ours(file: Path, vocab: Path, output: Path, workers: int, segmenter: str = "none") -> int:
-    options = PrepareOptions(
-        input=(str(file),),
-        output=str(output),
-        vocab=str(vocab),
-        workers=workers,
-        segmenter=segmenter,  # type: ignore[arg-type]
-    )
-    with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
-        manifest = prepare(options)
-    assert manifest is not None
-    return manifest.tokens
-
-
-def without_cache(call: Callable[[], int]) -> int:
-    """The same with every word through HuggingFace's pipeline."""
-    supported = WordPieceCache.supported
-    WordPieceCache.supported = staticmethod(lambda backend: False)  # type: ignore[method-assign]
-    try:
-        return call()
-    finally:
-        WordPieceCache.supported = supported  # type: ignore[method-assign]
-
-
 def cpu_seconds() -> float:
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def sample_text(folder: Path, language: str, megabytes: float) -> tuple[Path, Path]:
-    """A text and its vocabulary: CPython's own documentation, or sentences of jieba's words by their frequency."""
+    """(text, vocabulary): CPython's documentation, or sentences of jieba's words drawn by frequency."""
     file, vocab = folder / f"{language}.txt", folder / f"{language}-vocab"
     size = int(megabytes * 1e6)
     if language == "english":
@@ -214,20 +190,27 @@ def sample_text(folder: Path, language: str, megabytes: float) -> tuple[Path, Pa
 
 
 def measure(file: Path, vocab: Path, name: str) -> list[dict[str, object]]:
-    """Every way of preparing `file`, one after another in this run; each has to see the same tokens."""
+    """Time every method on `file`, one after another; all must produce the same number of tokens."""
     tokenizer, size = load_tokenizer(vocab), file.stat().st_size
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
+
+        def ours(output: str, **options: Any) -> int:
+            return prepare_quietly(file, out / output, vocab=str(vocab), **options).tokens
+
+        def ours_without_cache() -> int:
+            with patch.object(WordPieceCache, "supported", lambda backend: False):
+                return ours("0")
+
         cases: dict[str, Callable[[], int]] = {
             "albert_pytorch's rules": lambda: albert_pytorch_rules(file, tokenizer, out / "examples.json"),
-            "ours, HuggingFace alone": lambda: without_cache(lambda: ours(file, vocab, out / "0", 1)),
-            "ours": lambda: ours(file, vocab, out / "1", 1),
-            "ours, 2 workers": lambda: ours(file, vocab, out / "2", 2),
-            "ours, jieba": lambda: ours(file, vocab, out / "jieba", 1, "jieba"),
+            "ours, HuggingFace alone": ours_without_cache,
+            "ours": lambda: ours("1"),
+            "ours, 2 workers": lambda: ours("2", workers=2),
         }
-        if name != "chinese":
-            cases.pop("ours, jieba")
+        if name == "chinese":
+            cases["ours, jieba"] = lambda: ours("jieba", segmenter="jieba")
         for case, call in cases.items():
             wall, cpu = time.perf_counter(), cpu_seconds()
             tokens = call()
@@ -245,9 +228,9 @@ def measure(file: Path, vocab: Path, name: str) -> list[dict[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
-    parser.add_argument("--megabytes", type=float, default=8.0, help="MB of each sample text")
-    parser.add_argument("--input", type=Path, help="a text of your own instead, with --vocab")
-    parser.add_argument("--vocab", type=Path, help="its uncased vocab.txt")
+    parser.add_argument("--megabytes", type=float, default=8.0, help="size of each sample text in MB (default: 8)")
+    parser.add_argument("--input", type=Path, help="use this text instead of the samples; needs --vocab")
+    parser.add_argument("--vocab", type=Path, help="uncased vocab.txt for --input")
     options = parser.parse_args()
     if options.input:
         rows = measure(options.input, options.vocab, options.input.name)

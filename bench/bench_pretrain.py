@@ -1,14 +1,13 @@
 """Pretraining end to end against HuggingFace's AlbertForPreTraining: `python -m bench.bench_pretrain`.
 
-The same weights (google layout), the same sequences, AdamW of the same settings on both sides: ours flat
-(albert_fast.optimizer), theirs torch.optim.AdamW(fused=True) with clip_grad_norm_. HuggingFace gets labels at 15% of
-the positions and computes logits at all of them, as its model does, SDPA attention, and batches padded to their longest
-sequence beforehand; ours pays for its loader inside the time. Two kinds of text: documents much longer than S=128, so
-that every sequence is full and HuggingFace needs no mask; and short documents at S=512 (log-normal, median 150 tokens,
-sigma 0.8), which HuggingFace pads. Rounds alternate, and ratios are medians over pairs of neighbouring rounds. Losses
-and every gradient of the first batch are compared before anything is timed. The matrix rate is torch.mm (and bmm for
-attention) of the same shapes in the same run: its share is the time of those products over the time of our step, and
-can pass 100% where our ops reach a faster library (oneDNN) than torch.mm does.
+Both sides have the same weights (google layout), sequences and AdamW settings; HuggingFace uses
+torch.optim.AdamW(fused=True) with clip_grad_norm_, SDPA attention, logits at all positions (as its model does) and
+batches that were padded beforehand, while our time includes our loader. There are two kinds of text: documents much
+longer than S=128, so that every sequence is full and HuggingFace needs no mask, and short documents at S=512
+(log-normal, median 150 tokens, sigma 0.8), which HuggingFace pads. Rounds alternate, and the ratio is the median over
+pairs of adjacent rounds. The loss and all gradients of the first batch are compared before timing. The matrix rate is
+that of torch.mm (bmm for attention) at the same shapes in the same run; its share is the time of these products over
+the time of our step, and can exceed 100% where our ops use a faster library (oneDNN) than torch.mm does.
 """
 
 import argparse
@@ -22,7 +21,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.data.batches import Batch, PretrainingLoader
@@ -30,6 +28,7 @@ from albert_fast.files import strict_json
 from albert_fast.flops import Product, step_products
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.step import TrainStep
+from albert_fast.text_tables import number_table
 from bench import huggingface, machine
 from bench.corpus import synthetic_folder
 
@@ -45,9 +44,9 @@ def folders(root: Path, vocab_size: int, tokens: int = 300_000) -> dict[str, Pat
 
 
 def compare(
-    config: AlbertConfig, folder: Path, tokens: int, length: int, rounds: int, device: str = "cpu", peer: bool = True
+    config: AlbertConfig, folder: Path, tokens: int, length: int, rounds: int, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Real tokens/s of both sides, stage by stage for ours, and the share of the matrix rate."""
+    """Real (non-padding) tokens/s and stage times of both sides, and our share of the matrix rate."""
     bf16 = device == "cuda"
     train = TrainConfig(optimizer="adamw", learning_rate=1e-4, warmup_steps=0, max_steps=10_000, ops="auto")
     settings = dict(tokens_per_batch=tokens, max_seq_length=length, seed=1, threads=1, short_seq_prob=0.0)
@@ -64,15 +63,15 @@ def compare(
         others: list[dict[str, Any]] = []
         padded_shapes: list[tuple[int, int]] = []
         for turn in range(rounds + 1):
-            if turn == 1:  # the first pair was a warm-up
+            if turn == 1:  # the first pair is warm-up
                 ours, others, padded_shapes = [], [], []
             batch, timed = _timed_ours(step, loader)
             ours.append(timed)
             padded = huggingface.pad(batch).to(device)
             padded_shapes.append((padded.tokens, padded.input_ids.numel()))
-            if peer:
-                others.append(_timed_theirs(peer_step, padded))
-    rate = [r["tokens"] / r["seconds"] for r in ours]
+            others.append(_timed_theirs(peer_step, padded))
+    rate, theirs_rate = ([r["tokens"] / r["seconds"] for r in side] for side in (ours, others))
+    ratios = sorted(a / b for a, b in zip(rate, theirs_rate, strict=True))
     capacities = (tokens, length, len(first.sentence_order_labels), len(first.masked_lm_ids))
     products = measured_products(step_products(config, *capacities), device, bf16)
     matrix_seconds = sum(p["seconds"] for p in products)
@@ -84,36 +83,30 @@ def compare(
         "gradient_check": checked,
         "tokens_per_second": statistics.median(rate),
         "step_seconds": step_seconds,
-        "stages_seconds": {
-            name: statistics.median(r["stages"][name] for r in ours)
-            for name in ("data", "forward", "backward", "update")
-        },
+        "stages_seconds": _median_stages(ours),
         "matrix_seconds": matrix_seconds,
         "matrix_rate_flops": flops / matrix_seconds,
         "model_flops_per_second": flops / step_seconds,
         "matrix_rate_share": matrix_seconds / step_seconds,
         "products": products,
         "rounds": rounds,
+        "huggingface_tokens_per_second": statistics.median(theirs_rate),
+        "huggingface_stages_seconds": _median_stages(others),
+        "ratio": statistics.median(ratios),
+        "ratio_range": [ratios[0], ratios[-1]],
     }
     if length == 512:
         row["padded_share"] = 1 - sum(t for t, _ in padded_shapes) / sum(n for _, n in padded_shapes)
         del row["matrix_rate_share"], row["matrix_rate_flops"], row["model_flops_per_second"]  # sequences are not full
-    if peer:
-        theirs_rate = [r["tokens"] / r["seconds"] for r in others]
-        ratios = sorted(a / b for a, b in zip(rate, theirs_rate, strict=True))
-        row |= {
-            "huggingface_tokens_per_second": statistics.median(theirs_rate),
-            "huggingface_stages_seconds": {
-                name: statistics.median(r["stages"][name] for r in others) for name in ("forward", "backward", "update")
-            },
-            "ratio": statistics.median(ratios),
-            "ratio_range": [ratios[0], ratios[-1]],
-        }
     return row
 
 
+def _median_stages(rounds: list[dict[str, Any]]) -> dict[str, float]:
+    return {name: statistics.median(r["stages"][name] for r in rounds) for name in rounds[0]["stages"]}
+
+
 def check_gradients(step: TrainStep, peer: huggingface.PeerStep, batch: Batch, device: str) -> dict[str, Any]:
-    """Losses and gradients of one batch on both sides; raises where they are not the same function."""
+    """Compare loss and gradients of both sides on one batch; raises SystemExit unless they agree."""
     step.inputs.load(batch)
     with step.untouched():
         losses = step.losses()
@@ -125,12 +118,14 @@ def check_gradients(step: TrainStep, peer: huggingface.PeerStep, batch: Batch, d
     difference = float((loss - losses.loss).detach().abs() / loss.detach())
     bound = 1e-3 if peer.autocast is None else 0.1
     if not (difference < bound and error < bound):
-        raise SystemExit(f"HuggingFace differs: loss by {difference:.1e}, gradient of {name} by {error:.1e}")
+        raise SystemExit(
+            f"HuggingFace differs: loss by {difference:.1e}, gradient of {name} by {error:.1e}; bound {bound:g}"
+        )
     return {"loss_difference": difference, "largest_gradient_difference": error}
 
 
 class _Clock:
-    """Seconds between its marks, by name."""
+    """Measures the stages of a step: `mark(name)` adds the seconds since the previous mark to stage `name`."""
 
     def __init__(self) -> None:
         self.stages: dict[str, float] = {}
@@ -141,6 +136,9 @@ class _Clock:
         now = time.perf_counter()
         self.stages[name] = self.stages.get(name, 0.0) + now - self.last
         self.last = now
+
+    def result(self, tokens: int) -> dict[str, Any]:
+        return {"tokens": tokens, "seconds": sum(self.stages.values()), "stages": self.stages}
 
 
 def _timed_ours(step: TrainStep, loader: Iterator[Batch]) -> tuple[Batch, dict[str, Any]]:
@@ -158,7 +156,7 @@ def _timed_ours(step: TrainStep, loader: Iterator[Batch]) -> tuple[Batch, dict[s
     clock.mark("backward")
     step.run_update()
     clock.mark("update")
-    return batch, {"tokens": batch.num_tokens, "seconds": sum(clock.stages.values()), "stages": clock.stages}
+    return batch, clock.result(batch.num_tokens)
 
 
 def _timed_theirs(step: huggingface.PeerStep, batch: huggingface.Padded) -> dict[str, Any]:
@@ -170,11 +168,11 @@ def _timed_theirs(step: huggingface.PeerStep, batch: huggingface.Padded) -> dict
     clock.mark("backward")
     step.update()
     clock.mark("update")
-    return {"tokens": batch.tokens, "seconds": sum(clock.stages.values()), "stages": clock.stages}
+    return clock.result(batch.tokens)
 
 
-def measured_products(products: list[Product], device: str, bf16: bool, times: int = 3) -> list[dict[str, Any]]:
-    """Seconds of each of a step's products, all its occurrences together, alone on the machine's matrix units."""
+def measured_products(products: list[Product], device: str, bf16: bool) -> list[dict[str, Any]]:
+    """Seconds of each matrix product of a step, timed alone and multiplied by its number of occurrences."""
     dtype = torch.bfloat16 if bf16 else torch.float32
     rows = []
     for p in products:
@@ -183,7 +181,7 @@ def measured_products(products: list[Product], device: str, bf16: bool, times: i
         else:
             shapes = ((p.batch, p.rows, p.inner), (p.batch, p.inner, p.columns))
             run = partial(torch.bmm, *(torch.randn(shape, device=device, dtype=dtype) for shape in shapes))
-        taken = machine.seconds(run, times, warm_up=1) * p.count
+        taken = machine.seconds(run, times=3, warm_up=1) * p.count
         shape = [p.batch, p.rows, p.columns, p.inner]
         rows.append(dict(name=p.name, kind=p.kind, shape=shape, count=p.count, flops=p.flops, seconds=taken))
     return rows
@@ -193,7 +191,7 @@ def run(
     presets: list[str], kinds: list[str], rounds: int, vocab_size: int, scale: float = 1.0,
     earlier: Sequence[dict[str, Any]] = (), keep: Callable[[dict[str, Any]], None] = lambda document: None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The result document: the rows `earlier` and those that are not among them; `keep` gets it after each."""
+    """The result document: the rows `earlier` plus those missing there; `keep` saves it after each new row."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     document: dict[str, Any] = {"bench": "pretrain", "machine": machine.describe(device), "rows": list(earlier)}
     done = {(row["text"], row["preset"]) for row in earlier}
@@ -205,7 +203,7 @@ def run(
                     continue
                 config = AlbertConfig.from_preset(preset, layout="google", vocab_size=vocab_size)
                 tokens = int((16384 if device == "cuda" else TOKENS[preset]) * scale)
-                tokens = max(tokens, 4 * LENGTH[kind])  # fewer sequences make no batch
+                tokens = max(tokens, 4 * LENGTH[kind])  # a batch needs a few sequences
                 row = compare(config, prepared[kind], tokens, LENGTH[kind], rounds, device)
                 row = {"text": kind, "preset": preset, "target": TARGETS.get((kind, preset)), **row}
                 document["rows"].append(row)
@@ -231,9 +229,8 @@ def show(row: dict[str, Any]) -> None:
             f"our step {row['model_flops_per_second'] / 1e9:,.1f}: share {100 * row['matrix_rate_share']:.0f}%",
             highlight=False,
         )
-        table = Table(title="the step's products alone", box=None)
-        for column in ("product", "kind", "batch, rows, columns, inner", "count", "ms", "GFLOP/s"):
-            table.add_column(column, justify="right", no_wrap=True)
+        columns = ("product", "kind", "batch, rows, columns, inner", "count", "ms", "GFLOP/s")
+        table = number_table("matrix products of the step, timed alone", columns, text_columns=2)
         for p in row["products"]:
             size, rate = ", ".join(map(str, p["shape"])), p["flops"] / p["seconds"] / 1e9
             table.add_row(p["name"], p["kind"], size, str(p["count"]), f"{1000 * p['seconds']:,.1f}", f"{rate:,.1f}")
@@ -244,11 +241,11 @@ def show(row: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--presets", nargs="+", default=["tiny", "base"])
-    parser.add_argument("--text", nargs="+", choices=tuple(DOCUMENTS), default=list(DOCUMENTS))
-    parser.add_argument("--rounds", type=int, default=7, help="pairs of steps, after one of warm-up")
-    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its own choice")
-    parser.add_argument("--output", type=Path, help="JSON to write; default: bench/results/pretrain-DEVICE.json")
+    parser.add_argument("--presets", nargs="+", default=["tiny", "base"], help="models (default: tiny base)")
+    parser.add_argument("--text", nargs="+", choices=tuple(DOCUMENTS), default=list(DOCUMENTS), help="default: both")
+    parser.add_argument("--rounds", type=int, default=7, help="pairs of steps after one warm-up pair (default: 7)")
+    parser.add_argument("--threads", type=int, default=0, help="torch threads (default: torch's own choice)")
+    parser.add_argument("--output", type=Path, help="result file (default: bench/results/pretrain-DEVICE.json)")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -1,15 +1,13 @@
-"""Loss curves of ours, HuggingFace, post-LN, pre-LN and the share_types: `python -m bench.bench_quality`.
+"""Loss curves of ours against HuggingFace, and of each ln_type and share_type: `python -m bench.bench_quality`.
 
-The corpus is CPython's own help topics, prepared with a small trained vocabulary. HuggingFace's AlbertForPreTraining
-starts from the same weights and gets the same micro-batches through the adapter, with torch's AdamW of the same
-settings; both have the same seed, so their curves differ by arithmetic alone. The ln_types and share_types are trained
-for longer, until they leave the plateau of guessing by the frequency of words. Writes quality.json and .png.
+The corpus is CPython's help topics, prepared with a small trained vocabulary. HuggingFace's AlbertForPreTraining starts
+from the same weights and trains on the same micro-batches with torch's AdamW at the same settings, so the two curves
+differ only by rounding. The ln_types and share_types train longer, until they leave the plateau of predicting tokens by
+frequency. Writes quality.json and quality.png.
 """
 
 import argparse
 import tempfile
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,26 +18,25 @@ from rich.progress import track
 
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.data.batches import PretrainingLoader
-from albert_fast.data.prepare import PrepareOptions, prepare
 from albert_fast.demo import python_topics
 from albert_fast.figures import save_figure, subplots
 from albert_fast.files import strict_json
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.step import TrainStep
 from bench import huggingface, machine
+from bench.corpus import prepare_quietly
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = {"postln": {}, "preln": {"ln_type": "preln"}, "share ffn": {"share_type": "ffn"},
         "share attention": {"share_type": "attention"}, "share None": {"share_type": "None"}}  # fmt: skip
 LENGTH = 64
-LONG_RATE = 2e-3  # at which all leave the plateau, of 5.8 nats, within a thousand steps of 1,024 tokens
+LONG_RATE = 2e-3  # all leave the plateau at 5.8 nats within 1,000 steps of 1,024 tokens
 
 
 def topics_folder(root: Path, vocab_size: int) -> Path:
     text = root / "topics.txt"
     text.write_text(python_topics(), encoding="utf-8")
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        prepare(PrepareOptions(input=(str(text),), output=str(root / "data"), train_vocab=vocab_size, workers=1))
+    prepare_quietly(text, root / "data", train_vocab=vocab_size)
     return root / "data"
 
 
@@ -108,7 +105,7 @@ def plot(document: dict[str, Any], file: Path) -> None:
     for name, curve in long.items():
         both[1].plot(smooth(curve), label="share all, postln" if name == "postln" else name)
     difference = document["largest_difference_from_huggingface"]
-    titles = (f"same weights, tokens, optimizer: apart by {difference:.1e} at most", f"mean of {width} steps")
+    titles = (f"same weights, tokens, optimizer: largest difference {difference:.1e}", f"mean of {width} steps")
     for axes, title in zip(both, titles, strict=True):
         axes.set(xlabel="step", ylabel="MLM + sentence-order loss (nats)", title=title)
         axes.grid(alpha=0.3)
@@ -118,10 +115,18 @@ def plot(document: dict[str, Any], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300, help="beside HuggingFace")
-    parser.add_argument("--long_steps", type=int, default=2000, help="of each ln_type and share_type")
-    parser.add_argument("--tokens", type=int, default=512, help="of a micro-batch; twice as many in long runs")
-    parser.add_argument("--output", type=Path, default=RESULTS / "quality.json")
+    parser.add_argument(
+        "--steps", type=int, default=300, help="steps of the comparison with HuggingFace (default: 300)"
+    )
+    parser.add_argument(
+        "--long_steps", type=int, default=2000, help="steps of each ln_type and share_type (default: 2000)"
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=512, help="tokens per micro-batch, doubled in the long runs (default: 512)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS / "quality.json", help="result file; the plot is put beside it"
+    )
     options = parser.parse_args()
     size = dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512, embedding_size=64)
     document = run(options.steps, options.long_steps, options.tokens, 2048, **size)

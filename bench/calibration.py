@@ -1,7 +1,7 @@
-"""python -m bench.calibration: what the ledger's rule gives HuggingFace's eager steps, beside published throughput.
+"""python -m bench.calibration: the ledger's prediction for HuggingFace's eager steps against published throughput.
 
-BERT-base's masked-word step and ALBERT-base's, bf16 autocast, SDPA, fused AdamW, S=128. The rule knows neither the
-gaps between kernels nor power limits, so it is a bound; how far published runs miss it is what a plan should expect.
+MLM training steps of BERT-base and ALBERT-base with bf16 autocast, SDPA and fused AdamW at S=128. The prediction
+ignores gaps between kernels and power limits, so it is an upper bound; published runs show how far below it to expect.
 """
 
 import logging
@@ -15,13 +15,13 @@ from albert_fast.measure.ledger import Ledger
 from albert_fast.measure.pricing import price_rows
 
 SEQUENCES, LENGTH, CARD = 256, 128, "a100"
-ADAMW_BYTES = 28  # a parameter: weight, gradient and two moments read, weight and moments written, fp32
+ADAMW_BYTES = 28  # per parameter in fp32: read weight, gradient and two moments, write weight and moments
 # Published tokens/s of BERT-base pretraining on an A100, bf16, S=128, PyTorch without fused layers.
 PUBLISHED = {"bert-base": 111_000}
 
 
 def models() -> dict[str, nn.Module]:
-    """HuggingFace's models with the sizes of the published ones; weights are of no matter."""
+    """HuggingFace's models with the published sizes and random weights."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     from transformers import AlbertConfig, AlbertForMaskedLM, BertConfig, BertForMaskedLM
 
@@ -34,7 +34,7 @@ def models() -> dict[str, nn.Module]:
 
 
 def tokens_per_second(model: nn.Module) -> float:
-    """What the rule gives an eager training step of `model` on the card."""
+    """Predicted throughput of an eager training step of `model` on CARD."""
     ids = torch.zeros(SEQUENCES, LENGTH, dtype=torch.long)
     with Ledger(model) as ledger:
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -47,7 +47,7 @@ def tokens_per_second(model: nn.Module) -> float:
 
 
 def main() -> None:
-    print(f"| model | {CARD}: the rule, tokens/s | published | the rule / published |\n| --- | ---: | ---: | ---: |")
+    print(f"| model | {CARD}: predicted tokens/s | published | predicted / published |\n| --- | ---: | ---: | ---: |")
     with torch.device("meta"):
         for name, model in models().items():
             given, published = tokens_per_second(model), PUBLISHED.get(name)

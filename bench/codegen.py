@@ -1,8 +1,8 @@
-"""python -m bench.codegen [--json] [--fast]: what the compilers make of every kernel in every chosen configuration.
+"""python -m bench.codegen [--json] [--fast]: the machine code of every kernel in every configuration that runs use.
 
-No GPU is needed: Triton compiles for a named target, and the binary is taken apart with the tools that Triton brings.
-Shown are registers and stack per thread, spills (LDL and STL), shared memory, matrix instructions (HMMA, HGMMA,
-UTCHMMA, MFMA), TMA instructions, 128-bit and sub-32-bit global accesses, and instructions per element.
+No GPU is needed: Triton compiles for a named target, and the binary is disassembled with the tools that Triton ships.
+Reports registers and stack per thread, spills (LDL and STL), shared memory, matrix instructions (HMMA, HGMMA, UTCHMMA,
+MFMA), TMA instructions, 128-bit and sub-32-bit global accesses, and instructions per element.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from rich.progress import track
 
 from albert_fast.files import strict_json
 from albert_fast.text_tables import number_table
-from bench.launches import TARGETS, Launch, launches  # first: it has kernels compiled
+from bench.launches import TARGETS, Launch, launches  # import first: turns the interpreter off
 
 # isort: split
 import triton
@@ -35,12 +35,12 @@ from bench.shapes import PUBLISHED
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 MATRIX = re.compile(r"HMMA|HGMMA|UTC[A-Z]*MMA|v_mfma")
-TOKENS = (4096, 65536)  # few rows and many: candidates differ
+TOKENS = (4096, 65536)  # few and many rows: their autotune candidates differ
 
 
 @dataclass
 class Row:
-    """What became of a Launch; None where the target's tools do not say."""
+    """Statistics of a compiled Launch."""
 
     kernel: str
     config: str
@@ -58,7 +58,7 @@ class Row:
 
 
 def compile_launch(launch: Launch) -> Row:
-    """Compile and take apart; raises what the compiler raises."""
+    """Compile and disassemble a launch; compiler errors propagate."""
     target = TARGETS[launch.target]
     compiled = triton.compile(launch.source(), target=target, options=launch.options)
     measured = _nvidia(compiled.asm["cubin"]) if "cubin" in compiled.asm else _amd(compiled.asm["amdgcn"])
@@ -75,7 +75,7 @@ def compile_launch(launch: Launch) -> Row:
 
 
 def _elements(constants: dict[str, Any]) -> int:
-    """What one pass of a kernel's loop deals with, the whole program where it has none; 0 for products."""
+    """Elements per iteration of a kernel's loop, or per program without a loop; 0 for matrix products."""
     if "BLOCK" in constants:
         return constants["BLOCK"]
     columns = min(constants.get("N_COLS", 0), constants.get("BLOCK_COLS", 0))
@@ -84,7 +84,7 @@ def _elements(constants: dict[str, Any]) -> int:
 
 def _number(pattern: str, text: str) -> int:
     found = re.search(pattern, text)
-    assert found, f"{pattern} is not in what the tools say"
+    assert found, f"{pattern} is missing in the output of the tools"
     return int(found[1])
 
 
@@ -96,7 +96,7 @@ def _nvidia(cubin: bytes) -> dict[str, int]:
         def tool(name: str, option: str) -> str:
             return subprocess.run([TOOLS / name, option, path], check=True, capture_output=True, text=True).stdout
 
-        # STACK shows what LOCAL, 0 even in kernels that spill, does not.
+        # Read STACK: LOCAL is 0 even in kernels that spill.
         usage = tool("cuobjdump", "--dump-resource-usage")
         lines = tool("nvdisasm", "-c").splitlines()
     labels: dict[str, int] = {}
@@ -143,9 +143,9 @@ def _amd(text: str) -> dict[str, int]:
 
 @cache
 def jobs(fast: bool) -> list[Launch]:
-    """Every specialisation that a run of a published size launches by default, and of base with every candidate.
+    """Every specialization that a run of a published size launches by default; for base, all autotune candidates.
 
-    fast: of each kernel the one with most of its features, of base in bf16 at many tokens for sm_90.
+    fast: one launch per kernel, the one with most features enabled, for base in bf16 at many tokens on sm_90.
     """
     targets, names, tokens = (["sm_90"], ["base"], TOKENS[1:]) if fast else (list(TARGETS), list(PUBLISHED), TOKENS)
     found: dict[str, Launch] = {}
@@ -153,9 +153,9 @@ def jobs(fast: bool) -> list[Launch]:
         preset = PRESETS[name]
         sizes = Sizes(count, preset["hidden_size"], preset["intermediate_size"], preset["num_attention_heads"])
         for dtype in (torch.bfloat16,) if fast else (torch.bfloat16, torch.float32):
-            made = launches(target, sizes, dtype, every_candidate=name == "base")
-            # Deeper products differ in the count of steps alone.
-            found |= {launch.key: launch for launch in made if "linear" not in launch.name or sizes.hidden < 2048}
+            candidates = launches(target, sizes, dtype, every_candidate=name == "base")
+            # Products over a larger hidden size differ only in the number of loop iterations.
+            found |= {launch.key: launch for launch in candidates if "linear" not in launch.name or sizes.hidden < 2048}
     if not fast:
         return list(found.values())
     by_kernel: dict[str, list[Launch]] = {}
@@ -170,7 +170,7 @@ def _compile_numbered(number_and_fast: tuple[int, bool]) -> Row:
 
 
 def rows(fast: bool = False) -> list[Row]:
-    """Every job compiled, on every core, in forks that find their jobs by number: kernels do not pickle."""
+    """Compile every job on all cores, in forks that get job numbers because kernels cannot be pickled."""
     numbers = [(number, fast) for number in range(len(jobs(fast)))]
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("fork")) as pool:
         results = pool.map(_compile_numbered, numbers)
@@ -196,7 +196,7 @@ def print_table(rows: list[Row]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON list of rows and nothing else")
-    parser.add_argument("--fast", action="store_true", help="one launch a kernel, of base for sm_90")
+    parser.add_argument("--fast", action="store_true", help="only one launch per kernel: base on sm_90")
     arguments = parser.parse_args()
     compiled = rows(arguments.fast)
     if arguments.json:

@@ -1,16 +1,17 @@
-"""Counts the bytes that kernels and PyTorch's ops move, without a GPU.
+"""Counts the bytes that kernels and PyTorch ops move, without a GPU.
 
-A kernel is interpreted and every address it loads or stores is noted: bytes that reach memory at least once, whether
-each output was written exactly once, addresses outside every argument, atomics. No data moves (addresses depend on
-none), so memory that is only reserved will do. PyTorch's ops are counted on the meta device, inputs and outputs once.
+Kernels run in Triton's interpreter, which records every address they load or store: unique bytes read, bytes written,
+elements not written exactly once, out-of-bounds addresses and atomics. No data is moved, since no address depends on
+data; uninitialized memory suffices. PyTorch ops run on the meta device and count each input and output once.
 """
 
 import os
 
 os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from albert_fast.measure.costs import is_free
 
 @dataclass
 class Argument:
-    """What one launch did to one of its arguments; `read` and `written` count by element."""
+    """Accesses of one launch to one argument: `read` is a flag and `written` a count per element."""
 
     kernel: str
     name: str
@@ -35,18 +36,18 @@ class Argument:
 
     @property
     def read_bytes(self) -> int:
-        """Bytes read at least once: what a launch must fetch if its caches were perfect."""
+        """Bytes read at least once: the traffic of the launch with a perfect cache."""
         return int(self.read.sum()) * self.tensor.element_size()
 
     @property
     def written_bytes(self) -> int:
-        """Bytes stored, each as often as it was."""
+        """Bytes stored, repeated stores included."""
         return int(self.written.sum()) * self.tensor.element_size()
 
 
 @dataclass
 class Traffic:
-    """Every launch inside `counting`, argument by argument."""
+    """The accesses of all launches inside `counting`, per argument."""
 
     arguments: list[Argument] = field(default_factory=list)
     out_of_bounds: int = 0
@@ -81,7 +82,7 @@ class Traffic:
         self.out_of_bounds += 1
 
     def total(self, attribute: str, *names: str, without: tuple[str, ...] = ()) -> int:
-        """Sum of read_bytes or written_bytes over arguments called `names` (all where none), except `without`."""
+        """Sum of read_bytes or written_bytes over the arguments called `names` (default: all), except `without`."""
         return sum(
             getattr(a, attribute) for a in self.arguments if (not names or a.name in names) and a.name not in without
         )
@@ -89,19 +90,20 @@ class Traffic:
 
 @contextmanager
 def counting():
-    """Yields a Traffic that notes every kernel launched inside; kernels then compute nothing of worth."""
+    """Yields a Traffic that records every kernel launched in the block; the results of these kernels are invalid."""
     traffic = Traffic()
     patched: set = set()
+    original_launch = GridExecutor.__call__
 
     def launch(self, *args, **kwargs):
         patched.clear()
         named = dict(zip(self.arg_names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in self.arg_names}
         traffic.begin(self.fn.__name__, named)
-        with _disable_current_modes():  # the interpreter's own copies are not the op's
-            return original[GridExecutor, "__call__"](self, *args, **kwargs)
+        with _disable_current_modes():  # do not count the interpreter's own copies
+            return original_launch(self, *args, **kwargs)
 
     def call(self, *args, **kwargs):
-        if self.fn not in patched:  # once a launch is enough
+        if self.fn not in patched:  # once per launch is enough
             interpreter._patch_lang(self.fn)
             patched.add(self.fn)
         return self.rewrite()(*args, **kwargs)
@@ -119,7 +121,7 @@ def counting():
 
     def atomic(self, *args, **kwargs):
         traffic.atomics += 1
-        raise TypeError("an atomic: sums would depend on the order in which programs run")
+        raise TypeError("atomic: its result would depend on the order in which programs run")
 
     replacements = {
         (GridExecutor, "__call__"): launch,
@@ -130,21 +132,17 @@ def counting():
         (InterpreterBuilder, "create_atomic_rmw"): atomic,
         (InterpreterBuilder, "create_atomic_cas"): atomic,
     }
-    original = {(owner, name): getattr(owner, name) for owner, name in replacements}
-    try:
+    with ExitStack() as patches:
         for (owner, name), function in replacements.items():
-            setattr(owner, name, function)
+            patches.enter_context(patch.object(owner, name, function))
         yield traffic
-    finally:
-        for (owner, name), function in original.items():
-            setattr(owner, name, function)
 
 
 class OpBytes(TorchDispatchMode):
-    """Sums the bytes of every op's inputs and outputs; views and allocations are free.
+    """Sums the bytes of the inputs and outputs of every op; views and allocations are free.
 
-    LayerNorm's backward counts its two large inputs twice: CUDA runs one kernel for the gradient of the rows and
-    another for weight and bias, and both read them (aten/src/ATen/native/cuda/layer_norm_kernel.cu).
+    LayerNorm's backward counts its two large inputs twice because CUDA reads them in two kernels, one for the input
+    gradient and one for weight and bias (aten/src/ATen/native/cuda/layer_norm_kernel.cu).
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""python -m bench.fusions: what one fusion more would save, in bytes, for ALBERT-base at 16,384 tokens.
+"""python -m bench.fusions: bytes that further fusions would save, for ALBERT-base at 16,384 tokens.
 
-The model's own ops are counted on the meta device; beside them stands what a kernel that did them in one pass would
-move. The last column is the time the difference takes at 3.35 TB/s, an H100's memory.
+The model's ops are counted on the meta device and compared with the traffic of a kernel that does them in one pass.
+The last column is the time for the difference at 3.35 TB/s, the memory bandwidth of an H100.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ def _sum(counted: Iterable[OpBytes], *names: str) -> int:
 
 
 def count() -> list[tuple[str, int, int]]:
-    """What would be fused, its bytes today and its bytes in one pass."""
+    """(fusion, bytes now, bytes when fused) for each candidate."""
     sizes: dict[str, Any] = {**PRESETS["base"], "embedding_size": 128, "vocab_size": 21128}
     config = AlbertConfig(**sizes, max_position_embeddings=512)
     with torch.device("meta"):
@@ -54,16 +54,16 @@ def count() -> list[tuple[str, int, int]]:
     optimizer = Optimizer(flat, TrainConfig(max_steps=100, warmup_steps=5))
     with OpBytes() as update:
         optimizer.update(1)
-    # The norm reads the gradient; one pass reads gradient, moments and weights, writes moments and change; another
-    # reads change and weights, writes weights, their bf16 and a zero gradient.
+    # The norm reads the gradient. The first pass reads gradient, moments and weights and writes moments and update; the
+    # second reads update and weights and writes weights, their bf16 copy and a zero gradient.
     fused = 12 * flat.master.nbytes + flat.compute.nbytes
     rows.append(("LAMB: two passes over the flat buffers", update.bytes, fused))
     return rows
 
 
 def main() -> None:
-    title = "Fusions not written: MB now, MB in one pass, and the time between them"
-    table = number_table(title, ("fusion", "now", "fused", "ms a micro-step (LAMB: a step)"))
+    title = "Possible fusions: MB now, MB when fused, and the time saved"
+    table = number_table(title, ("fusion", "now", "fused", "ms per micro-step (LAMB: per step)"))
     for name, now, fused in count():
         table.add_row(name, f"{now / 1e6:.0f}", f"{fused / 1e6:.0f}", f"{(now - fused) / BYTES_PER_MILLISECOND:.3f}")
     Console().print(table)

@@ -1,4 +1,4 @@
-"""The parts of `python -m bench.gpu_report`: each finds rows, and hands on what it has after every one."""
+"""The parts of `python -m bench.gpu_report`. Each saves its result after every row, by calling `keep`."""
 
 import importlib
 import itertools
@@ -13,19 +13,28 @@ from typing import Any
 from bench.machine import ROOT
 from bench.timed_ops import TIMED_KERNELS
 
-PARTS = ("doctor", "rates", "step", *TIMED_KERNELS, "memory", "attention", "optimizer", "pretrain", "tests")  # by worth
-DRY_PARTS_LEFT_OUT = "no GPU to run `pytest -m gpu` on"
-WORTH = ("captured", "ours", "torch", "huggingface", "liger", "huggingface-compile", "compile")  # in order of worth
-Keep = Callable[[dict[str, Any]], None]  # what takes a part's result so far
+PARTS = (
+    "doctor",
+    "rates",
+    "step",
+    *TIMED_KERNELS,
+    "memory",
+    "attention",
+    "optimizer",
+    "pretrain",
+    "tests",
+)  # most important first
+WORTH = ("captured", "ours", "torch", "huggingface", "liger", "huggingface-compile", "compile")  # most important first
+Keep = Callable[[dict[str, Any]], None]  # saves the partial result of a part
 
 
 class Timer:
-    """Stands in for pytest-benchmark's fixture, which may not be installed: the same calls, the same statistics."""
+    """Replaces pytest-benchmark's fixture, which may not be installed: same calls, same statistics."""
 
     def __init__(self, rounds: int | None = None):
         self.most, self.group = rounds, ""
         self.extra_info: dict[str, Any] = {}
-        self.stats: Timer | None = None  # then itself: the plugin keeps median and data in stats.stats
+        self.stats: Timer | None = None  # set to self: the plugin has median and data in stats.stats
 
     def pedantic(self, function, setup=None, rounds: int = 1, warmup_rounds: int = 0) -> None:
         from bench.harness import stopwatch
@@ -52,7 +61,7 @@ class Timer:
 
 
 def part_doctor(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
-    """The extension, built in the environment that is here, and what `albert-fast doctor` says."""
+    """Build the extension in the current environment, then run `albert-fast doctor`."""
     command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-q", "-e", "."]
     run = None if dry else subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if run and run.returncode:
@@ -66,7 +75,7 @@ def part_doctor(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any
 
 
 def part_tests(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
-    """`pytest -m gpu`, each test noted as it ends; addopts emptied, since they name plugins that may be missing."""
+    """`pytest -m gpu`, saving the outcome of each test; addopts is cleared because its plugins may be missing."""
     outcomes: dict[str, str] = earlier.get("outcomes", {})
     command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-o", "addopts=", "--import-mode=importlib",
                "--continue-on-collection-errors", "-rfE", "--tb=short"]  # fmt: skip
@@ -92,10 +101,10 @@ def part_rates(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]
 def rows_of(
     runs: list[tuple[list[str], Callable[[], dict[str, Any]]]], keep: Keep, earlier: dict[str, Any]
 ) -> dict[str, Any]:
-    """The row of each run that has none yet; a run that fails leaves its reason instead.
+    """Make the missing rows; the reason is stored if a run fails.
 
     Args:
-        runs: a run's name in words, and what makes its row.
+        runs: (name as a list of words, function that makes the row) of each run.
     """
     rows, failed = earlier.get("rows", []), earlier.get("failed", [])
     done = [row["run"] for row in rows + failed]
@@ -106,7 +115,7 @@ def rows_of(
             rows.append({"run": words, **make()})
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # pytest.skip's is no Exception
+        except BaseException as error:  # pytest.skip raises a BaseException
             failed.append({"run": words, "reason": f"{type(error).__name__}: {error}"[:600]})
         keep({"rows": rows, "failed": failed})
         print(f"{' '.join(words)}: {len(rows)} rows, {len(failed)} failed", flush=True)
@@ -114,7 +123,7 @@ def rows_of(
 
 
 def part_op(name: str, dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
-    """Every shape, implementation and direction of a bench file."""
+    """Every shape, implementation and direction of a benchmark file."""
     from bench import harness
 
     module = importlib.import_module(f"bench.bench_{name}")
@@ -133,7 +142,7 @@ def part_op(name: str, dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[s
         ]
     if dry:
         del runs[len(runs) // 4 + 1 :]
-    else:  # the sort is stable: within an implementation large shapes, which the bench has last, come first
+    else:  # within an implementation, large shapes (last in the benchmark) come first: the sort is stable
         runs.reverse()
         runs.sort(key=lambda run: min((WORTH.index(a) for a in run[1] if a in WORTH), default=0))
 
@@ -146,7 +155,7 @@ def part_op(name: str, dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[s
 
 
 def part_memory(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
-    """Predicted against measured, eager and captured, for some of the table's rows."""
+    """Predicted against measured memory for some rows of the table."""
     from albert_fast.config import AlbertConfig
     from albert_fast.measure.allocator import measure
     from albert_fast.measure.memory import MemoryOptions
@@ -180,6 +189,6 @@ def part_pretrain(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, A
 
 def do(part: str, dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
     if dry and part == "tests":
-        return {"left_out": DRY_PARTS_LEFT_OUT}
+        return {"left_out": "no GPU to run `pytest -m gpu` on"}
     own = globals().get(f"part_{part}")
     return own(dry, keep, earlier) if own else part_op(part, dry, keep, earlier)

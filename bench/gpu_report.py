@@ -1,9 +1,9 @@
-"""Everything worth knowing about this code on a GPU, in one command: `python -m bench.gpu_report [--parts ...]`.
+"""Measures everything on a GPU in one command: `python -m bench.gpu_report [--parts ...]`.
 
-Needs one GPU and no network. Each part is a process of its own with a time limit; what it found, row by row, goes into
-OUTPUT/report.json, so a part that fails or is cut off loses nothing that was measured, and a second run goes on with
-the first row that is not there. What is worth most comes first. At the end (and after every part) OUTPUT/report.md and
-plots are written. --dry-run does all of it that a CPU can, in small.
+Needs one GPU and no network. Each part runs in its own process with a time limit, and its rows are saved one by one in
+OUTPUT/report.json, so a part that fails or times out loses no row, and a second run continues with the first missing
+row. The most important parts come first. OUTPUT/report.md and plots are updated after every part. --dry-run runs
+everything that works on a CPU, at small sizes.
 """
 
 import argparse
@@ -27,7 +27,7 @@ LIMIT_SECONDS = 500
 
 
 def run_part(part: str, dry: bool, limit: float, earlier: dict[str, Any], output: Path) -> dict[str, Any]:
-    """`part` in a process group of its own; what goes wrong is noted beside what it found before."""
+    """Run `part` in a process group of its own; an error is stored along with the rows made before it."""
     result = (output / f".{part}.json").resolve()
     write_json(result, earlier)
     command = [sys.executable, "-m", "bench.gpu_report", "--one", part, "--output", str(result)]
@@ -42,7 +42,7 @@ def run_part(part: str, dry: bool, limit: float, earlier: dict[str, Any], output
     except subprocess.TimeoutExpired:
         error = f"took more than {limit:.0f} s"
     finally:
-        with suppress(ProcessLookupError):  # what the part started would go on using the GPU
+        with suppress(ProcessLookupError):  # or processes that the part started would keep using the GPU
             os.killpg(run.pid, signal.SIGKILL)
         run.wait()
     found = json.loads(result.read_text()) if result.exists() else {}
@@ -51,14 +51,10 @@ def run_part(part: str, dry: bool, limit: float, earlier: dict[str, Any], output
 
 
 def write(output: Path, report: dict[str, Any]) -> None:
-    """report.json first, then whatever tables and plots its parts allow."""
+    """Write report.json, then report.md and the plots that the parts allow."""
     write_json(output / "report.json", report)
-    lines = [
-        f"# GPU report: {report['machine']['device']}",
-        "",
-        f"```\n{json.dumps(report['machine'], indent=1)}\n```",
-        "",
-    ]
+    machine = report["machine"]
+    lines = [f"# GPU report: {machine['device']}", "", f"```\n{json.dumps(machine, indent=1)}\n```", ""]
     for name, part in report["parts"].items():
         state = part.get("error") or part.get("left_out") or f"{len(part.get('failed', []))} runs failed"
         lines.append(f"- **{name}** ({part['seconds']} s): {str(state).strip().splitlines()[-1] if state else 'done'}")
@@ -74,7 +70,7 @@ def write(output: Path, report: dict[str, Any]) -> None:
         if report["parts"].get("pretrain", {}).get("rows"):
             lines += ["", tables.pretrain_table(Path("report.json"), report["parts"]["pretrain"])]
             plots.draw(report["parts"]["pretrain"], output, "pretrain")
-    except Exception as error:  # tables and plots are a convenience; the numbers are saved above
+    except Exception as error:  # the numbers are saved already
         lines += ["", f"Tables or plots failed: {type(error).__name__}: {error}"]
     memory = report["parts"].get("memory", {}).get("rows", [])
     if memory:
@@ -88,35 +84,36 @@ def write(output: Path, report: dict[str, Any]) -> None:
 
 
 def ops_document(report: dict[str, Any]) -> dict[str, Any]:
-    """The parts that time ops, as `make bench` would have written them."""
+    """The parts that time ops, in the format of `make bench`."""
     rates = report["parts"].get("rates", {})
-    rows = [
-        row
-        for name, part in report["parts"].items()
-        if name not in ("memory", "pretrain", "doctor", "tests")
-        for row in part.get("rows", [])
-    ]
+    ops = [part for name, part in report["parts"].items() if name not in ("memory", "pretrain")]
+    rows = [row for part in ops for row in part.get("rows", [])]
     return {"bench": "ops", "machine": report["machine"], "rates": rates, "rows": rows if "copy" in rates else []}
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--dry-run", action="store_true", help="all of it that a CPU can, in small")
-    parser.add_argument("--again", action="store_true", help="do parts that are done already once more")
-    parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds that a part may take")
-    parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results" / "gpu")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to run (default: everything)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="run everything that works on a CPU, at small sizes")
+    parser.add_argument("--again", action="store_true", help="repeat parts that are already done")
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT_SECONDS, help=f"time limit of a part in seconds (default: {LIMIT_SECONDS})"
+    )
+    results = ROOT / "bench" / "results" / "gpu"
+    parser.add_argument("--output", type=Path, default=results, help="result folder (default: bench/results/gpu)")
     parser.add_argument("--one", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
-        keep = partial(write_json, options.output)  # whole or not at all: this process may be killed at any time
+        keep = partial(write_json, options.output)  # atomic: this process may be killed at any time
         keep(do(options.one, options.dry_run, keep, json.loads(options.output.read_text())))
         return
     from bench import machine
 
     described = machine.describe()
     if described["kind"] != "cuda" and not options.dry_run:
-        sys.exit("gpu_report: torch sees no CUDA device here; use --dry-run to try everything that a CPU can")
+        sys.exit("gpu_report: torch finds no CUDA device; use --dry-run to try everything that works on a CPU")
     options.output.mkdir(parents=True, exist_ok=True)
     file = options.output / "report.json"
     report: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"bench": "gpu", "parts": {}}
@@ -124,9 +121,9 @@ def main(arguments: list[str] | None = None) -> None:
     for part in options.parts:
         earlier = report["parts"].get(part)
         if earlier and "error" not in earlier and not options.again:
-            print(f"{part}: done before", flush=True)
+            print(f"{part}: already done", flush=True)
             continue
-        # A part that was cut off goes on behind what it had found.
+        # An interrupted part continues after its last row.
         found = {k: v for k, v in (earlier or {}).items() if k not in ("error", "seconds")} if not options.again else {}
         report["parts"][part] = run_part(part, options.dry_run, options.limit, found, options.output)
         write(options.output, report)

@@ -1,10 +1,10 @@
-"""One way to time an op: eager torch, torch.compile and ours in one group, checked against each other first.
+"""Timing of ops: eager torch, torch.compile and ours in one group, each checked against eager torch first.
 
-A bench file gives a Case; `measure` compares output and gradients of every implementation with eager torch, then times
-forward, or forward and backward, and notes GB/s, FLOP/s and their shares of what this machine reaches. On a device it
-times replays of a CUDA graph with the cache flushed, as a captured step runs the op; what Python and the launches take
-stands beside it as the host's time, which is what eager mode waits for where it is longer. On a CPU, whose speed drifts
-within seconds, every timed call follows one of eager torch, and the row keeps the quartiles of the pairs' ratios.
+A benchmark file defines a Case. `measure` compares the output and gradients of an implementation with eager torch's,
+times forward or forward + backward, and records GB/s, FLOP/s and their shares of this machine's rates. On a GPU it
+times replays of a CUDA graph with a flushed L2 cache, as a captured step runs the op; the host time of Python and the
+launches is recorded separately and dominates eager mode where it is longer. On a CPU, whose clock drifts within
+seconds, each timed call follows a call of eager torch, and the row stores the quartiles of the ratios of these pairs.
 """
 
 import statistics
@@ -27,13 +27,13 @@ from bench.shapes import SHAPES, Shape
 
 KIND = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.bfloat16 if KIND == "cuda" else torch.float32
-CPU_TOKENS = 1024  # CPU runs are small, and their rows say so: they show that a bench works, not what a kernel is worth
+CPU_TOKENS = 1024  # CPU runs are small and marked as such: they show that a benchmark works, not how fast a kernel is
 DIRECTIONS = ("forward", "forward+backward")
 ROUNDS = 30 if KIND == "cuda" else 7
 
 
 def shapes() -> list[Shape]:
-    """What this machine's benches run at: bench.shapes on a GPU, the two smallest models at few tokens on a CPU."""
+    """Shapes to run on this machine: bench.shapes on a GPU, the two smallest models at CPU_TOKENS on a CPU."""
     if KIND == "cuda":
         return SHAPES
     small = {s.name: s for s in SHAPES if s.name in ("tiny", "base")}
@@ -52,7 +52,7 @@ def our_ops() -> Ops:
 class Case:
     """An op at one shape. Functions take the inputs by name and return a tensor; differentiable inputs require grad.
 
-    bytes and flops are the least that forward must move and do; backward_* the same of backward alone.
+    bytes and flops are the minimum for forward, backward_bytes and backward_flops for backward alone.
     """
 
     op: str
@@ -63,10 +63,9 @@ class Case:
     backward_bytes: int
     flops: int = 0
     backward_flops: int = 0
-    tolerance: float = 0.0  # relative L2; 0: by dtype
     notes: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, implementation: str, direction: str, grad: Tensor | None = None) -> Callable[[], Any]:
+    def run(self, implementation: str, direction: str) -> Callable[[], Any]:
         function = self.implementations[implementation]
         if direction == "forward":
             return torch.no_grad()(lambda: function(**self.inputs))
@@ -74,7 +73,7 @@ class Case:
 
         def both() -> tuple[Tensor, ...]:
             out = function(**self.inputs)
-            return torch.autograd.grad(out, leaves, torch.ones_like(out) if grad is None else grad, allow_unused=True)
+            return torch.autograd.grad(out, leaves, torch.ones_like(out), allow_unused=True)
 
         return both
 
@@ -82,17 +81,17 @@ class Case:
         return [x for x in self.inputs.values() if isinstance(x, Tensor) and x.requires_grad]
 
     def check(self, implementation: str) -> float:
-        """The largest relative L2 distance of output and gradients from eager torch's; raises where it is too large."""
+        """Largest relative L2 error of output and gradients against eager torch; AssertionError beyond the bound."""
         if implementation == "torch":
             return 0.0
         expected, actual = (self._results(name) for name in ("torch", implementation))
-        bound = self.tolerance or (2e-2 if torch.bfloat16 == DTYPE else 1e-4)
+        bound = 2e-2 if torch.bfloat16 == DTYPE else 1e-4
         worst = max(
             float((a.float() - e.float()).norm() / e.float().norm().clamp(min=1e-12))
             for a, e in zip(actual, expected, strict=True)
         )
         if not worst <= bound:
-            raise AssertionError(f"{self.op} by {implementation} is off by {worst:.1e}, more than {bound:.0e}")
+            raise AssertionError(f"{self.op}: {implementation} is off by {worst:.1e}, more than {bound:.0e}")
         return worst
 
     def _results(self, implementation: str) -> list[Tensor]:
@@ -102,13 +101,13 @@ class Case:
         return [out.detach(), *grads]
 
 
-# One function is compiled for many shapes here; past its limit dynamo would time eager torch under another name.
+# One function is compiled for many shapes. Beyond the limit dynamo would silently fall back to eager torch.
 torch._dynamo.config.recompile_limit = 64
 torch._dynamo.config.fail_on_recompile_limit_hit = True
 
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """torch.compile of `function`, compiled anew for each shape as its users would have it."""
+    """`function` under torch.compile, with static shapes."""
     return torch.compile(function, dynamic=False, mode="max-autotune-no-cudagraphs" if KIND == "cuda" else None)
 
 
@@ -117,20 +116,20 @@ def random(*shape: int, grad: bool = True, scale: float = 1.0) -> Tensor:
 
 
 def available(*names: str) -> list[str]:
-    """The implementations that can run here: peers that need a GPU or are not installed are left out."""
+    """The implementations that can run here: Liger needs a GPU and its package."""
     return [n for n in names if n != "liger" or (KIND == "cuda" and find_spec("liger_kernel"))]
 
 
 @cache
 def rates() -> dict[str, float]:
-    """Copy bandwidth in bytes/s and matrix rate in FLOP/s of this machine, measured once a run."""
+    """Copy bandwidth in bytes/s and matrix-multiply rate in FLOP/s of this machine, measured once per run."""
     if KIND == "cuda":
         return dict(zip(("copy", "matrix"), doctor.rates(torch.device(KIND), DTYPE), strict=True))
     return {"copy": machine.copy_bandwidth(KIND), "matrix": machine.matrix_rate(KIND, DTYPE)}
 
 
 class Stopwatch:
-    """A timer for benches: the host's seconds, or from `replay` on those that replays took on the device."""
+    """A timer for pytest-benchmark: host seconds or, after `replay`, device seconds of the replays."""
 
     def __init__(self) -> None:
         self.spent: float | None = None
@@ -139,7 +138,7 @@ class Stopwatch:
         return time.perf_counter() if self.spent is None else self.spent
 
     def replay(self, once: Callable[[], float]) -> Callable[[], None]:
-        """`once`, which returns its seconds, as what is to be timed."""
+        """The function to time, given `once`, which replays the op and returns its device seconds."""
         self.spent = 0.0
 
         def timed() -> None:
@@ -150,17 +149,17 @@ class Stopwatch:
 
 
 stopwatch = Stopwatch()
-timed_by_stopwatch = pytest.mark.benchmark(timer=stopwatch)  # of every bench that calls `measure`
+timed_by_stopwatch = pytest.mark.benchmark(timer=stopwatch)  # for every test that calls `measure`
 
 
 @cache
 def device_clock() -> Clock | None:
-    """What times replays on this machine's device; None on CPU, where calls are timed."""
+    """The clock that times replays on the GPU; None on CPU, where calls are timed."""
     return clock_for(torch.device(KIND)) if KIND == "cuda" else None
 
 
 def host_seconds(run: Callable[[], Any]) -> float:
-    """Median seconds until a call returns, its kernels still under way."""
+    """Median seconds until a call returns, without waiting for its kernels."""
     taken = []
     for _ in range(ROUNDS):
         machine.synchronize()
@@ -171,7 +170,7 @@ def host_seconds(run: Callable[[], Any]) -> float:
 
 
 def rounds_for(run: Callable[[], Any]) -> int:
-    """How many calls of `run` to time. On a CPU they fill half a second: few calls of a small op are noise."""
+    """Number of calls to time. On a CPU they fill half a second, since a few calls of a small op are too noisy."""
     if KIND == "cuda":
         return ROUNDS
     begun = time.perf_counter()
@@ -180,7 +179,7 @@ def rounds_for(run: Callable[[], Any]) -> int:
 
 
 def measure(benchmark: Any, case: Case, implementation: str, direction: str) -> None:
-    """Check, then time `case`; skips what cannot be compiled here, saying why."""
+    """Check and time `case`; skips with the reason if torch.compile does not work here."""
     try:
         error = case.check(implementation)
     except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as problem:
@@ -203,12 +202,10 @@ def measure(benchmark: Any, case: Case, implementation: str, direction: str) -> 
     finally:
         stopwatch.spent = None
     with_backward = direction != "forward"
-    moved = case.bytes + case.backward_bytes * with_backward
-    done = case.flops + case.backward_flops * with_backward
-    benchmark.extra_info.update(
-        op=case.op, direction=direction, implementation=implementation, preset=case.shape.name,
-        tokens=case.shape.tokens, dtype=str(DTYPE).removeprefix("torch."), difference_from_torch=error,
-        bytes=moved, flops=done, small_cpu_shape=KIND == "cpu", **case.notes,
+    record(
+        benchmark, op=case.op, direction=direction, implementation=implementation, preset=case.shape.name,
+        tokens=case.shape.tokens, moved=case.bytes + case.backward_bytes * with_backward,
+        done=case.flops + case.backward_flops * with_backward, difference_from_torch=error, **case.notes,
     )  # fmt: skip
     if benchmark.stats is None:
         return
@@ -218,11 +215,18 @@ def measure(benchmark: Any, case: Case, implementation: str, direction: str) -> 
         data = benchmark.stats.stats.data
         ratios = [e / own for e, own in zip(eager_seconds[-len(data) :], data, strict=True)]
         benchmark.extra_info["against_eager"] = statistics.quantiles(ratios, n=4)
-    taken = benchmark.stats.stats.median
-    benchmark.extra_info["gb_per_second"] = moved / taken / 1e9
-    benchmark.extra_info["copy_bandwidth_share"] = moved / taken / rates()["copy"]
+
+
+def record(benchmark: Any, *, moved: int, done: int = 0, dtype: torch.dtype = DTYPE, **described: Any) -> None:
+    """Store what was timed in the row and, once it is timed, the rates for `moved` bytes and `done` FLOPs (0: none)."""
+    info = benchmark.extra_info
+    info |= described | {"bytes": moved, "flops": done, "small_cpu_shape": KIND == "cpu"}
+    info["dtype"] = str(dtype).removeprefix("torch.")
+    if benchmark.stats is None:
+        return
+    taken, peak = benchmark.stats.stats.median, machine.peak_flops(dtype)
+    if moved:
+        info |= {"gb_per_second": moved / taken / 1e9, "copy_bandwidth_share": moved / taken / rates()["copy"]}
     if done:
-        benchmark.extra_info["flops_per_second"] = done / taken
-        benchmark.extra_info["matrix_rate_share"] = done / taken / rates()["matrix"]
-        peak = machine.peak_flops(DTYPE)
-        benchmark.extra_info["mfu"] = done / taken / peak if peak else None
+        info |= {"flops_per_second": done / taken, "matrix_rate_share": done / taken / rates()["matrix"]}
+        info["mfu"] = done / taken / peak if peak else None

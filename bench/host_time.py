@@ -1,8 +1,8 @@
-"""python -m bench.host_time [--json]: microseconds of Python in each op, forward and with backward; no GPU is needed.
+"""python -m bench.host_time [--json]: host overhead of each op in microseconds, forward and backward; needs no GPU.
 
-Tensors are so small that arithmetic takes no time, and launches are left out (Triton's binder and the driver add some
-5 to 15 microseconds each): what is left is what eager mode waits for beside the kernels. PyTorch's LayerNorm stands
-beside ours, for scale.
+Tensors are so small that arithmetic takes no time, and launches are skipped (Triton's binder and the driver add 5 to
+15 microseconds each), which leaves the Python overhead that eager mode adds to the kernels. PyTorch's LayerNorm is
+listed for comparison.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from albert_fast.files import strict_json
-from bench.launches import unlaunched  # first: it has kernels compiled
+from bench.launches import unlaunched  # import first: turns the interpreter off
 
 # isort: split
 from albert_fast.ops import kernel_ops
@@ -24,7 +24,7 @@ CALLS = 40
 
 
 def parameter(*shape: int) -> Tensor:
-    """A bf16 weight whose gradients are accumulated in fp32, as in training."""
+    """A bf16 weight with an fp32 main_grad, as in training."""
     weight = torch.randn(shape).bfloat16().requires_grad_()
     weight.main_grad = torch.zeros(shape)  # type: ignore[attr-defined]
     return weight
@@ -35,7 +35,7 @@ def states() -> Tensor:
 
 
 def ops() -> dict[str, Callable[[], Any]]:
-    """A call of each op on inputs of its own, dropout on."""
+    """A call of each op with its own inputs and dropout enabled."""
     ours, key = kernel_ops(), torch.tensor([7, 3])
     bias, scale, shift = (parameter(HIDDEN) for _ in range(3))
     x, residual, wide = states(), states(), parameter(WIDE)
@@ -56,7 +56,7 @@ def ops() -> dict[str, Callable[[], Any]]:
 
 
 def microseconds(call: Callable[[], Any], rounds: int) -> float:
-    """The least mean of some calls: what other processes take is in the others."""
+    """The minimum over rounds of the mean time of a call; the other rounds include time taken by other processes."""
     taken = []
     for _ in range(rounds):
         begun = time.perf_counter()
@@ -67,7 +67,7 @@ def microseconds(call: Callable[[], Any], rounds: int) -> float:
 
 
 def rows(rounds: int) -> list[dict[str, Any]]:
-    """Of each op: forward in evaluation, and forward and backward."""
+    """Per op: microseconds of forward without autograd, and of forward + backward."""
     found = []
     with unlaunched():
         for name, call in ops().items():
@@ -84,7 +84,9 @@ def rows(rounds: int) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON list of rows and nothing else")
-    parser.add_argument("--rounds", type=int, default=15, help="times that a round of calls is timed")
+    parser.add_argument(
+        "--rounds", type=int, default=15, help=f"rounds of {CALLS} calls; the fastest counts (default: 15)"
+    )
     options = parser.parse_args()
     found = rows(options.rounds)
     if options.json:

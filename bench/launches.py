@@ -1,7 +1,7 @@
-"""Launches of our kernels as a run makes them, noted with all their arguments instead of being made, for any target.
+"""Records the kernel launches of a training run, with all arguments, instead of executing them; for any target.
 
-Triton's own binder turns the arguments into a signature, so what is compiled offline is what a card would compile: its
-dtypes, its constants, and what it specialises on.
+Triton's own binder turns the arguments into a signature, so offline compilation sees the same dtypes, constants and
+specializations as compilation on a GPU.
 """
 
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-os.environ.pop("TRITON_INTERPRET", None)  # kernels are compiled here; before any of them is imported
+os.environ.pop("TRITON_INTERPRET", None)  # compile kernels; must be unset before any of them is imported
 
 import torch
 from triton.backends.compiler import GPUTarget
@@ -33,7 +33,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel, specialised as Triton would for one target."""
+    """One kernel with the specialization that Triton chooses for one target."""
 
     kernel: Any
     target: str
@@ -48,7 +48,7 @@ class Launch:
 
     @property
     def named_constants(self) -> dict[str, Any]:
-        """Those that the source declares, by name."""
+        """The constexpr parameters by name."""
         declared = {p.name for p in self.kernel.params if p.is_constexpr}
         names = self.kernel.arg_names
         return {names[at[0]]: value for at, value in self.constants.items() if names[at[0]] in declared}
@@ -79,30 +79,25 @@ def _specialised(kernel: Any, target: str, arguments: tuple, keywords: dict[str,
 
 @contextmanager
 def recording(target: str) -> Iterator[list[Launch]]:
-    """Yields the launches made inside, none of which is made."""
+    """Yields a list that collects the launches in the block; none of them is executed."""
     launches: list[Launch] = []
 
     def run(self: Any, *arguments: Any, grid: Any, warmup: bool = False, **keywords: Any) -> None:
         launches.append(_specialised(self, target, arguments, keywords))
 
-    original = JITFunction.run
-    JITFunction.run = run
-    try:
-        with targeting(target):
-            yield launches
-    finally:
-        JITFunction.run = original
+    with patch.object(JITFunction, "run", run), targeting(target):
+        yield launches
 
 
 @contextmanager
 def unlaunched() -> Iterator[None]:
-    """Within it kernels take tensors on CPU and do nothing: what is left of an op is its host code."""
+    """In the block kernels accept CPU tensors and do nothing, so that an op runs its host code only."""
     with patch.object(arguments, "_INTERPRETED", True), patch.object(JITFunction, "run", lambda *_, **__: None):
         yield
 
 
 def launches(target: str, sizes: Sizes, dtype: torch.dtype, every_candidate: bool) -> list[Launch]:
-    """What runs at these sizes launch by default, or may launch, each specialisation once."""
+    """The distinct launches of a run at these sizes, by default or with every autotune candidate."""
     with recording(target) as recorded:
         for call in calls(sizes, dtype, empty("meta")):
             with_every_candidate(call.launch) if every_candidate else call.launch()

@@ -1,4 +1,4 @@
-"""python -m bench.ledger: the step of several models and shapes priced for an H100, as one JSON list."""
+"""python -m bench.ledger: predicted step time of several models and shapes on an H100, as one JSON list."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ SHAPES = [("base", 65536, 128), ("base", 65536, 512), ("base", 16384, 128), ("ba
 
 
 def row(preset: str, tokens: int, length: int, ffn: str) -> dict[str, Any]:
-    """The totals and classes of one step."""
+    """Totals of one step, and its seconds by class of op."""
     data = DataConfig(tokens_per_batch=tokens, max_seq_length=length)
     priced = price(step_spec(AlbertConfig.from_preset(preset), data, TrainConfig()), CARDS["h100"], ffn)
     step = dict(preset=preset, tokens_per_batch=tokens, max_seq_length=length, ffn=ffn)

@@ -1,4 +1,4 @@
-"""What a bench ran on, and the two rates that its numbers are held against: copy bandwidth and matrix products."""
+"""The machine that a benchmark ran on, and its measured rates: copy bandwidth and matrix-multiply throughput."""
 
 import platform
 import re
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
-# Dense peaks in FLOP/s, from NVIDIA's data sheets (no sparsity): (bf16, fp32 through tf32-free CUDA cores).
+# Dense peak FLOP/s from NVIDIA's data sheets: (bf16 tensor cores, fp32 CUDA cores without TF32).
 PEAK_FLOPS = {"H100": (989e12, 67e12), "H200": (989e12, 67e12), "A100": (312e12, 19.5e12), "B200": (2250e12, 75e12)}
 
 
 def describe(device: str | None = None) -> dict[str, Any]:
-    """Device, driver, versions and git hash, for every result file."""
+    """Device, driver, package versions and git commit, as stored in every result file."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     names = ("torch", "triton", "numpy", "transformers", "liger-kernel", "albert-fast")
     installed = {name: next(iter(Distribution.discover(name=name)), None) for name in names}
@@ -29,16 +29,20 @@ def describe(device: str | None = None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {name: found.version for name, found in installed.items() if found},
-        "git": _git("rev-parse", "--short=12", "HEAD") + ("+changes" if _git("status", "--porcelain") else ""),
+        "git": _output("git", "rev-parse", "--short=12", "HEAD")
+        + ("+changes" if _output("git", "status", "--porcelain") else ""),
         "date": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
     }
     if device == "cuda":
-        described |= {"driver": _driver(), "cuda": torch.version.cuda, "memory_bytes": torch.cuda.mem_get_info()[1]}
+        driver = (
+            _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0] or "unknown"
+        )
+        described |= {"driver": driver, "cuda": torch.version.cuda, "memory_bytes": torch.cuda.mem_get_info()[1]}
     return described
 
 
 def slug(described: dict[str, Any]) -> str:
-    """A file name for results of this device: nvidia-h100-80gb-hbm3, amd-epyc-2-threads."""
+    """File name for results of this device, such as nvidia-h100-80gb-hbm3 or amd-epyc-2-threads."""
     name = described["device"] + ("" if described["kind"] == "cuda" else f" {described['threads']} threads")
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
@@ -49,24 +53,16 @@ def _processor() -> str:
     return " ".join((names[0] if names else platform.processor() or platform.machine()).split())
 
 
-def _git(*arguments: str) -> str:
-    run = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    return run.stdout.strip() if run.returncode == 0 else ""
-
-
-def _driver() -> str:
+def _output(*command: str) -> str:
+    """Standard output of a command run in the repository; "" if it fails or is not installed."""
     try:
-        run = subprocess.run(
-            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    except OSError:
-        return "unknown"
-    return run.stdout.split("\n")[0].strip() or "unknown"
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def peak_flops(dtype: torch.dtype) -> float | None:
-    """The data sheet's FLOP/s of this GPU, for MFU; None for CPUs, where the measured matrix rate stands in."""
+    """Data-sheet FLOP/s of this GPU, for MFU; None for CPUs and unknown GPUs."""
     if not torch.cuda.is_available():
         return None
     name = torch.cuda.get_device_name()
@@ -79,7 +75,7 @@ def synchronize() -> None:
 
 
 def seconds(run: Callable[[], Any], times: int = 5, warm_up: int = 2) -> float:
-    """Median seconds of `run`, synchronised."""
+    """Median seconds of a synchronized call of `run`."""
     for _ in range(warm_up):
         run()
     synchronize()
@@ -92,17 +88,18 @@ def seconds(run: Callable[[], Any], times: int = 5, warm_up: int = 2) -> float:
     return statistics.median(taken)
 
 
-def copy_bandwidth(device: str, megabytes: int = 256) -> float:
-    """Bytes a second of a large copy, read and written bytes together."""
-    source = torch.empty(megabytes << 20, dtype=torch.uint8, device=device)
+def copy_bandwidth(device: str) -> float:
+    """Bytes per second of a 256 MiB copy, counting bytes read plus bytes written."""
+    source = torch.empty(256 << 20, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() / seconds(lambda: target.copy_(source))
 
 
 def product(kind: str, rows: int, columns: int, inner: int, device: str, dtype: torch.dtype) -> Callable[[], Tensor]:
-    """torch.mm of [rows, inner] x [inner, columns], laid out as in training.
+    """torch.mm of [rows, inner] x [inner, columns] with the memory layout of a training step.
 
-    kind: forward is x @ W.t(), data is grad @ W, weight is grad.t() @ x.
+    Args:
+        kind: forward (x @ W.t()), data (grad @ W) or weight (grad.t() @ x).
     """
     shapes = {
         "forward": ((rows, inner), (columns, inner)),
@@ -115,7 +112,7 @@ def product(kind: str, rows: int, columns: int, inner: int, device: str, dtype: 
     return lambda: torch.mm(left, right, out=out)
 
 
-def matrix_rate(device: str, dtype: torch.dtype, size: int | None = None) -> float:
+def matrix_rate(device: str, dtype: torch.dtype) -> float:
     """FLOP/s of a large square torch.mm."""
-    size = size or (8192 if device == "cuda" else 1536)
+    size = 8192 if device == "cuda" else 1536
     return 2 * size**3 / seconds(product("forward", size, size, size, device, dtype))

@@ -1,14 +1,14 @@
-"""Plots of bench results: a roofline, bars against peers, tokens/s by batch, and two files with noise bars."""
+"""Plots of benchmark results: roofline, speed-ups over the baselines, tokens/s by batch size, two files compared."""
 
 from pathlib import Path
 from typing import Any
 
 from albert_fast.figures import save_figure, subplots
-from bench.result_files import File, Key, speed, timed_rows
+from bench.result_files import File, Key, peer, speed, timed_rows
 
 
 def draw(document: dict[str, Any], folder: Path, stem: str) -> list[Path]:
-    """Every plot that the rows of one result file allow; returns the files."""
+    """Draw every plot that the rows of one result file allow; returns the PNG files."""
     if document["bench"] == "pretrain":
         return [_pretrain_bars(document, folder / f"{stem}-tokens-per-second.png")]
     rows, drawn = timed_rows(document), []
@@ -27,13 +27,13 @@ def _device(document: dict[str, Any]) -> str:
 
 
 def _roofline(document: dict[str, Any], rows: dict[Key, dict[str, Any]], file: Path) -> Path:
-    """FLOP/s over FLOPs a byte, under the measured copy bandwidth and matrix rate."""
+    """FLOP/s against FLOPs per byte, with the roof given by the measured copy bandwidth and matrix rate."""
     figure, axes = subplots()
     copy, matrix = document["rates"]["copy"], document["rates"]["matrix"]
     placed = [r for r in rows.values() if r.get("flops") and r.get("bytes")]
     intensities = [r["flops"] / r["bytes"] for r in placed] or [matrix / copy]
     low, high = min(*intensities, matrix / copy) / 3, max(*intensities, matrix / copy) * 3
-    axes.plot([low, matrix / copy, high], [low * copy / 1e9, matrix / 1e9, matrix / 1e9], "k-", label="measured roof")
+    axes.plot([low, matrix / copy, high], [low * copy / 1e9, matrix / 1e9, matrix / 1e9], "k-")
     markers = {"torch": "o", "compile": "s", "ours": "*", "liger": "^"}
     colours = {op: f"C{i}" for i, op in enumerate(dict.fromkeys(r["op"] for r in placed))}
     for r in placed:
@@ -43,7 +43,7 @@ def _roofline(document: dict[str, Any], rows: dict[Key, dict[str, Any]], file: P
     handles = [*axes.plot([], [], "k-", label="measured roof")]
     handles += [axes.plot([], [], "o", color=colour, label=op)[0] for op, colour in colours.items()]
     handles += [axes.plot([], [], marker, color="grey", label=by)[0] for by, marker in markers.items()]
-    axes.set(xscale="log", yscale="log", xlabel="FLOPs a byte (least of both)", ylabel="GFLOP/s")
+    axes.set(xscale="log", yscale="log", xlabel="FLOPs per byte (minimum of each)", ylabel="GFLOP/s")
     axes.set_title(f"Roofline: {_device(document)}")
     axes.legend(handles=handles, fontsize=7, ncols=2)
     axes.grid(alpha=0.3, which="both")
@@ -51,22 +51,22 @@ def _roofline(document: dict[str, Any], rows: dict[Key, dict[str, Any]], file: P
 
 
 def _bars(document: dict[str, Any], rows: dict[Key, dict[str, Any]], file: Path) -> Path:
-    """Each group's implementations as bars of speed, eager torch or HuggingFace at 1; quartiles as noise."""
-    groups: dict[tuple, dict[str, dict[str, Any]]] = {}
-    for key, row in rows.items():
-        groups.setdefault(key[:4], {})[key[4]] = row
+    """Speed of each implementation by group, relative to eager torch or HuggingFace; quartiles as error bars."""
+    groups: dict[tuple, list[Key]] = {}
+    for key in rows:
+        groups.setdefault(key[:4], []).append(key)
     names = list(dict.fromkeys(key[4] for key in rows))
     figure, axes = subplots(width=9.0, height=1.5 + 0.24 * len(rows))
     place, ticks, labels = 0.0, [], []
     for group, members in groups.items():
-        base = next((members[n] for n in ("torch", "huggingface", "torch-foreach") if n in members), None)
+        base = peer(rows, members[0])
         if base is None:
             continue
         begun = place
-        for name, row in members.items():
-            low, median, high = speed(row, base)
+        for key in members:
+            low, median, high = speed(rows[key], base)
             noise = [[max(median - low, 0)], [max(high - median, 0)]]
-            axes.barh(place, median, color=f"C{names.index(name)}", xerr=noise)
+            axes.barh(place, median, color=f"C{names.index(key[4])}", xerr=noise)
             place += 1
         ticks.append((begun + place - 1) / 2)
         labels.append(" ".join(str(part) for part in group if part))
@@ -74,7 +74,7 @@ def _bars(document: dict[str, Any], rows: dict[Key, dict[str, Any]], file: Path)
     axes.set_yticks(ticks, labels, fontsize=7)
     axes.invert_yaxis()
     axes.axvline(1, color="k", linewidth=0.8)
-    axes.set(xlabel="speed against eager torch or HuggingFace", title=_device(document))
+    axes.set(xlabel="speed relative to eager torch or HuggingFace", title=_device(document))
     axes.legend(handles=[axes.barh(0, 0, color=f"C{i}", label=name) for i, name in enumerate(names)], fontsize=7)
     return save_figure(figure, file)
 
@@ -88,12 +88,9 @@ def _tokens_by_batch(document: dict[str, Any], rows: dict[Key, dict[str, Any]], 
             lines.setdefault(f"{preset} {op}, {by}", []).append((tokens, row["tokens_per_second"], *ends))
     for label, points in lines.items():
         x, y, low, high = zip(*sorted(points), strict=True)
-        noise = [
-            [max(b - a, 0) for a, b in zip(low, y, strict=True)],
-            [max(b - a, 0) for a, b in zip(y, high, strict=True)],
-        ]
+        noise = [[max(b - a, 0) for a, b in zip(*ends, strict=True)] for ends in ((low, y), (y, high))]
         axes.errorbar(x, y, yerr=noise, marker="o", capsize=3, label=label)
-    axes.set(xscale="log", xlabel="tokens a micro-batch", ylabel="tokens/s", title=_device(document))
+    axes.set(xscale="log", xlabel="tokens per micro-batch", ylabel="tokens/s", title=_device(document))
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
@@ -121,7 +118,7 @@ def _pretrain_bars(document: dict[str, Any], file: Path) -> Path:
 
 
 def draw_regression(first_file: File, second_file: File, folder: Path) -> Path:
-    """Speed-up of every common row, with the range that the quartiles of both files leave open."""
+    """Speed-up of every row that both files have, with the range given by the quartiles of both as error bars."""
     (before_file, before), (after_file, after) = first_file, second_file
     before_name, after_name = before_file.stem, after_file.stem
     first, second = timed_rows(before), timed_rows(after)
@@ -136,5 +133,5 @@ def draw_regression(first_file: File, second_file: File, folder: Path) -> Path:
     axes.set_yticks(range(len(common)), [" ".join(str(part) for part in key if part) for key in common], fontsize=7)
     axes.invert_yaxis()
     axes.axvline(1, color="k", linewidth=0.8)
-    axes.set(xlabel=f"speed of {after_name} over {before_name}, with noise", xscale="log")
+    axes.set(xlabel=f"speed of {after_name} relative to {before_name}", xscale="log")
     return save_figure(figure, folder / f"{before_name}-against-{after_name}.png")

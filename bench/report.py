@@ -1,4 +1,4 @@
-"""`python -m bench.report FILES`: result files of benches -> one Markdown table, and plots; two files side by side."""
+"""`python -m bench.report FILES`: turns result files into Markdown tables and plots; compares two files."""
 
 import sys
 from dataclasses import dataclass
@@ -14,21 +14,20 @@ from bench.result_files import File, peer, read_results, speed, timed_rows
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions(Options):
-    """What to report, and where."""
+    """Options of `python -m bench.report`."""
 
     files: tuple[str, ...] = option(
-        help="files that `make bench` or bench_pretrain wrote; two of one kind are compared", positional=True
+        help="result files of `make bench` or bench_pretrain; two files of `make bench` are compared", positional=True
     )
     output: str | None = option(
-        None, "folder for report.md and PNG plots (standard output, and no plots)", metavar="DIR"
+        None, "folder for report.md and PNG plots (standard output, without plots)", metavar="DIR"
     )
 
 
 def report(options: ReportOptions) -> None:
     """Turn result files of `make bench` and `python -m bench.bench_pretrain` into a Markdown table and PNG plots.
 
-    Two files with rows in common are shown side by side: the ratio of their medians, marked where it lies outside both
-    files' quartiles.
+    Two files of `make bench` are compared row by row: the ratio of their medians, and whether it is more than noise.
     """
     documents = []
     for file in map(Path, options.files):
@@ -36,9 +35,9 @@ def report(options: ReportOptions) -> None:
         if document.get("bench") in ("ops", "pretrain") and {"machine", "rows"} <= document.keys():
             documents.append((file, document))
         else:
-            note(f"{file} holds no results of `make bench` or bench_pretrain; passed over")
+            note(f"{file} has no results of `make bench` or bench_pretrain; skipped")
     if not documents:
-        raise UserError("no file holds results of `make bench` or bench_pretrain; give one that does")
+        raise UserError("no file has results of `make bench` or bench_pretrain; give one that does")
     ops = [(file, document) for file, document in documents if document["bench"] == "ops"]
     parts = [op_table(file, document) for file, document in ops]
     parts += [pretrain_table(file, document) for file, document in documents if document["bench"] == "pretrain"]
@@ -68,12 +67,19 @@ def op_table(file: Path, document: dict[str, Any]) -> str:
         quartiles = f"{1000 * row['q1_seconds']:.3f} to {1000 * row['q3_seconds']:.3f}"
         cells.append((
             row["op"], row["direction"], row["preset"], f"{row['tokens']:,}" if row["tokens"] else "",
-            _by(row), f"{1000 * row['median_seconds']:.3f}", quartiles, ratio, _host(row),
+            f"{row['implementation']} ({row['runs']})" if row.get("runs") else row["implementation"],
+            f"{1000 * row['median_seconds']:.3f}", quartiles, ratio,
+            f"{1000 * row['host_seconds']:.3f}" if "host_seconds" in row else "",
             _number(row.get("gb_per_second")), _percent(row.get("copy_bandwidth_share")),
             _number(row.get("flops_per_second"), 1e9), _percent(row.get("matrix_rate_share")),
             _percent(row.get("mfu")),
         ))  # fmt: skip
-    lines = [heading(file, document), "", rates_line(document), "", *markdown_lines(head, "lllllrrrrrrrrr", cells)]
+    rates = document["rates"]
+    measured = (
+        f"Measured in the same run: copy {rates['copy'] / 1e9:,.1f} GB/s (read and written), large torch.mm "
+        f"{rates['matrix'] / 1e9:,.1f} GFLOP/s."
+    )
+    lines = [heading(file, document), "", measured, "", *markdown_lines(head, "lllllrrrrrrrrr", cells)]
     lines += [f"\n{row['op']}: {row['failed']}" for row in document["rows"] if "failed" in row]
     return "\n".join(lines) + "\n"
 
@@ -94,7 +100,7 @@ def pretrain_table(file: Path, document: dict[str, Any]) -> str:
 
 
 def side_by_side(first_file: File, second_file: File) -> str:
-    """Rows of both files; a change is called one only where the quartiles of the two do not touch."""
+    """Compares the rows that both files have; a difference counts only if the interquartile ranges do not overlap."""
     (before_file, before), (after_file, after) = first_file, second_file
     first, second = timed_rows(before), timed_rows(after)
     common = [key for key in first if key in second]
@@ -125,26 +131,8 @@ def heading(file: Path, document: dict[str, Any]) -> str:
     return f"## {m['device']}{threads}\n\n{file.name}: {m['date']}, commit {m['git']}; {versions}.{small}"
 
 
-def rates_line(document: dict[str, Any]) -> str:
-    rates = document["rates"]
-    return (
-        f"Measured in the same run: copy {rates['copy'] / 1e9:,.1f} GB/s (read and written), large torch.mm "
-        f"{rates['matrix'] / 1e9:,.1f} GFLOP/s."
-    )
-
-
 def _number(value: float | None, unit: float = 1.0) -> str:
     return "" if not value else f"{value / unit:,.1f}"
-
-
-def _by(row: dict[str, Any]) -> str:
-    """The implementation and, for ours, what it runs on this device."""
-    return f"{row['implementation']} ({row['runs']})" if row.get("runs") else row["implementation"]
-
-
-def _host(row: dict[str, Any]) -> str:
-    """Milliseconds of Python and launches, where replays without them were timed."""
-    return f"{1000 * row['host_seconds']:.3f}" if "host_seconds" in row else ""
 
 
 def _percent(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Result files of benches, read back and put by what they timed."""
+"""Reads result files of benchmarks and indexes their rows by what was timed."""
 
 import json
 from pathlib import Path
@@ -6,41 +6,41 @@ from typing import Any
 
 from albert_fast.options import UserError
 
-File = tuple[Path, dict[str, Any]]  # a result file and what it holds
+File = tuple[Path, dict[str, Any]]  # a result file and its content
 Key = tuple[str, str, str, int, str]  # op, direction, preset, tokens, implementation
 
 
 def read_results(file: Path) -> dict[str, Any]:
-    """A result file; raises UserError for anything else."""
+    """The content of a result file; raises UserError if it is unreadable or not a JSON object."""
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{file}: {error.strerror or error}; give JSON files of bench/results") from None
+        raise UserError(f"{file}: {error.strerror or error}; give a JSON file of bench/results") from None
     except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}); give files that a bench wrote") from None
+        raise UserError(f"{file} is not JSON ({error}); give a file that a benchmark wrote") from None
     if not isinstance(document, dict):
-        raise UserError(f"{file} holds {type(document).__name__}, not an object; give files that a bench wrote")
+        raise UserError(
+            f"{file} contains a {type(document).__name__}, not an object; give a file that a benchmark wrote"
+        )
     return document
 
 
 def timed_rows(document: dict[str, Any]) -> dict[Key, dict[str, Any]]:
-    """Rows with a time, by what they timed."""
+    """The rows that have a time, by key."""
     names = ("op", "direction", "preset", "tokens", "implementation")
     return {tuple(row[name] for name in names): row for row in document["rows"] if "median_seconds" in row}  # type: ignore[misc]
 
 
 def peer(rows: dict[Key, dict[str, Any]], key: Key) -> dict[str, Any] | None:
-    """The row that `key` is to be held against: eager torch's or HuggingFace's of the same group."""
-    for name in ("torch", "huggingface", "torch-foreach"):
-        if (*key[:4], name) in rows:
-            return rows[(*key[:4], name)]
-    return None
+    """The baseline for `key`: the row of eager torch or HuggingFace in the same group; None if it was not timed."""
+    names = ("torch", "huggingface", "torch-foreach")
+    return next((rows[(*key[:4], name)] for name in names if (*key[:4], name) in rows), None)
 
 
 def speed(row: dict[str, Any], base: dict[str, Any]) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile of how many times as fast as its peer `base` a row is.
+    """(lower quartile, median, upper quartile) of the speed-up of a row over its baseline `base`.
 
-    They are those of paired calls if the bench made pairs, else the peer's median over the row's quartiles.
+    Taken over paired calls if the benchmark made pairs, otherwise the baseline's median over the row's quartiles.
     """
     if "against_eager" in row:
         low, median, high = row["against_eager"]

@@ -1,7 +1,7 @@
-"""`make bench`: every op and the step, into one JSON: `python -m bench.run [--only NAME ...] [--output FILE]`.
+"""`make bench`: times every op and the step into one JSON: `python -m bench.run [--only NAME ...] [--output FILE]`.
 
-It says how long it will take before it starts, and what "ours" runs on this device beside each row. Rows are kept as
-each bench ends: a run that is stopped leaves them in NAME-unfinished.json.
+It prints the expected duration first, and each row tells what "ours" runs on this device. Rows are saved after each
+benchmark: an interrupted run leaves them in NAME-unfinished.json.
 """
 
 import argparse
@@ -19,28 +19,27 @@ from bench import harness, machine
 from bench.report import op_table
 from bench.timed_ops import OPS
 
-# Of one bench, starting and compiling included, as two CPU cores took it; a device's last run knows better.
-CPU_SECONDS = 70
+CPU_SECONDS = 70  # of one benchmark on two CPU cores, with startup and compilation
 FOLDER = Path(__file__).parent
 
 
 def expected(names: list[str], kind: str, output: Path) -> str:
-    """How long the benches `names` will take, by this device's last run or, on a CPU, by another's."""
+    """Expected duration of the benchmarks `names`: from this device's last run or, on a CPU, from CPU_SECONDS."""
     before = json.loads(output.read_text()).get("seconds", {}) if output.exists() else {}
     if kind != "cpu" and not before.keys() >= set(names):
-        return "how long they take will be known after a first run on this device"
+        return "duration unknown before the first run on this device"
     seconds = sum(before.get(name, CPU_SECONDS) for name in names)
     return f"about {max(round(seconds / 60), 1)} min"
 
 
 def run(name: str, keyword: str = "") -> tuple[list[dict[str, Any]], bool]:
-    """The rows of a bench, in a process of its own so that one that dies loses no other; and whether it was stopped."""
+    """(rows, interrupted) of one benchmark, in a process of its own so that a crash does not affect the others."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "out.json"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-enable"]
         command += ["--benchmark-quiet", "--disable-warnings", f"--benchmark-json={file}"]
         command += ["-k", keyword] if keyword else []
-        # A session of its own: Ctrl-C comes here alone, is handed on once, and pytest then writes what it has.
+        # In a new session Ctrl-C reaches this process only, which forwards it once; pytest then writes its results.
         process = subprocess.Popen(
             [*command, str(FOLDER / f"bench_{name}.py")], cwd=machine.ROOT, start_new_session=True
         )
@@ -50,8 +49,8 @@ def run(name: str, keyword: str = "") -> tuple[list[dict[str, Any]], bool]:
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
             code, stopped = process.wait(), True
-        made = json.loads(file.read_text())["benchmarks"] if file.exists() and file.stat().st_size else []
-    rows = [row(item) for item in made]
+        items = json.loads(file.read_text())["benchmarks"] if file.exists() and file.stat().st_size else []
+    rows = [row(item) for item in items]
     if code not in (0, 5) and not stopped:
         rows.append({"op": name, "failed": f"pytest ended with {code}"})
     return rows, stopped
@@ -64,7 +63,7 @@ def row(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def runs(op: str, implementation: str) -> str:
-    """What a row of ours runs on this device; "" for the others."""
+    """What our implementation runs on this device; "" for the baselines."""
     if implementation.startswith("kernels") or implementation == "captured":
         return "Triton kernels"
     if not implementation.startswith("ours"):
@@ -76,16 +75,16 @@ def runs(op: str, implementation: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=OPS, default=list(OPS))
-    parser.add_argument("--keyword", default="", help="pytest's -k: run what it matches alone")
-    parser.add_argument("--output", type=Path, help="default: bench/results/DEVICE.json")
+    parser.add_argument("--only", nargs="+", choices=OPS, default=list(OPS), help="benchmarks to run (default: all)")
+    parser.add_argument("--keyword", default="", help="run only the cases that match, as pytest's -k")
+    parser.add_argument("--output", type=Path, help="result file (default: bench/results/DEVICE.json)")
     options = parser.parse_args()
     described = machine.describe()
     output = options.output or FOLDER / "results" / f"{machine.slug(described)}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_name(f"{output.stem}-unfinished.json")
-    print(f"{len(options.only)} benches on {described['device']}: {expected(options.only, harness.KIND, output)}; "
-          f"Ctrl-C keeps what is measured", flush=True)  # fmt: skip
+    print(f"{len(options.only)} benchmarks on {described['device']}: {expected(options.only, harness.KIND, output)}; "
+          f"Ctrl-C keeps the rows measured so far", flush=True)  # fmt: skip
     rows: list[dict[str, Any]] = []
     seconds: dict[str, int] = {}
     document = {"bench": "ops", "machine": described, "rates": harness.rates(), "seconds": seconds, "rows": rows}
@@ -93,8 +92,8 @@ def main() -> None:
     for number, name in enumerate(options.only, 1):
         print(f"[{number} of {len(options.only)}] {name}", flush=True)
         began = time.monotonic()
-        made, stopped = run(name, options.keyword)
-        rows += made
+        timed, stopped = run(name, options.keyword)
+        rows += timed
         if stopped:
             break
         if not options.keyword:
@@ -109,7 +108,7 @@ def main() -> None:
         sys.exit(130)
     failed = [r["op"] for r in rows if "failed" in r]
     if failed:
-        sys.exit(f"these benches failed: {', '.join(failed)}")
+        sys.exit(f"these benchmarks failed: {', '.join(failed)}; pytest's output above says why")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The shapes that benches and gates run at: ALBERT's published sizes at the token counts that one GPU trains on."""
+"""Shapes of the benchmarks and gates: ALBERT's published sizes at the token counts that one GPU trains on."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from albert_fast.config import PRESETS
 
 @dataclass(frozen=True)
 class Shape:
-    """One layer's sizes; `tokens` rows go through it."""
+    """Sizes of one layer and the number of tokens (rows) in its input."""
 
     name: str
     tokens: int

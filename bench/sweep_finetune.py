@@ -1,14 +1,14 @@
-"""The sweep behind fine-tuning's defaults: learning rate, pooling and epochs by width and by how well pretrained.
+"""The sweep behind the defaults of fine-tuning: learning rate, pooling and epochs, by width and pretraining.
 
-Models of three widths are pretrained here on the texts of `bench.labelled_texts`, from minutes to a quarter of an hour
-of one CPU thread: `barely` is the checkpoint after 2% of those steps, `well` the last one. That is little beside a
-published model, whose settings are its authors' and are not swept here. Every point fine-tunes on 1,500 rows and is
-scored on 600 others. Points are appended one by one to bench/results/finetune-sweep.jsonl, and those that stand there
-are not run again, so that the sweep can be stopped and gone on with at any time.
+Models of three widths are pretrained on the texts of `bench.labelled_texts` for up to 15 minutes of one CPU thread:
+`barely` is the checkpoint after 2% of the steps and `well` the last one. This is far less than published models get,
+which keep their authors' settings and are not swept here. Each point fine-tunes on 1,500 rows and is scored on 600
+others. Points are appended to bench/results/finetune-sweep.jsonl one by one and never recomputed, so an interrupted
+sweep resumes where it stopped.
 
-    python -m bench.sweep_finetune --folder /tmp/sweep            # everything; a day of one thread
+    python -m bench.sweep_finetune --folder /tmp/sweep            # everything: one day of one thread
     python -m bench.sweep_finetune --folder /tmp/sweep --widths narrow --data reviews
-    python -m bench.sweep_finetune --table                        # the table of what stands there
+    python -m bench.sweep_finetune --table                        # print the results
 """
 
 import argparse
@@ -33,11 +33,11 @@ from albert_fast.model import AlbertForPreTraining
 from albert_fast.options import DeviceOptions
 from albert_fast.pretrain import RunOptions, pretrain
 from albert_fast.text_tables import markdown_lines
-from bench.labelled_texts import DATA_SETS, Rows, corpus
+from bench.labelled_texts import DATA_SETS, corpus, write_tsv
 
 RESULTS = Path(__file__).parent / "results" / "finetune-sweep.jsonl"
-# hidden_size, layers, heads, intermediate_size; steps of pretraining of 2,048 tokens; learning rates to try. `wide` has
-# base's width and two of its twelve layers: twelve take minutes a step on one thread.
+# (hidden_size, layers, heads, intermediate_size), pretraining steps of 2,048 tokens, learning rates. `wide` has the
+# width of base but 2 instead of 12 layers, with which a step takes minutes on one thread.
 WIDTHS: dict[str, tuple[tuple[int, int, int, int], int, tuple[float, ...]]] = {
     "narrow": ((128, 2, 4, 512), 2500, (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)),
     "tiny": ((312, 4, 12, 1248), 2500, (3e-5, 1e-4, 3e-4, 1e-3)),
@@ -48,27 +48,23 @@ KEY = ("width", "state", "data", "pooling", "learning_rate", "epochs", "seed")
 
 
 def texts(folder: Path) -> Path:
-    """The three data sets as TSV files, and the corpus as shards with a vocabulary of its own, made once."""
+    """Write the data sets as TSV files and prepare the corpus, unless that is done; returns the shards."""
     shards = folder / "shards"
     if shards.exists():
         return shards
     folder.mkdir(parents=True, exist_ok=True)
     for name, read in DATA_SETS.items():
         rows = read()
-        write_rows(rows[:TRAIN], folder / f"{name}-train.tsv")
-        write_rows(rows[TRAIN : TRAIN + DEV], folder / f"{name}-dev.tsv")
+        write_tsv(rows[:TRAIN], folder / f"{name}-train.tsv")
+        write_tsv(rows[TRAIN : TRAIN + DEV], folder / f"{name}-dev.tsv")
     text = folder / "corpus.txt"
     text.write_text("\n\n".join("\n".join(document) for document in corpus()) + "\n", "utf-8")
     prepare(PrepareOptions(input=(str(text),), output=str(shards), train_vocab=8000, workers=1))
     return shards
 
 
-def write_rows(rows: Rows, file: Path) -> None:
-    file.write_text("".join("\t".join(row) + "\n" for row in rows), "utf-8")
-
-
 def backbones(folder: Path, width: str) -> dict[str, Path]:
-    """The checkpoints of a width by state, pretrained where they are not there yet."""
+    """The checkpoints of a width by state; pretrains them if they are missing."""
     (hidden, layers, heads, intermediate), steps, _ = WIDTHS[width]
     barely, run, shards = steps // 50, folder / width, texts(folder)
     found = {"barely": run / f"checkpoint-{barely}", "well": run / f"checkpoint-{steps}"}
@@ -93,7 +89,7 @@ def backbones(folder: Path, width: str) -> dict[str, Path]:
 
 
 def measure(folder: Path, point: dict[str, Any], model: Path) -> dict[str, Any]:
-    """Fine-tunes one point of the sweep; its scores of every epoch and of the best."""
+    """Fine-tune one point of the sweep; returns its scores per epoch and the best accuracy."""
     output = folder / "point-{width}-{state}-{data}-{pooling}-{learning_rate}-{epochs}-{seed}".format(**point)
     shutil.rmtree(output, ignore_errors=True)
     options = FinetuneOptions(
@@ -114,7 +110,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def table() -> str:
-    """Accuracy on the held-out rows by rate, a line for each width, state, data set, pooling and number of epochs."""
+    """Markdown table of held-out accuracy by learning rate, one row per width, state, data set, pooling and epochs."""
     measured: dict[tuple[Any, ...], dict[float, float]] = {}
     for row in rows():
         line = measured.setdefault((*(row[name] for name in KEY[:4]), row["epochs"]), {})
@@ -132,7 +128,7 @@ def table() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--folder", type=Path, default=Path("sweep"), help="for models and texts; kept for the next time"
+        "--folder", type=Path, default=Path("sweep"), help="folder of models and texts, reused if present"
     )
     parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=list(WIDTHS))
     parser.add_argument("--states", nargs="+", choices=("barely", "well"), default=["barely", "well"])
@@ -141,7 +137,7 @@ def main() -> None:
     parser.add_argument("--rates", nargs="+", type=float, help="learning rates (default: those of the width)")
     parser.add_argument("--epochs", type=int, nargs="+", default=[3])
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--table", action="store_true", help="print the table of what was measured; run nothing")
+    parser.add_argument("--table", action="store_true", help="print the table of results and exit")
     options = parser.parse_args()
     RESULTS.parent.mkdir(exist_ok=True)
     if options.table:

@@ -1,4 +1,4 @@
-"""The ops that have a bench of their own: of the kernels' one list those with a file here, and three that are none."""
+"""Ops with a benchmark of their own: the kernels that have a bench_NAME.py here, and three that are not kernels."""
 
 from pathlib import Path
 

@@ -1,9 +1,9 @@
-"""python -m bench.traffic [--json]: bytes our kernels move, beside the least possible and eager PyTorch's.
+"""python -m bench.traffic [--json]: bytes moved by our kernels, compared with the minimum and with eager PyTorch.
 
-Kernels are counted by the interpreter at small sizes. Their bytes are linear in each size, so the table's sizes follow
-exactly; a test counts further points. `bytes` are those of the op without partial sums; `partial_bytes` is the size of
-the partial sums, written once and read once, meant to stay in L2. `least_bytes` are the op's inputs, outputs and kept
-activations, once each. Eager PyTorch is counted op by op at the size itself, on the meta device.
+Kernels are counted in the interpreter at small sizes; their traffic is linear in each size, so it extrapolates exactly
+to the sizes of the table (a test counts further points). `bytes` excludes partial sums; `partial_bytes` is the size of
+the partial sums, which are written and read once and should stay in L2. `least_bytes` counts inputs, outputs and saved
+activations once each. Eager PyTorch is counted op by op on the meta device at full size.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from albert_fast.files import strict_json
 from albert_fast.text_tables import number_table
-from bench.counting import OpBytes, Traffic, counting  # first: it has kernels interpreted
+from bench.counting import OpBytes, Traffic, counting  # import first: turns the interpreter on
 
 # isort: split
 from albert_fast.kernels import gelu, gelu_ffn
@@ -34,7 +34,7 @@ FFN_SIZES = ((128, 256), (128, 256), (256, 512))  # tokens, hidden, intermediate
 
 @dataclass
 class Row:
-    """One direction of one op at one shape. Eager under autocast has its LayerNorm in fp32."""
+    """One direction of one op at one shape. Under autocast, eager LayerNorm runs in fp32."""
 
     op: str
     direction: str
@@ -50,7 +50,7 @@ class Row:
 
 
 def multilinear(count: Callable[..., int], corners: Sequence[tuple[int, int]], sizes: Sequence[int]) -> int:
-    """count(*sizes), from counts at all corners of a box, of something linear in each size."""
+    """count(*sizes), extrapolated from the corners of a box; `count` must be linear in each size."""
     total = 0.0
     for picks in product((0, 1), repeat=len(corners)):
         weights = [
@@ -58,12 +58,12 @@ def multilinear(count: Callable[..., int], corners: Sequence[tuple[int, int]], s
             for pick, (low, high), size in zip(picks, corners, sizes, strict=True)
         ]
         total += prod(weights) * count(*(corner[pick] for pick, corner in zip(picks, corners, strict=True)))
-    assert total == round(total), "what a kernel moves is not linear in a size"
+    assert total == round(total), "the traffic of a kernel is not linear in a size"
     return round(total)
 
 
 def _tensors(tokens: int, hidden: int, wide: int, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
-    """One layer's tensors by name, uninitialised."""
+    """The tensors of one layer by name, uninitialized."""
     sizes = {
         "x": (tokens, hidden), "residual": (tokens, hidden), "grad": (tokens, hidden), "bias": (hidden,),
         "weight": (hidden,), "layer_norm_bias": (hidden,), "weight1": (wide, hidden), "bias1": (wide,),
@@ -72,12 +72,9 @@ def _tensors(tokens: int, hidden: int, wide: int, dtype: torch.dtype, device: st
     return {name: torch.empty(size, dtype=dtype, device=device) for name, size in sizes.items()}
 
 
-# ----------------------------------------------------------------------------------------------------------- LayerNorm
-
-
 @cache
 def count_layer_norm(tokens: int, hidden: int, dtype: torch.dtype, dropout: float, pre: bool) -> dict[str, Traffic]:
-    """Traffic of both directions at `tokens` rows."""
+    """Traffic of forward and backward."""
     t, key = _tensors(tokens, hidden, 1, dtype), torch.zeros(2, dtype=torch.int64)
     vectors = t["weight"], t["layer_norm_bias"]
     with counting() as forward, torch.no_grad():
@@ -94,15 +91,15 @@ def count_layer_norm(tokens: int, hidden: int, dtype: torch.dtype, dropout: floa
 
 
 def moved(traffic: Traffic) -> int:
-    """Unique bytes read and all bytes written, without partial sums."""
+    """Unique bytes read plus all bytes written, without partial sums."""
     partials = ("partial_ptr",)
     return traffic.total("read_bytes", without=partials) + traffic.total("written_bytes", without=partials)
 
 
 def eager_layer_norm(tokens: int, hidden: int, dtype: torch.dtype, dropout: float, autocast: bool) -> dict[str, int]:
-    """Bytes of dropout, + residual, LayerNorm and, backward, of the bias's gradient.
+    """Bytes of dropout, residual add and LayerNorm; backward includes the gradient of the bias.
 
-    The bias itself is free: a linear layer adds it inside its product.
+    Adding the bias is free: a linear layer adds it in the epilogue of its product.
     """
     t = {name: x.requires_grad_() for name, x in _tensors(tokens, hidden, 1, dtype, "meta").items()}
     with OpBytes() as forward:
@@ -134,7 +131,9 @@ def layer_norm_rows(shape: Shape, dtype: torch.dtype, dropout: float, pre: bool)
         def bytes_at(n: int, direction: str = direction) -> int:
             return moved(count_layer_norm(n, hidden, dtype, dropout, pre)[direction])
 
-        extra = tokens * hidden * size if pre and direction == "backward" else 0  # eager adds the sum's gradient to s's
+        extra = (
+            tokens * hidden * size if pre and direction == "backward" else 0
+        )  # eager adds the two gradients of the sum
         rows.append(
             Row(
                 op="add_pre_layer_norm" if pre else "add_layer_norm",
@@ -155,12 +154,9 @@ def layer_norm_rows(shape: Shape, dtype: torch.dtype, dropout: float, pre: bool)
     return rows
 
 
-# -------------------------------------------------------------------------------------------------------- feed-forward
-
-
 @cache
 def count_ffn(tokens: int, hidden: int, wide: int, way: str) -> dict[str, tuple[int, int, int]]:
-    """By direction: bytes moved by kernels and products, bytes stored by kernels, least of those stores (bf16)."""
+    """(bytes moved by kernels and products, bytes stored by kernels, minimum of the latter) by direction, in bf16."""
     t = _tensors(tokens, hidden, wide, torch.bfloat16)
     with counting() as kernels, OpBytes() as products, torch.no_grad():
         z, h = gelu_ffn._linear_gelu(t["x"], t["weight1"], t["bias1"], "gelu_new", way)
@@ -190,8 +186,8 @@ def eager_ffn(tokens: int, hidden: int, wide: int) -> dict[str, int]:
 def ffn_rows(shape: Shape, way: str) -> list[Row]:
     sizes = shape.tokens, shape.hidden_size, shape.intermediate_size
     narrow, weight, wide = shape.tokens * sizes[1], sizes[1] * sizes[2], shape.tokens * sizes[2]
-    # Forward: x, W1, b1, z, h written; h, W2, out. Backward: grad, W2, z, grad_z and h written, db1 (fp32); then
-    # grad, h, dW2; grad_z, x, dW1; grad_z, W1, dx.
+    # Forward reads x, W1, b1 and writes z, h; reads h, W2 and writes out. Backward reads grad, W2, z and writes grad_z,
+    # h, db1 (fp32); its products read grad, h and write dW2, read grad_z, x and write dW1, read grad_z, W1, write dx.
     least = {
         "forward": 2 * (narrow + weight + sizes[2] + 2 * wide) + 2 * (wide + weight + narrow),
         "backward": 2 * (narrow + weight + 3 * wide) + 4 * sizes[2]
@@ -224,11 +220,8 @@ def ffn_rows(shape: Shape, way: str) -> list[Row]:
     return rows
 
 
-# --------------------------------------------------------------------------------------------------------------- table
-
-
 def table() -> list[Row]:
-    """Every row, in the order in which it is printed."""
+    """All rows in printing order."""
     rows = []
     for shape in SHAPES:
         for dtype, pre, dropout in product((torch.bfloat16, torch.float32), (False, True), (0.0, DROPOUT)):

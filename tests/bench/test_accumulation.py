@@ -1,4 +1,4 @@
-"""Gradients of shared weights keep fp32's precision, where autograd's bf16 sums lose it."""
+"""Gradients of shared weights are accumulated in fp32; autograd accumulates them in bf16."""
 
 import pytest
 

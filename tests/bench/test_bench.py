@@ -1,9 +1,10 @@
-"""Benches run here in small, and what they rest on is checked: the peer is the same function, the counts are right."""
+"""The benchmarks at small sizes, and their assumptions: the baseline is the same function, the counts are right."""
 
 import importlib
 import json
 import subprocess
 import sys
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -40,18 +41,20 @@ def small(**given) -> AlbertConfig:
     return AlbertConfig(**shape, vocab_size=VOCABULARY, layout="google", **given)
 
 
-def both_steps(folder):
+def first_batches(folder, count=1):
     with PretrainingLoader(folder, tokens_per_batch=256, max_seq_length=64, seed=3) as loader:
-        batch = next(loader)
+        return list(islice(loader, count))
+
+
+def both_steps(batch):
     ours, theirs = AlbertForPreTraining(small()), huggingface.build(small())
     huggingface.copy_weights(theirs, ours)
     train = TrainConfig(optimizer="adamw", learning_rate=1e-3, warmup_steps=0, max_steps=100)
-    return TrainStep(ours, batch, 64, train), huggingface.PeerStep(theirs, train), batch
+    return TrainStep(ours, batch, 64, train), huggingface.PeerStep(theirs, train)
 
 
-def test_padding_loses_nothing(folder):
-    with PretrainingLoader(folder, tokens_per_batch=256, max_seq_length=64, seed=3) as loader:
-        batch = next(loader)
+def test_padding_keeps_every_token(folder):
+    (batch,) = first_batches(folder)
     padded = huggingface.pad(batch)
     assert padded.tokens == int(padded.attention_mask.sum()) == batch.num_tokens
     for i in range(batch.num_sequences):
@@ -68,19 +71,19 @@ def test_full_sequences_need_no_mask():
     assert padded.input_ids.shape == (4, 64)
 
 
-def test_ten_steps_of_both_sides_are_the_same_training(folder):
-    """Same weights, tokens and optimizer: after ten steps the losses still agree to float precision."""
-    ours, theirs, _ = both_steps(folder)
-    with PretrainingLoader(folder, tokens_per_batch=256, max_seq_length=64, seed=3) as loader:
-        for _ in range(10):
-            batch = next(loader)
-            loss = float(theirs(huggingface.pad(batch)))
-            ours([batch])
-            assert ours.read_metrics()["loss"] == pytest.approx(loss, rel=2e-3)
+def test_both_sides_train_alike(folder):
+    """With the same weights, tokens and optimizer, losses agree to rounding for ten steps."""
+    batches = first_batches(folder, 10)
+    ours, theirs = both_steps(batches[0])
+    for batch in batches:
+        loss = float(theirs(huggingface.pad(batch)))
+        ours([batch])
+        assert ours.read_metrics()["loss"] == pytest.approx(loss, rel=2e-3)
 
 
-def test_gradient_check_sees_a_difference(folder):
-    ours, theirs, batch = both_steps(folder)
+def test_gradient_check_detects_a_difference(folder):
+    (batch,) = first_batches(folder)
+    ours, theirs = both_steps(batch)
     checked = bench_pretrain.check_gradients(ours, theirs, batch, "cpu")
     assert checked["largest_gradient_difference"] < 1e-4
     with torch.no_grad():
@@ -89,25 +92,28 @@ def test_gradient_check_sees_a_difference(folder):
         bench_pretrain.check_gradients(ours, theirs, batch, "cpu")
 
 
-def test_flops_of_a_step_are_six_a_weight_and_token():
-    """6 FLOPs a weight use and token, 12 S H a token and layer for attention (Chinchilla's appendix F counts so)."""
+def test_flops_of_a_step_are_six_per_weight_and_token():
+    """6 FLOPs per weight use and token, plus 12 S H per token and layer for attention (as Chinchilla, appendix F)."""
     config = AlbertConfig.from_preset("base")
     tokens, length, sequences, predictions = 1024, 128, 32, 160
-    every, read = 2 * 768 * 768, 2 * 768 * 768 + 2 * 768 * 3072  # weights that see all tokens, or in the last layer few
+    every, read = (
+        2 * 768 * 768,
+        2 * 768 * 768 + 2 * 768 * 3072,
+    )  # weights applied to all tokens; in the last layer to few
     expected = 6 * tokens * (12 * every + 11 * read + 128 * 768) + 6 * (sequences + predictions) * read
-    asking = 1 + predictions // (tokens // length)  # of each sequence, in the last layer
-    expected += 12 * (tokens // length) * length * (11 * length + asking) * 768
+    queries = 1 + predictions // (tokens // length)  # per sequence, in the last layer
+    expected += 12 * (tokens // length) * length * (11 * length + queries) * 768
     expected += 6 * predictions * (768 * 768 + 128 * config.vocab_size)
     assert step_flops(config, tokens, length, sequences, predictions) == expected
 
 
 @pytest.mark.parametrize("kind", ["forward", "data", "weight"])
-def test_product_has_the_shape_asked_for(kind):
+def test_product_shape(kind):
     assert machine.product(kind, 5, 6, 7, "cpu", torch.float32)().shape == (5, 6)
 
 
 @pytest.mark.parametrize("kind", ["full", "short"])
-def test_bench_pretrain_in_small(folder, kind, capsys):
+def test_bench_pretrain_at_a_small_size(folder, kind, capsys):
     length = 32 if kind == "full" else 512
     row = bench_pretrain.compare(small(), folder, 512, length, rounds=1)
     bench_pretrain.show({"text": kind, "preset": "small", "target": None, **row})
@@ -118,7 +124,7 @@ def test_bench_pretrain_in_small(folder, kind, capsys):
     assert "ratio" in capsys.readouterr().out
 
 
-def test_machine_is_described():
+def test_machine_description():
     described = machine.describe("cpu")
     assert torch.__version__.startswith(described["versions"]["torch"])  # a local version may follow: +cu130
     assert described["git"]
@@ -150,7 +156,7 @@ def written(path, document) -> str:
     return str(path)
 
 
-def test_report_is_a_table_and_plots(tmp_path, capsys):
+def test_report_writes_a_table_and_plots(tmp_path, capsys):
     file = written(tmp_path / "card.json", ops_document())
     make_report([file])
     out = capsys.readouterr().out
@@ -164,7 +170,7 @@ def test_report_is_a_table_and_plots(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("scale", "word"), [(1.0, "noise"), (1.15, "noise"), (1.5, "slower"), (0.5, "faster")])
-def test_two_files_are_told_apart_beyond_noise_alone(tmp_path, capsys, scale, word):
+def test_two_files_differ_only_beyond_noise(tmp_path, capsys, scale, word):
     files = [written(tmp_path / "a.json", ops_document()), written(tmp_path / "b.json", ops_document(scale))]
     make_report([*files, "--output", str(tmp_path / "report")])
     report = (tmp_path / "report" / "report.md").read_text()
@@ -191,8 +197,8 @@ def test_report_refuses_other_files(tmp_path, capsys, content):
 
 
 @pytest.mark.parametrize("name", [*TIMED_KERNELS, "attention"])
-def test_op_benches_check_their_peers(name):
-    """Every implementation but torch.compile (slow to start, and checked whenever it is timed) against eager torch."""
+def test_op_benches_check_the_result(name):
+    """Ours against eager torch; torch.compile is slow to start and checked whenever it is timed."""
     module = importlib.import_module(f"bench.bench_{name}")
     shape = Shape("small", 96, 24, 40, 3)
     cases = [module.case(shape, 32, mixed) for mixed in (False, True)] if name == "attention" else [module.case(shape)]
@@ -204,7 +210,7 @@ def test_op_benches_check_their_peers(name):
 
 
 class DeviceClock:
-    """Replays that take 2 ms each on the device, whatever the host does."""
+    """Replays take 2 ms each on the device, independently of the host."""
 
     def __init__(self) -> None:
         self.prepared = 0
@@ -219,7 +225,7 @@ class DeviceClock:
 
 
 @pytest.mark.parametrize("direction", harness.DIRECTIONS)
-def test_on_a_device_replays_are_timed_and_the_host_beside_them(direction, monkeypatch):
+def test_on_a_gpu_replays_and_host_time_are_measured(direction, monkeypatch):
     clock = DeviceClock()
     monkeypatch.setattr(harness, "device_clock", lambda: clock)
     monkeypatch.setattr(harness, "rates", lambda: {"copy": 1e9, "matrix": 1e9})
@@ -231,21 +237,21 @@ def test_on_a_device_replays_are_timed_and_the_host_beside_them(direction, monke
     assert row["median_seconds"] == pytest.approx(2e-3)
     assert row["gb_per_second"] == pytest.approx(row["bytes"] / 2e-3 / 1e9)
     assert 0 < row["host_seconds"] < 2
-    assert harness.stopwatch() > 1.0  # it reads the host's clock again
+    assert harness.stopwatch() > 1.0  # host time again
 
 
-def test_without_a_device_calls_are_timed(monkeypatch):
+def test_on_a_cpu_calls_are_timed(monkeypatch):
     monkeypatch.setattr(harness, "rates", lambda: {"copy": 1e9, "matrix": 1e9})
     timer = gpu_parts.Timer(4)
     case = importlib.import_module("bench.bench_add_layer_norm").case(Shape("small", 96, 24, 40, 3))
     harness.measure(timer, case, "ours", "forward")
     assert "host_seconds" not in timer.row()
     assert timer.row()["median_seconds"] > 0
-    low, median, high = timer.row()["against_eager"]  # of pairs of calls, one of each
+    low, median, high = timer.row()["against_eager"]  # over pairs of calls
     assert 0 < low <= median <= high
 
 
-def test_an_update_is_timed_once_its_gradients_are_there(monkeypatch):
+def test_an_update_is_timed_after_its_gradients_are_complete(monkeypatch):
     module, calls = importlib.import_module("bench.bench_optimizer"), []
     made = module.made
 
@@ -260,7 +266,7 @@ def test_an_update_is_timed_once_its_gradients_are_there(monkeypatch):
     assert calls[-4:] == ["prepare", "wait", "update", "wait"]
 
 
-def test_host_time_needs_no_launch():
+def test_host_time_runs_without_a_gpu():
     command = [sys.executable, "-m", "bench.host_time", "--json", "--rounds", "1"]
     done = subprocess.run(command, check=True, cwd=machine.ROOT, capture_output=True, text=True)
     rows = {row.pop("op"): row for row in json.loads(done.stdout)}
@@ -268,7 +274,7 @@ def test_host_time_needs_no_launch():
     assert all(row["forward"] > 0 and row["forward+backward"] > 0 for row in rows.values())
 
 
-def test_quality_curves_of_both_are_one(tmp_path):
+def test_quality_curves_of_both_sides_agree(tmp_path):
     size = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, embedding_size=16)
     document = bench_quality.run(6, 3, 128, 300, **size)
     assert document["largest_difference_from_huggingface"] < 1e-3
@@ -283,8 +289,8 @@ def gpu_report_run(folder, *flags) -> dict:
     return json.loads((folder / "report.json").read_text())
 
 
-def test_gpu_report_runs_dry_survives_a_failed_part_and_goes_on(tmp_path):
-    """rates is cut off by its limit at first; the second run does it, and leaves what is done alone."""
+def test_gpu_report_continues_after_a_failed_part(tmp_path):
+    """The part `rates` first hits its time limit; the second run repeats only that part."""
     gpu_report_run(tmp_path, "--dry-run", "--parts", "tests")
     cut = gpu_report_run(tmp_path, "--dry-run", "--parts", "tests", "rates", "--limit", "0.2")
     assert "left_out" in cut["parts"]["tests"]
@@ -299,7 +305,7 @@ def test_gpu_report_runs_dry_survives_a_failed_part_and_goes_on(tmp_path):
     assert (tmp_path / "gpu-peers.png").exists()
 
 
-def test_gpu_report_keeps_every_row_at_once():
+def test_gpu_report_saves_every_row():
     kept: list[int] = []
     found = gpu_parts.part_op("add_layer_norm", True, lambda found: kept.append(len(found["rows"])), {})
     rows = found["rows"]
@@ -307,11 +313,11 @@ def test_gpu_report_keeps_every_row_at_once():
     kept.clear()
     earlier = {"rows": rows[:-1], "failed": []}
     again = gpu_parts.part_op("add_layer_norm", True, lambda found: kept.append(len(found["rows"])), earlier)
-    assert kept == [len(rows)]  # one row is made, the others are those of before
+    assert kept == [len(rows)]  # only the missing row is made
     assert again["rows"][:-1] == rows[:-1]
 
 
-def test_gpu_report_goes_on_with_pretraining_where_it_was_cut_off(monkeypatch):
+def test_gpu_report_continues_interrupted_pretraining(monkeypatch):
     compared, kept = [], []
 
     def compare(config, folder, *_):
@@ -329,13 +335,13 @@ def test_gpu_report_goes_on_with_pretraining_where_it_was_cut_off(monkeypatch):
 
 
 @pytest.mark.slow
-def test_gpu_report_runs_dry_as_a_whole(tmp_path):
+def test_whole_gpu_report_as_a_dry_run(tmp_path):
     parts = gpu_report_run(tmp_path, "--dry-run")["parts"]
     assert set(parts) == set(gpu_parts.PARTS)
     assert {name: part for name, part in parts.items() if "error" in part or part.get("failed")} == {}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
-def test_gpu_report_wants_a_gpu():
+def test_gpu_report_needs_a_gpu():
     with pytest.raises(SystemExit, match="use --dry-run"):
         gpu_report.main([])

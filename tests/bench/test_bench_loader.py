@@ -1,4 +1,4 @@
-"""bench.bench_loader: its corpora are sound shards of the shape they name, and every row is measured."""
+"""bench.bench_loader: its corpora are valid shards with the stated lengths, and every row is measured."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from bench.bench_loader import CORPORA, seek, speed_row, write_corpus
 
 
 @pytest.mark.parametrize("name", CORPORA)
-def test_corpora_have_their_shape(tmp_path, name):
+def test_corpora_have_the_stated_lengths(tmp_path, name):
     shape, path = CORPORA[name], tmp_path / "a.bin"
     write_corpus(path, shape, 100_000)
     _loader.check_shard(str(path))
@@ -25,7 +25,7 @@ def test_corpora_have_their_shape(tmp_path, name):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_rows_are_measured(tmp_path):
-    # Two epochs of it take many times what the clock of a process may be late for threads that are running.
+    # Two epochs must take much longer than the lag of the CPU clock of a process with running threads.
     write_corpus(tmp_path / "a.bin", CORPORA["words"], 4_000_000)
     row = speed_row(tmp_path / "a.bin", "words", 128, 1, 20_000)
     rates = [row[name] for name in ("copy", "tokens_per_cpu_second", "huggingface", "albert_pytorch")]

@@ -1,4 +1,4 @@
-"""bench.bench_prepare: its Python rules see the tokens that we see, and every row is measured."""
+"""bench.bench_prepare: its Python tokenizer agrees with ours, and every row is measured."""
 
 import random
 
@@ -13,7 +13,7 @@ def sample(request, tmp_path_factory):
     return request.param, *sample_text(tmp_path_factory.mktemp("bench"), request.param, 0.1)
 
 
-def test_python_tokenizer_gives_our_tokens(sample):
+def test_python_tokenizer_agrees_with_ours(sample):
     _, file, vocab = sample
     tokenizer = load_tokenizer(vocab)
     vocabulary = {token: index for index, token in enumerate(tokenizer.tokens)}
@@ -26,16 +26,16 @@ def test_python_tokenizer_gives_our_tokens(sample):
         assert pieces == tokenizer.encode(line)
 
 
-def test_rules_go_over_the_budget_and_pair_a_lone_sentence_with_itself():
-    """Two of the faults that the description names: a faithful yardstick has them."""
+def test_rules_exceed_the_budget_and_pair_a_single_sentence_with_itself():
+    """Two known faults of albert_pytorch, which a faithful baseline must have."""
     rng = random.Random(0)
-    lone = [chunk for _ in range(50) for chunk in chunks([["a", "b", "c"]], rng)]
-    assert all(a == b for a, b, _ in lone)
+    single = [chunk for _ in range(50) for chunk in chunks([["a", "b", "c"]], rng)]
+    assert all(a == b for a, b, _ in single)
     counts = [len(mask(["[CLS]", *"abcdefghijklmnopqrst", "[SEP]"], ["x"], rng)[0]) for _ in range(200)]
     assert max(counts) > round(22 * 0.15)
 
 
-def test_every_way_is_measured_on_the_same_tokens(sample):
+def test_every_method_is_measured_on_the_same_tokens(sample):
     name, file, vocab = sample
     rows = measure(file, vocab, name)
     assert len(rows) == (5 if name == "chinese" else 4)

@@ -1,4 +1,4 @@
-"""`make bench` says how long it takes and what ours runs, and keeps what is measured when it is stopped."""
+"""`make bench`: expected duration, what "ours" runs on each device, and rows kept after an interruption."""
 
 import json
 import signal
@@ -13,15 +13,15 @@ from bench.run import CPU_SECONDS, expected, runs
 COMMAND = [sys.executable, "-m", "bench.run", "--only", "add_layer_norm"]
 
 
-def test_how_long_it_takes_is_known_from_the_last_run(tmp_path):
+def test_expected_duration_comes_from_the_last_run(tmp_path):
     file = tmp_path / "card.json"
     assert expected(["attention", "step"], "cpu", file) == f"about {round(2 * CPU_SECONDS / 60)} min"
-    assert "after a first run" in expected(["attention"], "cuda", file)
+    assert "unknown" in expected(["attention"], "cuda", file)
     file.write_text(json.dumps({"seconds": {"attention": 200, "step": 100}}))
     assert expected(["attention", "step"], "cuda", file) == "about 5 min"
 
 
-def test_what_ours_runs_depends_on_the_device(monkeypatch):
+def test_description_of_ours_depends_on_the_device(monkeypatch):
     rows = [("gelu_ffn", "torch"), ("gelu_ffn", "ours"), ("optimizer", "ours-lamb"), ("optimizer", "kernels-lamb")]
     monkeypatch.setattr(harness, "KIND", "cpu")
     assert [runs(*row) for row in rows] == ["", "plain ops", "plain ops", "Triton kernels"]
@@ -39,16 +39,16 @@ def test_rows_are_written(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_keeps_its_rows(tmp_path):
+def test_interrupted_run_keeps_its_rows(tmp_path):
     file = tmp_path / "out.json"
     process = subprocess.Popen([*COMMAND, "--output", str(file)], stdout=subprocess.PIPE, cwd=machine.ROOT)
     assert b"about 1 min" in process.stdout.readline()
     assert b"[1 of 1] add_layer_norm" in process.stdout.readline()
     assert process.stdout.read(1) == b"."  # the first row
     process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=300)[0]
+    printed = process.communicate(timeout=300)[0]
     assert process.returncode == 130
     assert not file.exists()
     rows = json.loads((tmp_path / "out-unfinished.json").read_text())["rows"]
     assert rows[0]["median_seconds"] > 0
-    assert b"| add_layer_norm | forward | tiny |" in told
+    assert b"| add_layer_norm | forward | tiny |" in printed

@@ -1,4 +1,4 @@
-"""The soak's judgement: a short run is well, and growth, gaps and doubled steps are told."""
+"""bench.soak: a short run has no problem; growth, gaps and repeated steps are reported."""
 
 import pytest
 
@@ -6,12 +6,12 @@ from bench import soak
 
 
 @pytest.mark.slow
-def test_a_short_soak_is_well(tmp_path) -> None:
-    looks, lines = soak.soak(600, tmp_path)
-    assert soak.judge(looks, lines) == []
+def test_short_soak_has_no_problem(tmp_path) -> None:
+    samples, lines = soak.soak(600, tmp_path)
+    assert soak.judge(samples, lines) == []
 
 
-def test_what_grows_is_told() -> None:
-    looks = [{"seconds": n, "memory_bytes": n * 2**20, "files": 9 + n // 50, "threads": 3} for n in range(100)]
+def test_growth_and_gaps_are_reported() -> None:
+    samples = [{"seconds": n, "memory_bytes": n * 2**20, "files": 9 + n // 50, "threads": 3} for n in range(100)]
     lines = [{"step": step} for step in (20, 40, 40, 80)]
-    assert len(soak.judge(looks, lines)) == 3
+    assert len(soak.judge(samples, lines)) == 3
