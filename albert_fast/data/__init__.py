@@ -1,4 +1,4 @@
-"""Text to shards to batches: tokenized once by `prepare`, drawn as packed micro-batches by the C++ loader.
+"""Text to shards to batches: `prepare` tokenizes the text once, and the C++ loader draws packed micro-batches from it.
 
-Nothing here needs torch but `adapters`.
+Only `adapters` needs torch.
 """

@@ -1,7 +1,7 @@
-"""The pretraining stream for other trainers: packed tensors, or single examples and a collator that pads them.
+"""The pretraining stream for other trainers: packed tensors, or single examples with a padding collator.
 
-HuggingFace's model and Trainer (`pip install 'albert-fast[trainer]'`), or any loop over a torch DataLoader, on a folder
-that `albert-fast prepare` made:
+For HuggingFace's model and Trainer (`pip install 'albert-fast[trainer]'`) or any loop over a torch DataLoader, on a
+folder made by `albert-fast prepare`:
 
     from transformers import AlbertConfig, AlbertForPreTraining, Trainer, TrainingArguments
     from albert_fast.data.adapters import ExampleDataset, PaddingCollator
@@ -25,20 +25,21 @@ from torch.utils.data import IterableDataset, get_worker_info
 from albert_fast.data.batches import Batch, PretrainingLoader, Shards
 from albert_fast.options import UserError
 
-IGNORED = -100  # the label that torch's cross-entropy leaves out
+IGNORED = -100  # label that torch's cross entropy ignores
 
 
 class PackedDataset(IterableDataset):
-    """Micro-batches as dicts of tensors, one for each array of `albert_fast.data.batches.Batch`, zero-copy; endless.
+    """Endless micro-batches as dicts of tensors, one for each array of `albert_fast.data.batches.Batch`, zero-copy.
 
-    Pass it to a DataLoader with batch_size=None. The settings are PretrainingLoader's. Workers of a DataLoader share
-    this rank's micro-batches out among them: with any number of workers the same stream arrives in the same order.
-    (The loader has threads of its own: num_workers=0 is as fast.)
+    Pass it to a DataLoader with batch_size=None. Settings are those of PretrainingLoader. DataLoader workers divide
+    this rank's micro-batches among them, so that any number of workers gives the same stream in the same order. (The
+    loader
+    has its own threads: num_workers=0 is as fast.)
     """
 
     def __init__(self, shards: Shards, **settings: Any):
         self.shards, self.settings = shards, settings
-        with PretrainingLoader(shards, **settings) as loader:  # refuses bad settings here, not in a worker
+        with PretrainingLoader(shards, **settings) as loader:  # rejects bad settings here rather than in a worker
             self.vocab_size: int = loader.corpus.vocab_size
             self.pad_token_id: int = loader.corpus.pad_id
 
@@ -47,7 +48,7 @@ class PackedDataset(IterableDataset):
         if worker is not None:
             if settings.get("cursor") is not None and worker.num_workers > 1:
                 raise UserError("cursor does not go with num_workers > 1; use num_workers=0 or start_batch")
-            # A DataLoader takes from its workers in turn, so worker w is rank + w * world_size of more ranks.
+            # A DataLoader polls its workers in turn, so worker w acts as rank + w * world_size among more ranks.
             settings["rank"] = settings.get("rank", 0) + worker.id * settings.get("world_size", 1)
             settings["world_size"] = settings.get("world_size", 1) * worker.num_workers
         with PretrainingLoader(self.shards, **settings) as loader:
@@ -60,11 +61,11 @@ class PackedDataset(IterableDataset):
 
 
 class ExampleDataset(PackedDataset):
-    """Single examples under HuggingFace's names, for `PaddingCollator`.
+    """Single examples with HuggingFace's names, for `PaddingCollator`.
 
-    Each has numpy input_ids, token_type_ids and labels [L] int64 (labels IGNORED where nothing is masked) and, with
-    sentence order, the int sentence_order_label (1 = swapped). tokens_per_batch only says how many examples are made at
-    a time; its default is 64 full ones.
+    Each has numpy input_ids, token_type_ids and labels [L] int64 (IGNORED where nothing is masked) and, with sentence
+    order, an int sentence_order_label (1 = swapped). tokens_per_batch only determines how many examples are made at a
+    time; the default is 64 full ones.
     """
 
     def __init__(self, shards: Shards, *, max_seq_length: int, tokens_per_batch: int | None = None, **settings: Any):
@@ -78,7 +79,7 @@ class ExampleDataset(PackedDataset):
 
 
 def examples_of(batch: Batch, has_order: bool = True) -> Iterator[dict[str, Any]]:
-    """The examples of a packed batch, as ExampleDataset gives them."""
+    """The examples of a packed batch, in the form of ExampleDataset."""
     used = slice(batch.num_predictions)
     labels = np.full(len(batch.input_ids), IGNORED, np.int64)
     labels[batch.masked_lm_positions[used]] = batch.masked_lm_ids[used]
@@ -94,14 +95,14 @@ def examples_of(batch: Batch, has_order: bool = True) -> Iterator[dict[str, Any]
 
 
 class PaddingCollator:
-    """Pads examples to the longest, to what HuggingFace's AlbertForPreTraining takes.
+    """Pads examples to the longest one, as inputs of HuggingFace's AlbertForPreTraining.
 
-    It gives input_ids, attention_mask, token_type_ids and labels [B, S] and, where the examples have it,
-    sentence_order_label [B]; int64 tensors.
+    Returns int64 tensors input_ids, attention_mask, token_type_ids and labels [B, S] and, if the examples have it,
+    sentence_order_label [B].
 
     Args:
         pad_token_id: `dataset.pad_token_id`.
-        pad_to_multiple_of: rounds S up, so that fewer shapes occur.
+        pad_to_multiple_of: round S up, so that fewer shapes occur.
     """
 
     def __init__(self, pad_token_id: int, pad_to_multiple_of: int = 8):

@@ -1,4 +1,4 @@
-"""Shards to batches: the Python face of the C++ loader (csrc/loader.h), an endless stream of packed numpy batches."""
+"""Python interface of the C++ loader (csrc/loader.h): an endless stream of packed numpy batches from shards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from albert_fast.data.manifest import open_folder
 from albert_fast.options import UserError
 
 if TYPE_CHECKING:
-    from typing import Unpack  # of Python 3.11
+    from typing import Unpack  # new in Python 3.11
 
 _BATCHES_BEFORE_REPORT = 100
 _CURSOR_BITS = {"index": 63, "epoch": 63, "group": 32, "batch": 63}
@@ -33,13 +33,12 @@ Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One micro-batch of fixed shapes: T tokens, at most M examples, N sequence slots, P prediction slots.
+    """A micro-batch of fixed shapes: T tokens, at most M examples, N sequence slots, P prediction slots.
 
-    Sequence i is `input_ids[cu_seqlens[i]:cu_seqlens[i + 1]]`. The first num_sequences are examples: [CLS] A [SEP] B
-    [SEP], or [CLS] A [SEP] where sentence order is off. No token belongs to no sequence: padding sequences of at most
-    max_seq_length tokens ([PAD], type and position 0) follow up to T, so `cu_seqlens[-1]` is always T, and the slots
-    left are empty. The arrays are views of memory that lives as long as one of them; torch.from_numpy takes
-    them without a copy.
+    Sequence i is `input_ids[cu_seqlens[i]:cu_seqlens[i + 1]]`. The first num_sequences sequences are examples: [CLS] A
+    [SEP] B [SEP], or [CLS] A [SEP] without sentence order. Padding sequences of at most max_seq_length tokens ([PAD],
+    type and position 0) fill the rest up to T, so `cu_seqlens[-1]` is always T; remaining slots are empty. The arrays
+    share memory that lives as long as any of them; torch.from_numpy does not copy.
     """
 
     input_ids: np.ndarray  # [T] int32
@@ -47,44 +46,45 @@ class Batch:
     position_ids: np.ndarray  # [T] int32, from 0 in each example
     cu_seqlens: np.ndarray  # [N+1] int32, from 0 to T
     masked_lm_positions: np.ndarray  # [P] int32, indices into [T], ascending within a sequence; 0 in unused slots
-    masked_lm_ids: np.ndarray  # [P] int32, the original ids
+    masked_lm_ids: np.ndarray  # [P] int32, original ids
     masked_lm_weights: np.ndarray  # [P] float32, 1, or 0 in unused slots
-    sentence_order_labels: np.ndarray  # [M] int32, 1 = A and B are swapped
-    sentence_order_weights: np.ndarray  # [M] float32, 1, or 0 in unused places and where there is no order to learn
+    sentence_order_labels: np.ndarray  # [M] int32, 1 if A and B are swapped
+    sentence_order_weights: np.ndarray  # [M] float32, 1, or 0 in unused slots and without a second segment
     index: int  # of the global micro-batch
     epoch: int
-    num_tokens: int  # of the examples, specials included
-    num_sequences: int  # examples
+    num_tokens: int  # tokens of the examples, including special tokens
+    num_sequences: int  # number of examples
     num_predictions: int
 
 
 class PretrainingLoader(Iterator[Batch]):
-    """The endless stream of packed micro-batches of a prepared folder, new masks every epoch.
+    """Endless stream of packed micro-batches of a prepared folder, with new masks every epoch.
 
-    Micro-batches are numbered without end, epoch after epoch; rank r of W takes start + r, start + r + W, and so on.
-    Micro-batch k is a pure function of (shards, settings, seed, k): threads, rank and world size change nothing in it.
-    Every token of the corpus is used exactly once an epoch, but for one-token tails of documents (`statistics`).
-    What stays unused of the T tokens is mostly the remainder in the last batch of each group of 256 pages (about 16.8M
-    tokens), half a batch on average; where T is 32 S or more and documents differ in length, else less than 0.2%.
-    Semantics: sentence-order pairs (Lan et al. 2019, section 3.1) split inside one document, whole-word n-gram masks
-    with p(n) ~ 1/n, 80% [MASK], 10% kept, 10% a random ordinary id.
+    Micro-batches are numbered consecutively across epochs; rank r of W gets start + r, start + r + W, and so on.
+    Micro-batch k is a pure function of (shards, settings, seed, k), independent of threads, rank and world size. Every
+    token of the corpus is used exactly once per epoch, except one-token tails of documents (`statistics`). Unused
+    tokens are mostly in the last batch of each group of 256 pages (about 16.8M tokens), half a batch on average; if T
+    is at least 32 S and documents vary in length, other batches leave less than 0.2% unused. Examples are
+    sentence-order pairs (Lan et al. 2019, section 3.1) split within a document, with whole-word n-gram masks, p(n) ~
+    1/n: 80% [MASK], 10% unchanged, 10% a random ordinary token.
 
     Args:
-        shards: a prepared folder, or the shard files in their order.
-        tokens_per_batch: T, at least max_seq_length. Where T exceeds the corpus, batches are partly empty.
-        max_seq_length: S, the most tokens of a sequence, specials included.
-        seed: from 0 to 2^64 - 1.
-        rank, world_size: which micro-batches of the stream are this process's.
-        threads: that build batches; more give the same bytes sooner.
-        start_batch: global micro-batch to begin at. Finding it plans every group before it (about 10 ms per million
-            sentences and epoch).
-        cursor: of `cursor()`, to go on there at the cost of one group; instead of start_batch.
-        settings: of masks, pairs and capacities, by the names and defaults of `capacities.loader_config`. The sequence
-            slots N, the attribute sequence_slots, leave room for the padding sequences besides max_sequences.
+        shards: a prepared folder, or shard files in order.
+        tokens_per_batch: T, at least max_seq_length. If T exceeds the corpus, batches are partly empty.
+        max_seq_length: S, the maximum tokens per sequence, including special tokens.
+        seed: 0 to 2^64 - 1.
+        rank, world_size: select the micro-batches of this process.
+        threads: number of threads that build batches; it does not affect the bytes.
+        start_batch: global micro-batch to start at. Finding it means planning every group before it (about 10 ms per
+            million sentences and epoch).
+        cursor: a result of `cursor()` to resume at, at the cost of planning one group; instead of start_batch.
+        settings: masking, pairs and capacities, with the names and defaults of `capacities.loader_config`. The number
+        of
+            sequence slots N (attribute sequence_slots) leaves room for padding sequences besides max_sequences.
 
     Raises:
-        UserError: a setting out of its range, no such folder or file, damaged shards, a cursor of another stream.
-            Damage in a page is raised in place of the first batch that needs the page.
+        UserError: a setting is out of range, a file is missing or damaged, or the cursor belongs to another stream.
+            Damage within a page is raised by the first batch that needs the page.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class PretrainingLoader(Iterator[Batch]):
         return self
 
     def __next__(self) -> Batch:
-        try:  # not as_user_error, which would cost as much as the arrays
+        try:  # not as_user_error, which takes as long as making the arrays
             batch = Batch(*self._core.next())
         except (ValueError, RuntimeError) as error:
             raise UserError(str(error)) from None
@@ -144,21 +144,21 @@ class PretrainingLoader(Iterator[Batch]):
         return batch
 
     def cursor(self) -> dict[str, Any]:
-        """Where the next round of micro-batches begins, for a checkpoint: plain JSON, the same on every rank."""
+        """Position of the next round of micro-batches, for a checkpoint: plain JSON, equal on all ranks."""
         place = dict(zip(_CURSOR_BITS, self._core.cursor(), strict=True))
         return {**place, "max_sequences": self.max_sequences, "stream": self._fingerprint}
 
     def statistics(self) -> dict[str, Any]:
-        """Counts over the batches handed out.
+        """Counts over the batches returned so far.
 
-        They are batches, sequences, tokens and unused_tokens, predictions and unused_predictions (slots),
-        dropped_tokens (one-token tails, of groups passed), and closed_by: how many batches were ended by a lack of
-        tokens, sequences or predictions, or by the end of their group of pages.
+        Keys: batches, sequences, tokens and unused_tokens, predictions and unused_predictions (slots), dropped_tokens
+        (one-token tails in finished groups), and closed_by: how many batches ended because tokens, sequences or
+        predictions were full, or with their group of pages.
         """
         return self._core.statistics()
 
     def close(self) -> None:
-        """Stop the threads. Batches already handed out stay valid; closing twice does nothing."""
+        """Stop the threads. Batches already returned stay valid; closing twice is harmless."""
         self._close()
 
     def __enter__(self) -> PretrainingLoader:
@@ -171,9 +171,7 @@ class PretrainingLoader(Iterator[Batch]):
         try:
             stream, place = cursor["stream"], {name: cursor[name] for name in _CURSOR_BITS}
         except (KeyError, TypeError):
-            raise UserError(
-                f"cursor {cursor!r} has not the keys of PretrainingLoader.cursor(); take it from there"
-            ) from None
+            raise UserError(f"cursor {cursor!r} lacks keys of PretrainingLoader.cursor(); pass its result") from None
         if stream != self._fingerprint:
             raise UserError(
                 f"cursor of stream {stream!r}, this one is {self._fingerprint!r}: the shards, the seed or a "
@@ -212,8 +210,10 @@ def _warn_of_waste(config: Any, corpus: Any) -> None:
 
 
 def _warn_of_capacities(statistics: Mapping[str, Any]) -> None:
-    """Where most batches are ended by a capacity other than their tokens, one option would fill them."""
+    """Warn if most batches are closed by a capacity other than tokens, and name the option to raise."""
     share = statistics["unused_tokens"] / statistics["tokens"]
     for capacity, name in (("sequences", "max_sequences"), ("predictions", "predictions_per_batch")):
         if statistics["closed_by"][capacity] > statistics["batches"] / 2 and share > 0.01:
-            warnings.warn(f"{share:.1%} of the tokens stay unused for want of {capacity}; raise {name}", stacklevel=3)
+            warnings.warn(
+                f"{share:.1%} of the tokens stay unused because {capacity} are full; raise {name}", stacklevel=3
+            )

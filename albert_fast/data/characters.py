@@ -1,14 +1,16 @@
-"""Rules on characters that every reader of text shares."""
+"""Character-level checks shared by all readers of text."""
 
 from albert_fast.options import UserError
 
 
 def whole_characters(text: str) -> str:
-    """The text with U+FFFD for each half of a character (a lone surrogate), which JSON can spell and UTF-8 cannot."""
+    """Replace lone surrogates, which JSON can contain but UTF-8 cannot, by U+FFFD."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def check_line_ends(text: str, whose: str) -> None:
-    """UserError where lines end in CR alone: all of the text would be one line. `whose` begins the message."""
+    """Raise UserError if lines end in CR only, so that the text would be a single line; `whose` starts the message."""
     if "\r" in text and "\n" not in text:
-        raise UserError(f"{whose} has old Mac line ends (CR alone), so it is one line; tr '\\r' '\\n' mends it")
+        raise UserError(
+            f"{whose} has old Mac line ends (CR only), so it is a single line; convert it with tr '\\r' '\\n'"
+        )

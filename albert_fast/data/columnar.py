@@ -1,4 +1,4 @@
-"""Parquet and Arrow files as text: a row is a document, the lines of its columns' strings are its sentences."""
+"""Reads Parquet and Arrow files as text: a row is a document, and each line of its strings a sentence."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 _PARQUET, _ARROW = b"PAR1", b"ARROW1"
 _SUFFIXES = (".parquet", ".arrow", ".feather")
-_ROWS = 256  # taken at a time, which bounds the memory
+_ROWS = 256  # rows per batch, which bounds the memory
 _BUFFER_BYTES = 1 << 20
 
 
 def is_table(path: str) -> bool:
-    """Whether a file is Parquet or Arrow (an Arrow stream, as HuggingFace's datasets write it, by its name alone)."""
+    """Whether a file is Parquet or Arrow (an Arrow stream, as written by HuggingFace datasets, by its name)."""
     with open(path, "rb") as file:
         head = file.read(len(_ARROW))
     return head.startswith(_PARQUET) or head == _ARROW or path.endswith(_SUFFIXES)
 
 
 def table_columns(path: str, columns: tuple[str, ...]) -> tuple[str, ...]:
-    """`columns`, if the table has them and they hold text; where none are named, "text" or the only one with text.
+    """The text columns: `columns` after validation; if empty, "text" or the only column with text.
 
     Raises:
-        UserError: no such column, one of another type, or several that might be meant.
+        UserError: a column is missing or does not hold text, or the choice is ambiguous.
     """
     with _opened(path) as table:
         texts = [field.name for field in table.schema if _holds_text(field.type)]
@@ -50,18 +50,18 @@ def table_columns(path: str, columns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def table_groups(path: str) -> int:
-    """Into how many groups of rows (Parquet's row groups, Arrow's record batches) the table is cut."""
+    """Number of row groups (Parquet) or record batches (Arrow) of a table."""
     with _opened(path) as table:
         return table.num_groups
 
 
 def open_table(path: str, columns: tuple[str, ...], groups: tuple[int, int]) -> io.BufferedReader:
-    """The text of the groups first..last, last excluded: a row's lines, none of them blank, then a blank line."""
+    """Text of row groups first..last (last excluded): for each row its non-blank lines, then a blank line."""
     return io.BufferedReader(_TableText(path, columns, groups), _BUFFER_BYTES)
 
 
 class _TableText(io.RawIOBase):
-    """The bytes of a table's text, made row by row as they are read."""
+    """Stream of a table's text, generated row by row."""
 
     def __init__(self, path: str, columns: tuple[str, ...], groups: tuple[int, int]):
         self._documents = _documents(path, columns, groups)
@@ -105,7 +105,7 @@ def _holds_text(kind: pyarrow.DataType) -> bool:
 
 @contextmanager
 def _opened(path: str) -> Iterator[_Parquet | _Arrow]:
-    """The open table; what pyarrow finds wrong with it becomes a UserError with its name."""
+    """Open a table; errors of pyarrow become UserErrors with the file name."""
     try:
         import pyarrow
     except ImportError:
@@ -116,14 +116,14 @@ def _opened(path: str) -> Iterator[_Parquet | _Arrow]:
         with pyarrow.memory_map(path) as file:
             yield _Parquet(file) if is_parquet else _Arrow(file)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"input {path}: damaged, or no Parquet or Arrow ({str(error)[:200]})") from None
+        raise UserError(f"input {path}: damaged, or not a Parquet or Arrow file ({str(error)[:200]})") from None
 
 
 class _Parquet:
     def __init__(self, file: pyarrow.NativeFile):
         from pyarrow import parquet
 
-        # Buffered, column chunks are read page by page and not as a whole.
+        # Buffered, so that column chunks are read page by page.
         self._file = parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES)
         self.schema = self._file.schema_arrow
         self.num_groups: int = self._file.num_row_groups
@@ -134,10 +134,7 @@ class _Parquet:
 
 
 class _Arrow:
-    """An Arrow file, or the stream that HuggingFace's datasets write, memory-mapped.
-
-    Batches that are passed over are never read.
-    """
+    """An Arrow file or stream (as written by HuggingFace datasets), memory-mapped; skipped batches are never read."""
 
     def __init__(self, file: pyarrow.NativeFile):
         from pyarrow import ipc

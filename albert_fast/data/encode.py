@@ -1,4 +1,4 @@
-"""Lines of running text to token ids: by the word cache where it can, else by HuggingFace's pipeline."""
+"""Tokenizes lines of text: with the word cache if possible, else with HuggingFace's pipeline."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from albert_fast.data.wordpiece import IDEOGRAPH, WordPieceCache
 if TYPE_CHECKING:
     from albert_fast.data.tokenizer import Tokenizer
 
-Segmenter = Callable[[str], Iterable[str]]  # a line's words in order, none left out
+Segmenter = Callable[[str], Iterable[str]]  # splits a line into all its words, in order
 
 
 class EncodedLines(NamedTuple):
-    """The tokens of some lines.
+    """Tokens of several lines.
 
-    ids int32 [T] of all lines in a row, word_starts bool [T], lengths int64 [lines] in tokens, and how often each word
-    occurs that is unknown to the vocabulary.
+    ids int32 [T] of all lines, concatenated; word_starts bool [T]; lengths int64 [lines] in tokens; counts of words
+    that are not in the vocabulary.
     """
 
     ids: np.ndarray
@@ -34,7 +34,7 @@ class EncodedLines(NamedTuple):
 def encode_cached(
     tokenizer: Tokenizer, cache: WordPieceCache, lines: Sequence[str], segment: Segmenter | None
 ) -> EncodedLines | None:
-    """By whole words; None where single characters do not decide, and HuggingFace's pipeline has to."""
+    """Encode word by word; None if the text needs HuggingFace's pipeline."""
     cached = cache.encode_lines(lines)
     if cached is None:
         return None
@@ -49,9 +49,9 @@ def encode_cached(
 
 
 def encode_wordpiece(tokenizer: Tokenizer, lines: Sequence[str], segment: Segmenter | None) -> EncodedLines:
-    """By HuggingFace's pipeline with a WordPiece model: pieces inside a word begin with ##."""
+    """Encode with HuggingFace's pipeline and a WordPiece model: pieces inside a word begin with ##."""
     backend = tokenizer.text_backend
-    # The fast form does not find offsets.
+    # encode_batch_fast does not compute offsets.
     encode = backend.encode_batch_fast if segment is None else backend.encode_batch
     encodings = encode(lines, add_special_tokens=False)
     ids, lengths = _joined(encodings)
@@ -64,11 +64,11 @@ def encode_wordpiece(tokenizer: Tokenizer, lines: Sequence[str], segment: Segmen
 
 
 def encode_pieces(tokenizer: Tokenizer, lines: Sequence[str]) -> EncodedLines:
-    """By HuggingFace's pipeline with another model (unigram, BPE): words are those of its pre-tokenizer."""
+    """Encode with HuggingFace's pipeline and another model (unigram, BPE): words are those of its pre-tokenizer."""
     encodings = tokenizer.text_backend.encode_batch(lines, add_special_tokens=False)
     ids, lengths = _joined(encodings)
     unknown = _unknown_words(tokenizer.unk_id, lines, encodings)
-    # Such a model may hold special tokens as pieces, and text that spells one is no special token.
+    # Such a model may have special tokens as pieces, but text that spells one is not a special token.
     ids[np.isin(ids, list(tokenizer.special_ids - {tokenizer.unk_id}))] = tokenizer.unk_id
     words = chain.from_iterable((-1 if word is None else word for word in e.word_ids) for e in encodings)
     word = np.fromiter(words, np.int64, len(ids))
@@ -115,7 +115,7 @@ def _inside_words(
     tokenizer: Tokenizer, ids: np.ndarray, encodings: list[tokenizers.Encoding], lines: Sequence[str],
     segment: Segmenter,
 ) -> np.ndarray:  # fmt: skip
-    """bool [T]: an ideograph that begins no word of `segment`."""
+    """bool [T]: ideographs that do not begin a word of `segment`."""
     inside = [
         begin not in edges
         for line, encoding in zip(lines, encodings, strict=True)

@@ -1,6 +1,6 @@
-"""What a file is that holds no text, told by how it begins, and what to do about it."""
+"""Recognises files that are not text by their first bytes, with a remedy for each."""
 
-_UNPACK = "unpack it, or compress it by zstd or gzip"
+_UNPACK = "unpack it, or compress it with zstd or gzip"
 _BINARY = {
     b"PK\x03\x04": ("a zip archive, a spreadsheet or an office document", "give the text in it"),
     b"BZh": ("compressed by bzip2", _UNPACK),
@@ -19,11 +19,11 @@ _MARKUP = {
     b"<!doctype html": ("HTML", "give its text"),
     b"<html": ("HTML", "give its text"),
 }
-_TAR = slice(257, 262)  # where a tar archive has its name for itself
+_TAR = slice(257, 262)  # position of the magic number of a tar archive
 
 
 def foreign_kind(head: bytes, markup: bool = False) -> tuple[str, str] | None:
-    """(what a file is, what to do) by its first bytes; None: it may be text. `markup`: HTML and its kin are none."""
+    """(kind, remedy) of a file by its first bytes; None if it may be text. `markup`: recognise HTML etc. too."""
     if head[_TAR] == b"ustar":
         return "a tar archive", "unpack it"
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")

@@ -1,4 +1,4 @@
-"""What `prepare` is given: files, told apart by their content, and the text of each as a stream of bytes."""
+"""Input files of `prepare`: detects their format by content and opens their text as a byte stream."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from albert_fast.files import writing
 from albert_fast.options import UserError, note
 
 Layout = Literal["lines", "json", "docs"]
-# A line at a document's edge, as WikiExtractor writes it.
+# A document boundary in WikiExtractor's output.
 DOC_EDGE = re.compile(r"\s*(?:<doc(?:\s.*)?>|</doc>)\s*")
 _HEAD_BYTES = 1 << 16
 _SKIP_BYTES = 1 << 20
 _GZIP = b"\x1f\x8b"
-# What lies beside a corpus, as in the data sets of HuggingFace's hub.
+# Files next to a corpus that are not part of it, as in data sets of the HuggingFace hub.
 _NO_CORPUS = re.compile(r"(?i)(readme|licen[cs]e|notice|changelog)(\.\w+)?|dataset_infos?\.json")
 _OBJECT = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:')
 _ARRAY = re.compile(r'\[\s*(?:\{\s*"|\[\s*["\[{]|"(?:[^"\\]|\\.)*"\s*[,\]])')
@@ -38,15 +38,15 @@ _ARRAY = re.compile(r'\[\s*(?:\{\s*"|\[\s*["\[{]|"(?:[^"\\]|\\.)*"\s*[,\]])')
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of text, and how its text lies in it.
+    """An input file and the layout of its text.
 
     Attributes:
-        layout: lines (one sentence each, a blank line between documents), json (a line is an object, which is a
-            document) or docs (documents between lines `<doc ...>` and `</doc>`, where blank lines mean nothing).
-        columns: of a table (Parquet or Arrow), those that hold the text; a row is a document.
-        groups: of a table, the row groups (Arrow: record batches) first..last to read, last excluded.
-        frames: of a .zst file of several, where each begins; empty where it can be read from its beginning alone.
-        text_bytes: of a file that can be entered at any byte, the bytes of its text, uncompressed.
+        layout: lines (one sentence per line, a blank line between documents), json (one object, a document, per line)
+            or docs (documents between lines `<doc ...>` and `</doc>`, where blank lines have no meaning).
+        columns: for a table (Parquet or Arrow), the columns with text; a row is a document.
+        groups: for a table, the row groups (Arrow: record batches) first..last to read, last excluded.
+        frames: for a .zst file, its frames; empty if it can only be read from the beginning.
+        text_bytes: for a seekable file, the bytes of its uncompressed text.
     """
 
     path: str
@@ -69,7 +69,7 @@ class InputFile:
 
     @property
     def is_seekable(self) -> bool:
-        """Whether it can be entered at any byte; tables and most compressed files are read from their beginning."""
+        """Whether it can be read from any byte; tables and most compressed files cannot."""
         return not self.columns and (self._compression is None or len(self.frames) > 1)
 
     def open(self, offset: int = 0) -> BinaryIO:
@@ -147,7 +147,7 @@ def file_bytes(path: str) -> int:
     except OSError as error:
         raise UserError(f"input {path}: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"input {path}: is no regular file; prepare reads files, to be able to go on where it stopped")
+        raise UserError(f"input {path}: is not a regular file; prepare needs files to be able to resume")
     return status.st_size
 
 
@@ -239,7 +239,7 @@ def _skipped(file: BinaryIO, offset: int) -> BinaryIO:
 
 
 class _Decompressed:
-    """A compressed file's text; damage is a UserError with the file's name."""
+    """Text of a compressed file; damage raises a UserError with the file name."""
 
     def __init__(self, path: str, kind: str, offset: int = 0):
         self._path, self._kind = path, kind
@@ -264,7 +264,7 @@ class _Decompressed:
             return read(size)
         except self._errors as error:
             raise UserError(
-                f"input {self._path}: damaged or cut {self._kind} ({error}); check it with {self._kind} -t"
+                f"input {self._path}: damaged or truncated {self._kind} ({error}); check it with {self._kind} -t"
             ) from None
 
     def __enter__(self) -> _Decompressed:

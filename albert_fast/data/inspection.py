@@ -1,4 +1,4 @@
-"""`inspect`: what the loader makes of a prepared folder, as examples to read and as statistics of the first batches."""
+"""`inspect`: shows examples that the loader makes from a prepared folder, and statistics of the first batches."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ class InspectOptions(Options):
 
     data: str = option(help="prepared folder", positional=True)
     examples: int = option(3, "examples to print", at_least=0)
-    batches: int = option(20, "first batches that the statistics are of", at_least=1)
+    batches: int = option(20, "number of batches for the statistics", at_least=1)
     seed: int = option(42, "seed of the stream of batches")
-    json: bool = option(False, "print the statistics as one JSON document, and nothing else")
+    json: bool = option(False, "print only the statistics, as one JSON document")
 
 
 def inspect(options: InspectOptions, data: DataConfig) -> None:
-    """Print examples of a prepared folder, masked words coloured, and the statistics of the first batches."""
+    """Print examples of a prepared folder with coloured masks, and statistics of the first batches."""
     tokenizer = load_tokenizer(open_folder(options.data).directory / "tokenizer.json")
     with PretrainingLoader(options.data, seed=options.seed, threads=data.loader_threads, **data.settings()) as loader:
         batches = list(islice(loader, options.batches))
@@ -57,7 +57,7 @@ def original_ids(batch: Batch) -> np.ndarray:
 
 
 def batch_statistics(batches: list[Batch], tokenizer: Tokenizer) -> dict[str, Any]:
-    """Counts and rates over batches; a word is what begins with no ##, whatever a segmenter found."""
+    """Counts and rates over batches; a word begins at a token without ##, regardless of any segmenter."""
     total: Counter[str] = Counter()
     runs: Counter[int] = Counter()
     never = np.array(sorted(tokenizer.special_ids))
@@ -102,7 +102,7 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def _runs(original: np.ndarray, positions: np.ndarray, tokenizer: Tokenizer) -> list[int]:
-    """Lengths in words of the runs of masked tokens that lie side by side."""
+    """Lengths, in words, of runs of adjacent masked tokens."""
     positions = np.sort(positions)
     breaks = np.flatnonzero(np.diff(positions) > 1) + 1
     starts = tokenizer.begins_word[original[positions]]

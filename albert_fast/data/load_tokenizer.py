@@ -1,4 +1,4 @@
-"""A tokenizer from the files that hold one: a vocab.txt, a tokenizer.json, a SentencePiece model, or their folder."""
+"""Loads tokenizers from a vocab.txt, a tokenizer.json, a SentencePiece model, or a folder with one of these."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from albert_fast.options import UserError, note
 
 
 def find_vocabulary(folder: Path) -> Path | None:
-    """The file of a folder that holds its vocabulary: tokenizer.json, vocab.txt, or the one SentencePiece model."""
+    """The vocabulary file in a folder: tokenizer.json, vocab.txt, or its only SentencePiece model."""
     for pattern in ("tokenizer.json", "vocab.txt", "spiece.model", "*.model", "vocab*.txt"):
         found = sorted(path for path in folder.glob(pattern) if path.is_file())
         if len(found) > 1:
@@ -26,18 +26,18 @@ def find_vocabulary(folder: Path) -> Path | None:
 
 
 def load_tokenizer(path: str | Path, lowercase: bool | None = None, strip_accents: bool | None = None) -> Tokenizer:
-    """Load a vocab.txt, a tokenizer.json, a SentencePiece model, or a folder that holds one.
+    """Load a vocab.txt, a tokenizer.json, a SentencePiece model, or a folder with one of these.
 
     Args:
-        lowercase, strip_accents: for vocab.txt and SentencePiece, what is done to the text first. None: what a
-            tokenizer_config.json beside the file says, else lower it, and strip where it is lowered (SentencePiece:
-            always). A tokenizer.json says for itself.
+        lowercase, strip_accents: for vocab.txt and SentencePiece, preprocessing of the text. None: as in a
+            tokenizer_config.json next to the file; without one, lowercase, and strip accents if lowercasing
+            (SentencePiece: always). A tokenizer.json defines its own preprocessing.
     """
     path = Path(path)
     if path.is_dir():
         file = find_vocabulary(path)
         if file is None:
-            raise UserError(f"vocabulary {path}: the folder holds neither tokenizer.json nor vocab.txt nor a .model")
+            raise UserError(f"vocabulary {path}: the folder has no tokenizer.json, vocab.txt or .model")
         path = file
     try:
         content = path.read_bytes()
@@ -46,7 +46,7 @@ def load_tokenizer(path: str | Path, lowercase: bool | None = None, strip_accent
     try:
         if path.suffix == ".json":
             if lowercase is not None or strip_accents is not None:
-                raise UserError("a tokenizer.json says itself how it treats the text; leave --lowercase out")
+                raise UserError("a tokenizer.json defines its own preprocessing; omit --lowercase")
             return Tokenizer(_from_json(_decoded(content)))
         rules = _text_rules(path.parent, lowercase, strip_accents)
         if path.suffix == ".model" or is_sentencepiece(content):
@@ -63,11 +63,11 @@ def load_tokenizer(path: str | Path, lowercase: bool | None = None, strip_accent
 def wordpiece_tokenizer(
     tokens: Sequence[str], lowercase: bool = True, strip_accents: bool | None = None, split_ideographs: bool = True
 ) -> Tokenizer:
-    """BERT's WordPiece over `tokens` in id order, "" where an id has none (Devlin et al., tokenization.py).
+    """BERT's WordPiece with `tokens` in id order, "" for ids without a token (Devlin et al., tokenization.py).
 
     Args:
-        strip_accents: None: where the text is lowered.
-        split_ideographs: make a word of every CJK ideograph.
+        strip_accents: None: if the text is lowercased.
+        split_ideographs: make every CJK ideograph a word.
     """
     vocabulary = {token: index for index, token in enumerate(tokens) if token}
     missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
@@ -86,7 +86,7 @@ def wordpiece_tokenizer(
 
 
 class _TextRules(NamedTuple):
-    """What is done to text before it is cut into words; the fields of HuggingFace's tokenizer_config.json."""
+    """Text preprocessing, with the field names of HuggingFace's tokenizer_config.json."""
 
     lowercase: bool = True
     strip_accents: bool | None = None
@@ -102,7 +102,7 @@ def _text_rules(folder: Path, lowercase: bool | None, strip_accents: bool | None
     except (FileNotFoundError, NotADirectoryError):
         config = {}
     except (OSError, ValueError) as error:
-        raise UserError(f"{file.name} beside it cannot be read ({error}); mend it or take it away") from None
+        raise UserError(f"{file.name} next to it cannot be read ({error}); fix or remove it") from None
     for name in ("do_lower_case", "strip_accents", "keep_accents", "tokenize_chinese_chars"):
         if not isinstance(config.get(name), bool | None):
             raise UserError(f"{file.name} beside it: {name}={config[name]!r} must be true or false")

@@ -1,4 +1,4 @@
-"""The prepared folder's manifest: what lies in it, under a checksum each, and under one of its own."""
+"""Manifest of a prepared folder: its files with checksums, sealed with a checksum of its own."""
 
 import json
 import os
@@ -15,7 +15,7 @@ FORMAT, VERSION = "albert_fast shards", 1
 
 @dataclass(frozen=True)
 class Manifest:
-    """What manifest.json says of a finished folder; `data` is all of it."""
+    """The manifest of a finished folder; `data` is the content of manifest.json."""
 
     directory: Path
     data: dict[str, Any]
@@ -30,7 +30,7 @@ class Manifest:
 
 
 def write_manifest(directory: Path, data: dict[str, Any]) -> None:
-    """Write manifest.json, sealed with its CRC32C; its appearance makes the folder a prepared one."""
+    """Write manifest.json, sealed with its CRC32C; its existence marks the folder as prepared."""
     write_file(directory / MANIFEST, _manifest_bytes(seal(data)))
 
 
@@ -38,14 +38,16 @@ def open_folder(directory: str | os.PathLike[str]) -> Manifest:
     """Read and check the manifest of a prepared folder.
 
     Raises:
-        UserError: no such folder, not prepared or not to its end, or a damaged manifest.
+        UserError: the folder is missing or not (completely) prepared, or its manifest is damaged.
     """
     directory = Path(directory)
     file = directory / MANIFEST
     try:
         content = file.read_bytes()
     except FileNotFoundError:
-        reason = "is no prepared folder (it has no manifest.json)" if directory.is_dir() else "there is no such folder"
+        reason = (
+            "is not a prepared folder (it has no manifest.json)" if directory.is_dir() else "there is no such folder"
+        )
         raise UserError(f"data {directory}: {reason}; make one, or finish it, with albert-fast prepare") from None
     except OSError as error:
         raise UserError(f"data {file}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Encoded chunks to pages: lines joined over chunks, documents told apart, long ones cut, all in bounded memory."""
+"""Assembles encoded chunks into pages: joins lines across chunks, separates documents, splits long ones."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from albert_fast.data.shards import MAX_PAGE_TOKENS, MAX_SENTENCE_TOKENS
 
 @dataclass(frozen=True)
 class EncodedChunk:
-    """A chunk's lines as tokens.
+    """The tokenized lines of a chunk.
 
-    ids int32 [T], word starts bool [T], lengths int64 [lines] in tokens, and is_blank bool [lines] (a line that ends a
-    document; other lines without tokens mean nothing). `unknown` counts the words that the vocabulary does not know.
+    ids int32 [T], word starts bool [T], lengths int64 [lines] in tokens, and is_blank bool [lines] (lines that end a
+    document; other lines without tokens are ignored). `unknown` counts words that are not in the vocabulary.
     """
 
     ids: np.ndarray
@@ -35,9 +35,9 @@ class Page:
 
 
 class PageBuilder:
-    """Takes encoded chunks in order and gives pages: whole documents while they fit, greedily.
+    """Turns a sequence of encoded chunks into pages, filled greedily with whole documents as far as possible.
 
-    Everything that is not yet in a page stands in four arrays; the last sentence may still go on in the next chunk.
+    Four arrays hold everything not yet in a page; the last sentence may continue in the next chunk.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class PageBuilder:
         self._starts = np.empty(0, np.bool_)
         self._lengths = np.empty(0, np.int64)
         self._first = np.empty(0, np.bool_)
-        self._line_is_open = False  # the last sentence is of a line that the next chunk goes on with
+        self._line_is_open = False  # the line of the last sentence continues in the next chunk
         self.document_is_open = False
 
     @property
@@ -60,17 +60,17 @@ class PageBuilder:
         self.document_is_open = False
 
     def add(self, chunk: EncodedChunk, inside_line: bool, ends_line: bool) -> Iterator[Page]:
-        """Append a chunk; its first line may go on with an earlier one (inside_line), its last go on in the next."""
+        """Append a chunk; inside_line: its first line continues the last one; its last may continue in the next."""
         lengths, ends_document = chunk.lengths.copy(), chunk.is_blank.copy()
-        # The blank part of a line says nothing of the whole line.
+        # A blank part of a line does not make the whole line blank.
         ends_document[:1] &= not inside_line
         ends_document[-1:] &= ends_line
-        if self._line_is_open:  # take its sentence back, as if all of it stood in this chunk
+        if self._line_is_open:  # remove its sentence, as if all of it were in this chunk
             lengths[0] += self._lengths[-1]
             self.document_is_open = not self._first[-1]
             self._lengths, self._first = self._lengths[:-1], self._first[:-1]
         kept = np.flatnonzero(lengths)
-        # The last sentence before this chunk, then the chunk's own, each with the number of its document.
+        # The last sentence before this chunk, then those of the chunk, with the index of their document.
         document = np.append(0 if self.document_is_open else -1, np.cumsum(ends_document)[kept])
         self._ids = np.append(self._ids, chunk.ids)
         self._starts = np.append(self._starts, chunk.word_starts)
@@ -82,7 +82,7 @@ class PageBuilder:
         yield from self._full_pages()
 
     def flush(self) -> Iterator[Page]:
-        """The last page, if there is one; then as new."""
+        """Yield the last page, if any, and reset."""
         if len(self._lengths):
             yield Page(self._ids, self._starts, self._lengths, self._first)
         self.__init__()  # type: ignore[misc]
@@ -104,8 +104,8 @@ class PageBuilder:
         sentence = token = 0
         while len(ends) and ends[-1] - token > MAX_PAGE_TOKENS:
             fitting = int(np.searchsorted(ends, token + MAX_PAGE_TOKENS, side="right"))
-            boundary = int(documents[np.searchsorted(documents, fitting, side="right") - 1]) if len(documents) else 0
-            stop = boundary if boundary > sentence else fitting
+            begun = documents[documents <= fitting]
+            stop = int(begun[-1]) if len(begun) and begun[-1] > sentence else fitting
             last = int(ends[stop - 1])
             yield self._slice(sentence, stop, token, last)
             sentence, token = stop, last

@@ -1,8 +1,8 @@
-"""`prepare`: raw text to a prepared folder, once, in bounded memory, by several processes or several jobs.
+"""`prepare`: tokenizes raw text into a prepared folder once, in bounded memory, with several processes or jobs.
 
-The input of a job is a list of spans; its chunks are encoded in order, gathered into pages, and written as shards.
-A shard is closed at the end of a chunk, so that all a later run needs is where that chunk ended: a small progress
-file says so after every shard. Whichever run finds every part complete writes the manifest, which is the merge.
+The input of a part is a list of spans. Its chunks are encoded in order, gathered into pages, and written as shards. A
+shard is closed at the end of a chunk, and a small progress file records that position after every shard, which is all a
+resumed run needs. The run that finds all parts complete merges them by writing the manifest.
 """
 
 import os
@@ -27,43 +27,49 @@ from albert_fast.data.write_part import encode_part
 from albert_fast.files import locked, writing
 from albert_fast.options import Options, UserError, note, option
 
-WORKER_BYTES = 1 << 23  # about a second's work, and a worker takes a fifth of one to start
+WORKER_BYTES = 1 << 23  # about one second of work; starting a worker takes 0.2 s
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions(Options):
-    """Which text (one sentence a line, a blank line between documents), and into what."""
+    """Input text (one sentence per line, a blank line between documents) and output folder."""
 
     input: tuple[str, ...] = option(
-        help="text files, folders of them, or - for standard input; compressed (.gz, .zst) and tables (Parquet, Arrow, "
-        "the folders of HuggingFace's datasets) as they are"
+        help="text files, folders of text files, or - for standard input; .gz, .zst, Parquet, Arrow and folders of "
+        "HuggingFace datasets are read directly"
     )
-    output: str = option(help="folder to write; a stopped run goes on where it was")
-    vocab: str | None = option(None, "vocab.txt, tokenizer.json, SentencePiece model, or a folder that holds one")
-    train_vocab: int | None = option(None, "make a WordPiece vocabulary of this many tokens from the input instead")
-    lowercase: bool | None = option(None, "lower the text and strip accents (yes, but a tokenizer.json says itself)")
+    output: str = option(help="folder to write; an interrupted run resumes where it stopped")
+    vocab: str | None = option(None, "vocab.txt, tokenizer.json, SentencePiece model, or a folder with one of these")
+    train_vocab: int | None = option(None, "train a WordPiece vocabulary of this many tokens on the input instead")
+    lowercase: bool | None = option(
+        None, "lowercase the text and strip accents (default: yes; a tokenizer.json decides itself)"
+    )
     strip_accents: bool | None = option(
-        None, "strip accents (where the text is lowered, but not of Japanese or Korean)"
+        None, "strip accents (default: if the text is lowercased; never those of Japanese and Korean)"
     )
-    segmenter: Literal["none", "jieba"] = option("none", "jieba: Chinese words, as it finds them, are masked whole")
-    json_field: str | None = option(None, "input is one JSON object a line, and this string field is a document's text")
-    columns: tuple[str, ...] = option((), "of tables, the columns that hold a document's text (text, or the only one)")
-    split_sentences: bool = option(False, "the text has a paragraph a line: cut it into sentences, by the rules of ICU")
-    workers: int = option(0, "processes that tokenize (0: one a core)", at_least=0)
-    part: str = option("1/1", "i/n: do the i-th of n parts; the run that finds all n complete joins them")
+    segmenter: Literal["none", "jieba"] = option("none", "jieba: mask whole Chinese words, as segmented by jieba")
+    json_field: str | None = option(
+        None, "input has one JSON object per line, with the text of a document in this field"
+    )
+    columns: tuple[str, ...] = option(
+        (), "for tables, the columns with the text of a document (default: text, or the only one)"
+    )
+    split_sentences: bool = option(False, "the text has one paragraph per line: split it into sentences with ICU")
+    workers: int = option(0, "tokenizing processes (0: one per core)", at_least=0)
+    part: str = option("1/1", "i/n: process the i-th of n parts; the run that finds all n complete merges them")
     shard_tokens: int = option(
-        1 << 26, "tokens after which a shard is closed and the run can go on from there", at_least=1
+        1 << 26, "tokens per shard; an interrupted run resumes after the last complete shard", at_least=1
     )
 
 
 def prepare(options: PrepareOptions) -> Manifest | None:
-    """Turn text into a folder of token shards, once; a run that was stopped goes on where it was. Prints a summary.
+    """Tokenize text into a folder of shards; an interrupted run resumes where it stopped. Prints a summary.
 
     Returns:
-        The finished folder's manifest; None while other parts are missing.
+        The manifest of the finished folder; None while other parts are missing.
 
     Raises:
-        UserError: bad options or input, a folder of another run, no room on the disk.
+        UserError: bad options or input, the folder of another run, or a full disk.
     """
     part, parts = _check(options)
     directory = Path(options.output)
@@ -114,14 +120,14 @@ def _check(options: PrepareOptions) -> tuple[int, int]:
 
 
 def _fitting_workers(files: tuple[InputFile, ...]) -> int:
-    """One process a core, but none for whom there is not a second's work."""
+    """One process per core, but only as many as have at least a second of work."""
     return min(len(os.sched_getaffinity(0)), 1 + sum(file_bytes(file.path) for file in files) // WORKER_BYTES)
 
 
 def _settings(
     options: PrepareOptions, files: tuple[InputFile, ...], parts: int, tokenizer: Tokenizer | None
 ) -> dict[str, Any]:
-    """What decides the folder's bytes, beside the text itself."""
+    """Everything besides the text that determines the folder's bytes."""
     segmenter: str = options.segmenter
     if segmenter == "jieba":
         segmenter = f"jieba {metadata.version('jieba')}"
@@ -147,7 +153,7 @@ def _settings(
 
 
 def _trained(options: PrepareOptions, files: tuple[InputFile, ...], directory: Path) -> Tokenizer:
-    if (directory / "tokenizer.json").exists():  # by a run that was stopped, or by another part
+    if (directory / "tokenizer.json").exists():  # made by an interrupted run, or by another part
         return load_tokenizer(directory / "tokenizer.json")
     size, lowercase = int(options.train_vocab or 0), options.lowercase is not False
     accents = options.strip_accents
@@ -155,14 +161,14 @@ def _trained(options: PrepareOptions, files: tuple[InputFile, ...], directory: P
 
 
 def _merge(progress: Progress) -> Manifest | None:
-    """Write the manifest, once every part is complete."""
+    """Write the manifest if every part is complete."""
     directory, parts = progress.directory, range(1, progress.parts + 1)
     saved = {part: read_progress(progress.file(part)) for part in parts}
-    if (directory / MANIFEST).exists():  # another part was quicker
+    if (directory / MANIFEST).exists():  # another part was faster
         return open_folder(directory)
     missing = [part for part in parts if not saved[part].get("complete")]
     if missing:
-        print(f"part {progress.part}/{progress.parts} is complete; still to come: {_ranges(missing)}")
+        print(f"part {progress.part}/{progress.parts} is complete; still missing: {_ranges(missing)}")
         return None
     totals = {key: sum(part["counts"][key] for part in saved.values()) for key in asdict(Counts())}
     if not totals["tokens"]:
@@ -199,10 +205,10 @@ def _already_finished(manifest: Manifest, settings: dict[str, Any], spans: list[
 
 
 def _report(progress: Progress, seconds: float, before: Counts, words: Counter[str]) -> None:
-    """The summary of what a part holds, with this run's speed; and what looks wrong with the text.
+    """Print a summary of a part with this run's speed, and notes on anything suspicious in the text.
 
     Args:
-        words: those that this run found unknown to the vocabulary.
+        words: counts of words not in the vocabulary, in this run.
     """
     counts = progress.counts
     rate, token_rate = (
@@ -217,12 +223,12 @@ def _report(progress: Progress, seconds: float, before: Counts, words: Counter[s
     )
     if unknown > 0.01:
         most = ", ".join(f"{word!r} {count:,}" for word, count in words.most_common(8))
-        note(f"{unknown:.1%} of the tokens are unknown to the vocabulary, most often {most}: is it one for this text?")
+        note(f"{unknown:.1%} of the tokens are unknown, most often {most}: does the vocabulary fit this text?")
     if counts.documents > 1 and counts.sentences < 1.1 * counts.documents:
         remedy = "" if "split_sentences" in progress.settings else ", or give --split_sentences"
         note(
-            "documents of about one sentence: the two segments of an example are then parts of one sentence; put one "
-            f"sentence a line and a blank line between documents{remedy}"
+            "documents have about one sentence, so both segments of an example come from the same sentence; put one "
+            f"sentence per line and a blank line between documents{remedy}"
         )
     if progress.settings["json_field"] is None and counts.tokens and not counts.blank_lines:
         note("the text has no blank lines, so every file is one document; put a blank line between documents")
@@ -232,7 +238,7 @@ def _note_capitals(tokenizer: Tokenizer) -> None:
     ordinary = (token for token, keep in zip(tokenizer.tokens, tokenizer.is_ordinary, strict=True) if keep)
     capitals = sum(token.lower() != token for token in ordinary)
     if tokenizer.is_lowercase and capitals > tokenizer.vocab_size // 100:
-        note(f"{capitals} tokens of the vocabulary have capitals and the text is lowered; see --no-lowercase")
+        note(f"{capitals} tokens of the vocabulary have capitals but the text is lowercased; see --no-lowercase")
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""How far a part of `prepare` has come: a small file after every shard, and the checks before it is believed."""
+"""Progress of one part of `prepare`: a small file written after every shard, and its validation on resume."""
 
 import json
 from contextlib import suppress
@@ -16,7 +16,7 @@ SAVED = ("settings", "position", "shards", "span_crcs", "counts", "complete")
 
 @dataclass
 class Counts:
-    """What a part of `prepare` has read and written so far."""
+    """Totals that a part of `prepare` has read and written so far."""
 
     bytes: int = 0
     tokens: int = 0
@@ -28,12 +28,12 @@ class Counts:
 
 @dataclass
 class Progress:
-    """One part of a run: whose it is, and what of it is done.
+    """State of one part: its identity, and how much is done.
 
     Attributes:
-        settings: what decides the folder's bytes beside the text itself.
-        position: the text before it is in `shards`; span_crcs: the CRC32C of that text, one a span.
-        shards: the manifest's entries of the finished shards.
+        settings: everything besides the text that determines the folder's bytes.
+        position: text before this position is in `shards`; span_crcs: CRC32C of that text, one per span.
+        shards: manifest entries of the finished shards.
     """
 
     directory: Path
@@ -55,12 +55,12 @@ class Progress:
         return self.directory / f"progress-{part:04d}-of-{self.parts:04d}.json"
 
     def load(self) -> None:
-        """Take up the progress of an earlier run, and refuse a folder that is not this run's."""
+        """Load the progress of an earlier run; raises UserError if the folder belongs to another run."""
         others = {path: saved for path in self.directory.glob("progress-*.json") if (saved := read_progress(path))}
         if not others and (foreign := held_files(self.directory)):
             raise UserError(f"output {self.directory} is not empty (it holds {foreign[0]}); give an empty folder")
         if self.parts == 1 and others and not any(saved["shards"] for saved in others.values()):
-            for path in (self.directory / "tokenizer.json", *others):  # nothing to lose: settings may change
+            for path in (self.directory / "tokenizer.json", *others):  # nothing is lost, so settings may change
                 path.unlink(missing_ok=True)
             others = {}
         for saved in others.values():
@@ -76,19 +76,19 @@ class Progress:
         for shard in self.shards:
             path = self.directory / shard["file"]
             if not path.exists() or path.stat().st_size != shard["bytes"]:
-                raise UserError(f"output {path}: is missing or not whole; delete the folder and prepare it again")
+                raise UserError(f"output {path}: is missing or damaged; delete the folder and prepare it again")
 
     def save(self) -> None:
         write_json(self.file(self.part), {key: value for key, value in asdict(self).items() if key in SAVED})
 
 
 def check_settings(given: dict[str, Any], before: dict[str, Any]) -> None:
-    """Refuse other settings than the folder was begun with; what it does not record was not set."""
+    """Raise UserError if settings differ from those the folder was started with; unrecorded ones were not set."""
     check_unchanged(given, dict.fromkeys(given) | before)
 
 
 def check_text(directory: Path, spans: list[Span], crcs: list[int], until: Position | None) -> None:
-    """Refuse input whose text, up to a position or to its end, is not what the folder was made of."""
+    """Raise UserError if the input text, up to `until` or to its end, is not what the folder was made from."""
     if len(spans) != len(crcs):
         raise UserError(f"the input is not the text that {directory} was made from; give that text, or another output")
     if until is not None and spans:
@@ -110,7 +110,7 @@ def _text_crc(span: Span) -> int:
 
 
 def read_progress(path: Path) -> dict[str, Any]:
-    """What a part's progress file holds; nothing where there is none, perhaps no more since the parts were joined."""
+    """Content of a part's progress file; {} if there is none (it is removed when the parts are joined)."""
     try:
         saved = json.loads(path.read_bytes())
         missing = [key for key in SAVED if key not in saved]
@@ -124,7 +124,7 @@ def read_progress(path: Path) -> dict[str, Any]:
 
 
 def sweep(directory: Path) -> None:
-    """Remove what only an unfinished folder needs."""
+    """Remove files that only an unfinished folder needs."""
     remove_partials(directory)
     for pattern in ("progress-*.json", "*.lock", "shard-*.partial"):
         for path in directory.glob(pattern):

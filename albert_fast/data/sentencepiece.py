@@ -1,10 +1,10 @@
-"""SentencePiece's unigram models (30k-clean.model, spiece.model) as HuggingFace tokenizers, with ALBERT's own rules.
+"""Converts SentencePiece unigram models (30k-clean.model, spiece.model) to HuggingFace tokenizers, with ALBERT's rules.
 
-The model file is a protocol buffer (sentencepiece_model.proto): pieces with their log-probabilities, the trainer's
-settings, and a table that normalises characters. What ALBERT does to text before (google-research/albert,
-tokenization.py): quotes `` and '' become ", accents go by NFKD, the text is lowered; and after: a piece such as "9," is
-taken apart into the pieces of "9" and ",". A tokenizer.json cannot say that, so HuggingFace's converter of
-AlbertTokenizer gives such pieces a penalty, which is nearly the same. So do we; `take_penalties` finds them again.
+The model file is a protocol buffer (sentencepiece_model.proto): pieces with log-probabilities, trainer settings, and a
+character normalisation table. ALBERT also preprocesses text (google-research/albert, tokenization.py): quotes `` and ''
+become ", accents are removed by NFKD, text is lowercased. And it postprocesses: a piece such as "9," is split into the
+pieces of "9" and ",". tokenizer.json cannot express this, so HuggingFace's converter for AlbertTokenizer penalises such
+pieces, which is nearly equivalent. We do the same; `take_penalties` finds these pieces again.
 """
 
 import struct
@@ -16,8 +16,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 from albert_fast.options import UserError
 from albert_fast.protobuf import message_fields
 
-MARKER = "\u2581"  # begins the pieces that begin a word
-_PENALTY = 100.0  # of pieces of a digit and a comma
+MARKER = "\u2581"  # prefix of pieces that begin a word
+_PENALTY = 100.0  # for pieces that end in a digit and a comma
 _NORMAL, _UNKNOWN = 1, 2  # types of pieces
 _MODEL_TYPES = {2: "BPE", 3: "word", 4: "character"}
 
@@ -29,15 +29,15 @@ class _Piece(NamedTuple):
 
 
 def is_sentencepiece(content: bytes) -> bool:
-    """Whether a file's bytes look like a model: they begin with pieces, each a text and a score."""
+    """Whether a file looks like a SentencePiece model: it starts with pieces, each a text and a score."""
     return content[:1] == b"\n" and content[2:3] == b"\n" and b"\x15" in content[:256]
 
 
 def sentencepiece_tokenizer(content: bytes, lowercase: bool = True, strip_accents: bool = True) -> tokenizers.Tokenizer:
-    """The tokenizer of a model file's bytes.
+    """Build the tokenizer from the bytes of a model file.
 
     Raises:
-        UserError: no SentencePiece model, or not one of unigrams.
+        UserError: not a SentencePiece model, or not a unigram model.
     """
     try:
         message = list(message_fields(content))
@@ -47,7 +47,7 @@ def sentencepiece_tokenizer(content: bytes, lowercase: bool = True, strip_accent
             for field in (2, 3)
         )
     except (ValueError, IndexError, TypeError, struct.error) as error:
-        raise UserError(f"damaged, or no SentencePiece model ({error})") from None
+        raise UserError(f"damaged, or not a SentencePiece model ({error})") from None
     kind = trainer.get(3, 1)
     if kind != 1:
         raise UserError(
@@ -74,7 +74,7 @@ def sentencepiece_tokenizer(content: bytes, lowercase: bool = True, strip_accent
 
 
 def take_penalties(state: dict[str, Any]) -> list[str]:
-    """Take the penalty off the pieces that bear it in a tokenizer.json's content; returns them."""
+    """Remove the penalty from penalised pieces in the content of a tokenizer.json; returns these pieces."""
     model = state["model"]
     if model["type"] != "Unigram":
         return []
@@ -86,7 +86,7 @@ def take_penalties(state: dict[str, Any]) -> list[str]:
 
 
 def without_comma(backend: tokenizers.Tokenizer, piece: str, unk_id: int) -> list[int]:
-    """The ids that stand for a piece of a digit and a comma: those of its text before the comma, and the comma's."""
+    """Ids that replace a piece ending in a digit and a comma: those of the text before the comma, and the comma's."""
     parts = backend.encode(piece[:-1].replace(MARKER, ""), add_special_tokens=False).tokens
     if piece[0] != MARKER and parts[0][0] == MARKER:
         parts = [part for part in (parts[0][1:], *parts[1:]) if part]

@@ -1,4 +1,4 @@
-"""Paragraphs to sentences, by the rules of Unicode for every script (UAX 29), as the library ICU applies them."""
+"""Splits paragraphs into sentences with ICU, by Unicode's rules for all scripts (UAX 29)."""
 
 import re
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from albert_fast.options import UserError
 
 _LINE = re.compile("[^\n]*\n|[^\n]+")
-_LOCALE = "en@ss=standard"  # with CLDR's list of English abbreviations, which end no sentence
+_LOCALE = "en@ss=standard"  # with CLDR's list of English abbreviations, after which no sentence ends
 
 
 def icu_version() -> str:
-    """The version of ICU, whose rules change now and then.
+    """Version of ICU, whose rules change between versions.
 
     Raises:
         UserError: icu4py is not installed.
@@ -23,10 +23,10 @@ def icu_version() -> str:
 
 
 def sentences(paragraphs: Sequence[str]) -> list[str]:
-    """The sentences of paragraphs, which hold no \\n, each with the blanks after it. An empty paragraph stays."""
+    """Sentences of paragraphs without \\n, each with its trailing blanks. Empty paragraphs are kept."""
     from icu4py.breakers import SentenceBreaker
 
-    # A line's end ends a sentence, so one pass serves them all; after an abbreviation ICU goes on over it.
+    # A newline ends a sentence, so one pass suffices for all paragraphs; after an abbreviation ICU continues past it.
     pieces = (
         piece for found in SentenceBreaker("\n".join(paragraphs) + "\n", _LOCALE) for piece in _LINE.findall(found)
     )

@@ -1,6 +1,7 @@
-"""Input files to chunks of their text, in bounded memory, each cut where nothing but its own bytes decides.
+"""Splits input files into chunks of text in bounded memory; chunk boundaries depend only on the bytes themselves.
 
-Only \\n ends a line, a \\r before it goes. A file's end ends a document; what else does is its layout's affair.
+Only \\n ends a line, and a \\r before it is dropped. The end of a file ends a document; the layout defines what else
+does.
 """
 
 import json
@@ -14,15 +15,15 @@ from albert_fast.data.input_files import DOC_EDGE, InputFile, Layout, file_bytes
 from albert_fast.options import UserError
 
 CHUNK_BYTES = 1 << 19
-MAX_OBJECT_BYTES = 1 << 26  # one JSON object is parsed whole, so it bounds the memory
+MAX_OBJECT_BYTES = 1 << 26  # bounds the memory, since a JSON object is parsed as a whole
 _TAIL_BYTES = 1 << 16
-# In a line longer than a chunk: before a blank or a CJK ideograph (UTF-8 lead bytes of U+4000..U+9FFF) no word goes on.
+# Where a line longer than a chunk may be cut: before a blank or a CJK ideograph (UTF-8 lead bytes of U+4000..U+9FFF).
 _WORD_END = re.compile(rb"(?s).*(?=[ \t\xe4-\xe9])")
 
 
 @dataclass(frozen=True)
 class Span:
-    """Bytes start..end of a file's text (uncompressed); end None: to its end. Begins and ends between documents."""
+    """Bytes start..end (None: to the end) of a file's uncompressed text, at boundaries of documents."""
 
     file: InputFile
     start: int
@@ -35,7 +36,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a chunk begins: in spans[span] at byte `offset` of the file, perhaps inside a line that has text."""
+    """Start of a chunk: byte `offset` of spans[span], possibly inside a non-blank line."""
 
     span: int
     offset: int
@@ -44,7 +45,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Chunk:
-    """`data` lies between two positions, which may be its span's first or, as far as its reader knows, last."""
+    """`data` between two positions; begins_span and ends_span tell whether these are the ends of the span."""
 
     position: Position
     end: Position
@@ -59,11 +60,11 @@ class Chunk:
 
 
 def part_spans(files: Sequence[InputFile], part: int, parts: int) -> list[Span]:
-    """The spans of part `part` (1..parts): together the parts hold every document once, each about as many bytes.
+    """The spans of part `part` (1..parts); together the parts contain every document once, with about equal bytes.
 
-    A plain file is cut at the first boundary of documents at or after its share of the bytes of all files on disk, and
-    so is a .zst file of many frames; a table between groups of rows. Another compressed file cannot be entered in its
-    middle and belongs whole to the part in whose share it begins.
+    Shares are computed from the bytes of all files on disk. A plain file, or a .zst file with many frames, is split at
+    the first document boundary at or after its share; a table between row groups. Other compressed files cannot be read
+    from the middle and belong as a whole to the part in whose share they begin.
     """
     sizes = [file_bytes(file.path) for file in files]
     total = sum(sizes)
@@ -87,11 +88,10 @@ def part_spans(files: Sequence[InputFile], part: int, parts: int) -> list[Span]:
 
 
 def read_chunks(spans: list[Span], position: Position) -> Iterator[Chunk]:
-    """The chunks from `position` on.
+    """Yield the chunks from `position` on.
 
-    A chunk depends on the bytes from its beginning alone, so that a run begun at any chunk goes on as the one that was
-    stopped there. It ends with a document where it can, else after a line, else before a word; JSON lines are never
-    cut.
+    A chunk depends only on the bytes from its start, so that a resumed run makes the same chunks. It ends with a
+    document if possible, else after a line, else before a word; JSON lines are never split.
     """
     for index in range(position.span, len(spans)):
         span = spans[index]
@@ -114,10 +114,10 @@ def read_chunks(spans: list[Span], position: Position) -> Iterator[Chunk]:
 
 
 def chunk_lines(chunk: Chunk, json_field: str | None) -> list[str]:
-    """The lines of a chunk, the first and the last perhaps in parts; `ends_document` tells which end one.
+    """The lines of a chunk, of which the first and last may be partial; see `ends_document`.
 
     Raises:
-        TextError: with the offset in the chunk of a byte that is not UTF-8, or of a line that is no such object.
+        TextError: invalid UTF-8, or a line that is not a JSON object with the field; with the offset in the chunk.
     """
     try:
         text = chunk.data.decode("utf-8")
@@ -140,12 +140,12 @@ def chunk_lines(chunk: Chunk, json_field: str | None) -> list[str]:
 
 
 def ends_document(line: str, layout: Layout) -> bool:
-    """Whether a line of `chunk_lines` ends a document: a blank one, but where <doc> lines do that an empty one."""
+    """Whether a line of `chunk_lines` ends a document: a blank line, or in layout docs an empty one."""
     return not (line if layout == "docs" else line.strip())
 
 
 class TextError(Exception):
-    """What is wrong with the text at `offset` of a chunk; the reader of the chunk knows its file and line."""
+    """An error in the text at `offset` of a chunk; the caller knows file and line."""
 
     def __init__(self, offset: int, message: str):
         super().__init__(offset, message)
@@ -154,7 +154,7 @@ class TextError(Exception):
 
 
 def locate(file: InputFile, offset: int, message: str) -> UserError:
-    """The user's error for what stands at byte `offset` of a file: names the line, found by counting those before."""
+    """UserError for byte `offset` of a file, with the line number, which is found by counting lines."""
     number, left = 1, offset
     with file.open() as text:
         while left > 0 and (block := text.read(min(left, CHUNK_BYTES))):
@@ -163,7 +163,7 @@ def locate(file: InputFile, offset: int, message: str) -> UserError:
 
 
 def _fill(file: BinaryIO, data: bytes, span: Span, offset: int, size: int) -> bytes:
-    """`data`, which begins at `offset`, filled up to `size` bytes or to the end of the span."""
+    """Extend `data`, which begins at `offset`, to `size` bytes or to the end of the span."""
     blocks = [data]
     have = len(data)
     while have < size:
@@ -182,7 +182,7 @@ def _fill(file: BinaryIO, data: bytes, span: Span, offset: int, size: int) -> by
 
 
 def _finish_line(file: BinaryIO, data: bytes, span: Span, offset: int) -> bytes:
-    """`data`, which begins a line at `offset`, with more of the span until that line ends."""
+    """Extend `data`, which begins a line at `offset`, until that line ends."""
     while b"\n" not in data:
         if len(data) >= MAX_OBJECT_BYTES:
             raise locate(span.file, offset, f"a JSON line of over {MAX_OBJECT_BYTES >> 20} MiB; split the document")
@@ -194,7 +194,7 @@ def _finish_line(file: BinaryIO, data: bytes, span: Span, offset: int) -> bytes:
 
 
 def _cut(data: bytes, inside_line: bool, layout: Layout) -> tuple[int, bool]:
-    """Where the chunk that begins `data` ends, and whether that is inside a line that has text."""
+    """End of the chunk at the start of `data`, and whether that is inside a non-blank line."""
     edge = b"\n</doc>" if layout == "docs" else b"\n"
     document = max(data.rfind(edge + end) + len(edge + end) for end in (b"\n", b"\r\n"))
     if document > len(edge) + 1:
@@ -203,19 +203,19 @@ def _cut(data: bytes, inside_line: bool, layout: Layout) -> tuple[int, bool]:
         return line, False
     found = _WORD_END.match(data, max(len(data) - _TAIL_BYTES, 1))
     cut = found.end() if found else len(data) - 1
-    while data[cut] & 0xC0 == 0x80 and cut > len(data) - 4:  # back to the beginning of a character
+    while data[cut] & 0xC0 == 0x80 and cut > len(data) - 4:  # back to the start of a UTF-8 character
         cut -= 1
-    # Whitespace before a line's first text changes nothing, so a line that has none yet counts as not begun.
+    # Leading whitespace does not matter, so a line with only whitespace so far counts as not begun.
     return cut, inside_line or not data[:cut].decode("utf-8", "replace").isspace()
 
 
 def _boundary(file: InputFile, target: int, size: int) -> int:
-    """The end of the first line at or after byte `target` that ends a document."""
+    """End of the first line at or after byte `target` that ends a document."""
     if target <= 0 or target >= size:
         return min(max(target, 0), size)
     with file.open(target - 1) as text:
         offset, has_text = target - 1, True  # the line of byte target - 1 began before target
-        while piece := text.readline(CHUNK_BYTES):  # a line, or a part of a long one
+        while piece := text.readline(CHUNK_BYTES):  # a line, or part of a long one
             offset += len(piece)
             is_edge = piece.strip() == b"</doc>" if file.layout == "docs" else not piece.strip()
             if piece.endswith(b"\n") and (file.layout == "json" or (is_edge and not has_text)):

@@ -1,4 +1,4 @@
-"""Text to token ids and back, through HuggingFace's tokenizers library; load_tokenizer.py makes it from files."""
+"""Text to token ids and back, with HuggingFace's tokenizers library; load_tokenizer.py loads it from files."""
 
 import hashlib
 import json
@@ -18,18 +18,18 @@ from albert_fast.files import write_file
 from albert_fast.options import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# The names that published tokenizer.json files give them, in the order of SPECIAL_TOKENS.
+# Names of these tokens in published tokenizer.json files, in the order of SPECIAL_TOKENS.
 _SPECIAL_NAMES = (("[PAD]", "<pad>"), ("[UNK]", "<unk>"), ("[CLS]", "<s>", "<cls>"), ("[SEP]", "</s>", "<sep>"))
 _MASK_NAMES = ("[MASK]", "<mask>")
 _UNUSED = re.compile(r"\[unused\d+\]")
 
 
 class Tokenizer:
-    """A HuggingFace tokenizer and what pretraining asks of it.
+    """A HuggingFace tokenizer with the properties that pretraining needs.
 
     Attributes:
-        tokens: the vocabulary in id order, "" where an id has no token; `vocab_size` is its length.
-        pad_id, unk_id, cls_id, sep_id, mask_id: the special ids (unk_id = pad_id where no unknown token exists).
+        tokens: vocabulary in id order, "" for ids without a token; `vocab_size` is its length.
+        pad_id, unk_id, cls_id, sep_id, mask_id: special ids (unk_id = pad_id if there is no unknown token).
         is_wordpiece: whether pieces inside a word begin with "##".
     """
 
@@ -65,7 +65,7 @@ class Tokenizer:
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """The five of pretraining and every added token that the tokenizer itself calls special."""
+        """The five special tokens of pretraining, and all added tokens that the tokenizer marks as special."""
         added = self.backend.get_added_tokens_decoder()
         five = {self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id}
         return frozenset(five | {index for index, token in added.items() if token.special})
@@ -77,38 +77,38 @@ class Tokenizer:
 
     @cached_property
     def is_ordinary(self) -> np.ndarray:
-        """bool [vocab_size]: may stand as a random replacement (not special, not [unusedN], not a gap)."""
+        """bool [vocab_size]: may serve as random replacement (not special, not [unusedN], not a gap)."""
         ordinary = [bool(token) and not _UNUSED.fullmatch(token) for token in self.tokens]
         return np.array([keep and i not in self.special_ids for i, keep in enumerate(ordinary)])
 
     @cached_property
     def begins_word(self) -> np.ndarray:
-        """bool [vocab_size]: by the token alone: no ## before it or, where words have SentencePiece's marker, that."""
+        """bool [vocab_size]: begins a word, judged by the token alone: no ##, or with SentencePiece's word marker."""
         if not self.is_wordpiece and self.carries_marker.any():
             return self.carries_marker
         return np.array([not token.startswith("##") for token in self.tokens])
 
     @property
     def is_lowercase(self) -> bool | None:
-        """Whether BERT's normalizer lowers the text; None where the tokenizer has another one."""
+        """Whether BERT's normalizer lowercases the text; None for other normalizers."""
         normalizer = self.backend.normalizer
         return normalizer.lowercase if isinstance(normalizer, normalizers.BertNormalizer) else None
 
     @property
     def text_backend(self) -> tokenizers.Tokenizer:
-        """The same tokenizer for running text: "[MASK]" in it is five characters, not the mask."""
+        """The same tokenizer for plain text, where "[MASK]" is six characters and not the mask token."""
         return self._for_text[0]
 
     @property
     def taken_apart(self) -> dict[int, list[int]]:
-        """Ids of `text_backend` that stand for several others (the last rule of albert_fast.data.sentencepiece)."""
+        """Ids of `text_backend` to be replaced by several others (the last rule in albert_fast.data.sentencepiece)."""
         return self._for_text[1]
 
     @cached_property
     def _for_text(self) -> tuple[tokenizers.Tokenizer, dict[int, list[int]]]:
         state = json.loads(self.backend.to_str())
         state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] not in self.special_ids]
-        state["post_processor"] = None  # it may name the tokens just dropped, and no text gets them here
+        state["post_processor"] = None  # it may refer to the removed tokens, and is not needed here
         pieces = take_penalties(state)
         backend = tokenizers.Tokenizer.from_str(json.dumps(state))
         return backend, {self.tokens.index(piece): without_comma(backend, piece, self.unk_id) for piece in pieces}
@@ -121,8 +121,7 @@ class Tokenizer:
         """Tokenize lines of running text, without special tokens.
 
         Args:
-            segment: for WordPiece, a line's words in order, none left out; an ideograph inside a word then does not
-                begin one.
+            segment: for WordPiece, splits a line into all its words; ideographs inside a word then do not begin one.
         """
         if self._cache is not None and (encoded := encode_cached(self, self._cache, lines, segment)) is not None:
             return encoded
@@ -130,24 +129,24 @@ class Tokenizer:
 
     @cached_property
     def carries_marker(self) -> np.ndarray:
-        """bool [vocab_size]: the token begins with SentencePiece's word marker (pre-tokenizers may not split there)."""
+        """bool [vocab_size]: begins with SentencePiece's word marker (pre-tokenizers may not split there)."""
         return np.array([token.startswith(MARKER) for token in self.tokens])
 
     @cached_property
     def is_ideograph(self) -> np.ndarray:
-        """bool [vocab_size]: one CJK ideograph (the blocks that BERT's normalizer spaces out)."""
+        """bool [vocab_size]: a single CJK ideograph (in the blocks that BERT's normalizer surrounds with spaces)."""
         return np.array([len(token) == 1 and bool(IDEOGRAPH.match(token)) for token in self.tokens])
 
     def encode(self, text: str) -> list[int]:
-        """The ids of one running text, without special tokens."""
+        """Ids of a plain text, without special tokens."""
         return self.encode_lines([text]).ids.tolist()
 
     def encode_pair(self, text_a: str, text_b: str | None, max_seq_length: int) -> tuple[list[int], list[int]]:
-        """`join` of the ids of running texts."""
+        """Encode plain texts and `join` them."""
         return self.join(self.encode(text_a), None if text_b is None else self.encode(text_b), max_seq_length)
 
     def join(self, a: list[int], b: list[int] | None, max_seq_length: int) -> tuple[list[int], list[int]]:
-        """[CLS] A [SEP] or [CLS] A [SEP] B [SEP] of token ids, the longer of the two cut until all fits.
+        """[CLS] A [SEP] or [CLS] A [SEP] B [SEP]; the longer of the two is truncated until the result fits.
 
         Returns:
             input_ids and token_type_ids (0 up to the first [SEP], 1 after it), lists of at most max_seq_length.
@@ -159,7 +158,7 @@ class Tokenizer:
                 f"max_seq_length={max_seq_length} has no room for {specials} special tokens; use 16 or more"
             )
         room = max_seq_length - specials
-        # As cutting one token at a time from the longer (B where both are as long) does.
+        # Equivalent to removing one token at a time from the longer one (from B if equal).
         keep_a = max(room - len(second), (room + 1) // 2)
         keep_b = max(room - len(a), room // 2)
         if len(a) + len(second) > room:
@@ -172,11 +171,11 @@ class Tokenizer:
         return ids, types
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of ids, as far as normalisation lets it come back."""
+        """Text of ids, as far as normalisation is reversible."""
         return self.backend.decode(list(map(int, ids)), skip_special_tokens=skip_special_tokens)
 
     def files(self) -> dict[str, bytes]:
-        """The content of every file that `save` writes, by name: what transformers' AutoTokenizer loads."""
+        """Contents of the files that `save` writes, by name; transformers' AutoTokenizer can load them."""
         pad, unk, cls, sep, mask = self.special_names
         names = {"pad_token": pad, "unk_token": unk, "cls_token": cls, "sep_token": sep, "mask_token": mask}
         inputs = ["input_ids", "token_type_ids", "attention_mask"]

@@ -1,6 +1,6 @@
-"""`verify`: every file of a prepared folder and every byte of it, held against the checksums and against the format.
+"""`verify`: checks every byte of a prepared folder against its checksums and the format.
 
-Each shard is checked by csrc/shard.h, as the loader checks it; here stand the folder, the manifest and the tokenizer.
+csrc/shard.h checks the shards, as for the loader; this module checks the folder, the manifest and the tokenizer.
 """
 
 import os
@@ -23,16 +23,16 @@ from albert_fast.options import Options, UserError, option
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions(Options):
-    """Check a prepared folder to its last byte."""
+    """Check every byte of a prepared folder."""
 
     data: str = option(help="prepared folder", positional=True)
 
 
 def verify(options: VerifyOptions) -> None:
-    """Check every file of a prepared folder and every byte of it; prints one line where all is as it was written.
+    """Check every byte of every file of a prepared folder; prints one line if all is intact.
 
     Raises:
-        UserError: what is wrong first, with file and offset.
+        UserError: the first fault, with file and offset.
     """
     began = time.monotonic()
     manifest = open_folder(options.data)
@@ -58,12 +58,12 @@ def verify(options: VerifyOptions) -> None:
     seconds = time.monotonic() - began
     print(
         f"{manifest.directory}: {len(files) + 1} files, {size / 1e6:,.1f} MB, {manifest.tokens:,} tokens: "
-        f"every byte is as it was written ({size / 1e6 / max(seconds, 1e-9):,.0f} MB/s)"
+        f"every byte is intact ({size / 1e6 / max(seconds, 1e-9):,.0f} MB/s)"
     )
 
 
 def _check_shard(path: Path, entry: dict[str, Any], manifest: Manifest, tokenizer: Tokenizer) -> None:
-    """Hold a shard against its own checksums and the format, then against the tokenizer and the manifest."""
+    """Check a shard against its checksums and the format, then against the tokenizer and the manifest."""
     try:
         check_shard(str(path))
     except RuntimeError as error:
@@ -98,7 +98,7 @@ def _check_size(path: Path, expected: int) -> None:
     except OSError as error:
         raise _fault(path, 0, f"{error.strerror}; prepare the folder again") from None
     if not stat.S_ISREG(status.st_mode):
-        raise _fault(path, 0, "is no regular file; prepare the folder again")
+        raise _fault(path, 0, "is not a regular file; prepare the folder again")
     if status.st_size < expected:
         raise _fault(path, status.st_size, f"the file ends here, {expected} bytes were written; prepare it again")
     if status.st_size > expected:

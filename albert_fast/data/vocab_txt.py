@@ -1,7 +1,7 @@
-"""vocab.txt as it is published: one token a line, the line's number its id, whatever else stands there.
+"""Reads vocab.txt as published: one token per line, whose id is the line number, with irregular lines kept.
 
-TensorFlow's and HuggingFace's readers take empty and repeated lines as they come, and weights were trained with the ids
-that they gave; so no line is refused or dropped that would move the ids after it.
+TensorFlow's and HuggingFace's readers accept empty and repeated lines, and weights were trained with the resulting ids,
+so no line may be rejected or dropped if that would shift later ids.
 """
 
 import re
@@ -14,13 +14,13 @@ _NUMBERED = re.compile(r"(.*?)[\t ]+(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)")
 
 
 def read_vocab_txt(text: str) -> tuple[list[str], list[str]]:
-    """The tokens in id order, "" where an id has none, and remarks on the lines that are unlike the others.
+    """Tokens in id order ("" for ids without a token), and remarks on irregular lines.
 
-    Only \\n ends a line: U+2028 is a token of the Chinese vocabulary. Blanks around a token go, but not those that are
-    tokens themselves (U+3000). A repeated token has the id of its last line. Empty lines at the end are none.
+    Only \\n ends a line: U+2028 is a token of the Chinese vocabulary. Blanks around a token are stripped, unless they
+    are tokens themselves (U+3000). A repeated token gets the id of its last line. Trailing empty lines are ignored.
 
     Raises:
-        UserError: the text is SentencePiece's .vocab, or one line.
+        UserError: the text is a SentencePiece .vocab file, or a single line.
     """
     check_line_ends(text, "it")
     lines = [line.strip(" \t\r") for line in text.split("\n")]
@@ -28,9 +28,9 @@ def read_vocab_txt(text: str) -> tuple[list[str], list[str]]:
         lines.pop()
     tokens, remarks = _numbered(lines)
     if any(line.removesuffix("\r") != stripped for line, stripped in zip(text.split("\n"), lines, strict=False)):
-        remarks.append("blanks around tokens are left out")
+        remarks.append("blanks around tokens are stripped")
     if empty := [index for index, token in enumerate(tokens) if not token]:
-        remarks.append(f"line {_few(empty)} is empty, so that id {_few(empty, 0)} has no token")
+        remarks.append(f"line {_few(empty)} is empty, so id {_few(empty, 0)} has no token")
     last = {token: index for index, token in enumerate(tokens)}
     repeated = [index for index, token in enumerate(tokens) if token and last[token] != index]
     for index in repeated[:3]:
@@ -43,17 +43,19 @@ def read_vocab_txt(text: str) -> tuple[list[str], list[str]]:
 
 
 def _numbered(lines: list[str]) -> tuple[list[str], list[str]]:
-    """The tokens of lines that give each a number too: its id, or how often it occurs; else the lines."""
+    """Strip the number (an id or a count) that follows the token in every line, if there is one."""
     if not lines or any(_NUMBERED.fullmatch(line) is None for line in lines if line):
         return lines, []
     pairs = [(match[1], match[2]) if (match := _NUMBERED.fullmatch(line)) else ("", "") for line in lines]
     numbers = [number for _, number in pairs if number]
     if any(token.startswith(MARKER) for token, _ in pairs) or not all(number.isdecimal() for number in numbers):
-        raise UserError("it is SentencePiece's list of pieces (.vocab); give the .model that lies beside it")
+        raise UserError("this is a SentencePiece .vocab file; give the .model file next to it")
     if sorted(map(int, numbers)) == list(range(len(lines))):
         placed = {int(number): token for token, number in pairs}
-        return [placed[index] for index in range(len(lines))], ["every token stands with its id"]
-    return [token for token, _ in pairs], ["every token stands with a number, which is not its id: the line counts"]
+        return [placed[index] for index in range(len(lines))], ["every line has a token and its id"]
+    return [token for token, _ in pairs], [
+        "every line has a token and a number that is not its id; the line number is used"
+    ]
 
 
 def _few(indices: list[int], first: int = 1) -> str:

@@ -1,9 +1,9 @@
-"""BERT's WordPiece over whole chunks at once: the ids of HuggingFace's pipeline, several times as fast.
+"""BERT's WordPiece on whole chunks: the same ids as HuggingFace's pipeline, several times as fast.
 
-That pipeline treats characters one by one up to the split into words, and then every word alone. So a table from
-characters to text, filled by HuggingFace's own normalizer and pre-tokenizer, and a table from words to ids, filled by
-its own model, give its ids; a chunk then costs two passes in C and a gather. What is no function of single characters
-(marks that normalisation reorders) is left to HuggingFace.
+That pipeline handles characters independently up to the split into words, and then each word independently. So two
+tables reproduce its ids: one from characters to text, filled by HuggingFace's own normalizer and pre-tokenizer, and one
+from words to ids, filled by its model. A chunk then takes two passes in C and a gather. Text whose normalisation
+depends on several characters (combining marks that are reordered) is left to HuggingFace.
 """
 
 import re
@@ -16,14 +16,14 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
-# The blocks whose characters BERT's normalizer spaces out, each a word.
+# The blocks whose characters BERT's normalizer surrounds with spaces.
 IDEOGRAPH = re.compile(
     "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b81f\U0002b920-\U0002ceaf"
     "\U0002f800-\U0002fa1f]"
 )
 MAX_WORDS = 1 << 18
 MAX_WORD_CHARACTERS = 64
-_LINE_END = "\x00"  # the normalizer removes it from text, so that here it is free
+_LINE_END = "\x00"  # free to use: the normalizer removes it from text
 
 
 class WordPieceCache:
@@ -45,10 +45,10 @@ class WordPieceCache:
         )
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, Counter[str]] | None:
-        """Encode lines, or give None where HuggingFace has to do it itself.
+        """Encode lines; None if HuggingFace's pipeline is needed.
 
-        Gives ids int32 [T], lengths int64 [len(lines)] in tokens, the indices int64 of the tokens that are a word of
-        one ideograph, perhaps an unknown one, and how often each unknown word occurs.
+        Returns ids int32 [T], lengths int64 [len(lines)] in tokens, indices int64 of the tokens that are a single
+        ideograph (possibly unknown), and counts of unknown words.
         """
         text = "\n".join(lines)
         if not lines or text.count("\n") != len(lines) - 1:
@@ -73,13 +73,13 @@ class WordPieceCache:
 
 
 class _Characters(dict):
-    """str.translate's table: a character as the normalizer leaves it, with blanks where the pre-tokenizer splits."""
+    """Table for str.translate: each character after normalisation, with blanks where the pre-tokenizer splits."""
 
     def __init__(self, backend: tokenizers.Tokenizer):
         super().__init__({ord("\n"): f" {_LINE_END} "})
         normalizer = backend.normalizer
         self._normalize, self._split = normalizer.normalize_str, backend.pre_tokenizer.pre_tokenize_str
-        # Stripping accents decomposes the text, which sorts the marks that it keeps.
+        # Stripping accents decomposes the text, which reorders the remaining marks.
         self._sorts_marks = normalizer.lowercase if normalizer.strip_accents is None else normalizer.strip_accents
         self.inseparable: set[str] = set()
 
@@ -93,7 +93,7 @@ class _Characters(dict):
 
 
 class _Words(dict):
-    """From a word to its index i; its ids are pieces[begins[i]:begins[i + 1]]. Word 0 is the end of a line."""
+    """Maps a word to its index i; its ids are pieces[begins[i]:begins[i + 1]]. Word 0 is the end of a line."""
 
     def __init__(self, model: models.WordPiece):
         super().__init__()

@@ -1,7 +1,7 @@
-"""Chunks to tokens, in this process or in several: the results come back in order whatever finishes first.
+"""Tokenizes chunks in this process or in several worker processes, returning the results in order.
 
-A worker is a plain child process that speaks pickle over its pipes. It ends when its standard input does, so that
-none outlives its parent, however that ended; and it starts without running the caller's main module again.
+A worker is a plain child process that communicates by pickle over pipes. It exits when its standard input closes, so
+that it never outlives its parent, and it does not re-run the caller's main module.
 """
 
 import os
@@ -27,12 +27,12 @@ from albert_fast.data.text import Chunk, TextError, chunk_lines, ends_document
 from albert_fast.data.tokenizer import Tokenizer
 from albert_fast.options import UserError
 
-BATCH_CHARACTERS = 1 << 20  # an encoding takes some hundred bytes a token, so this bounds the memory
+BATCH_CHARACTERS = 1 << 20  # bounds memory: an Encoding takes some hundred bytes per token
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How chunks become tokens: what a worker is told once. The tokenizer is tokenizer.json's text."""
+    """Settings that a worker receives once; the tokenizer is the text of tokenizer.json."""
 
     tokenizer: str
     json_field: str | None = None
@@ -40,7 +40,7 @@ class Recipe:
     split_sentences: bool = False
 
     def encoder(self) -> Callable[[Chunk], EncodedChunk]:
-        """A function of a chunk; it raises TextError."""
+        """The function that encodes a chunk; it raises TextError."""
         tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(self.tokenizer))
         segment = load_segmenter(self.segmenter)
 
@@ -58,7 +58,7 @@ class Recipe:
 
 
 def load_segmenter(name: str) -> Segmenter | None:
-    """None, or a function from a line to its words in order, none left out."""
+    """A function that splits a line into all its words, in order; None for "none"."""
     if name == "none":
         return None
     try:
@@ -70,7 +70,7 @@ def load_segmenter(name: str) -> Segmenter | None:
 
 
 def _encode_bounded(tokenizer: Tokenizer, lines: list[str], segment: Segmenter | None) -> EncodedLines:
-    """Tokenizer.encode_lines in batches of about BATCH_CHARACTERS; a line of more is encoded in parts."""
+    """Tokenizer.encode_lines in batches of about BATCH_CHARACTERS; longer lines are encoded in parts."""
     if sum(map(len, lines)) <= BATCH_CHARACTERS:
         return tokenizer.encode_lines(lines, segment)
     cut = [_parts(line) for line in lines]
@@ -88,7 +88,7 @@ def _encode_bounded(tokenizer: Tokenizer, lines: list[str], segment: Segmenter |
 
 
 def _parts(line: str) -> list[str]:
-    """A line in parts of at most BATCH_CHARACTERS, cut before a blank where one is near."""
+    """Split a line into parts of at most BATCH_CHARACTERS, before a blank if one is near."""
     parts, begin = [], 0
     while len(line) - begin > BATCH_CHARACTERS:
         end = begin + BATCH_CHARACTERS
@@ -101,9 +101,9 @@ def _parts(line: str) -> list[str]:
 
 @contextmanager
 def encode_chunks(recipe: Recipe, workers: int) -> Iterator[Callable[[Iterable[Chunk]], Iterator]]:
-    """Gives a function from chunks to (chunk, EncodedChunk or TextError) pairs in order, a bounded number in flight.
+    """Yields a function that maps chunks to (chunk, EncodedChunk or TextError) pairs in order, with bounded lookahead.
 
-    One worker is this process itself.
+    With one worker, this process does the work itself.
     """
     if workers == 1:
         with _without_threads():
@@ -153,7 +153,7 @@ def _attempt(encode: Callable[[Chunk], EncodedChunk], chunk: Chunk) -> EncodedCh
 
 @contextmanager
 def _without_threads() -> Iterator[None]:
-    """One process stands for one core: the library's own threads are off while it encodes."""
+    """Turn off the tokenizers library's own threads, since there is one process per core."""
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
@@ -190,15 +190,19 @@ def _ask(process: subprocess.Popen, chunk: Chunk) -> EncodedChunk | TextError:
 
 
 def serve() -> None:
-    """A worker's life: a recipe, then chunks, each answered; until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes the pipe
+    """Main loop of a worker: read a recipe, then answer chunks until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which closes the pipe
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not mix with the replies
+    os.dup2(2, 1)  # keep output of libraries apart from the replies
     try:
         encode = pickle.load(requests).encoder()
         while True:
             reply = _attempt(encode, pickle.load(requests))
             pickle.dump(reply, replies, pickle.HIGHEST_PROTOCOL)
             replies.flush()
-    except (EOFError, BrokenPipeError, pickle.UnpicklingError):  # the parent is gone, perhaps in the midst of a chunk
+    except (
+        EOFError,
+        BrokenPipeError,
+        pickle.UnpicklingError,
+    ):  # the parent has exited, possibly in the middle of a chunk
         return

@@ -1,4 +1,4 @@
-"""One part's text to shards: the loop of `prepare`, and the shard it has open."""
+"""The main loop of `prepare` for one part, and the shard being written."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from albert_fast.files import file_crc, whole_file
 from albert_fast.options import note
 
 MAX_UNKNOWN_WORDS = 1 << 14
-MAX_SHARD_SENTENCES = 1 << 22  # their lengths wait in memory until the shard is closed
+MAX_SHARD_SENTENCES = 1 << 22  # their lengths are kept in memory until the shard is closed
 
 
 def encode_part(progress: Progress, tokenizer: Tokenizer, recipe: Recipe, workers: int) -> Counter[str]:
-    """Encode what is left of a part's spans into shards; returns the commonest words unknown to the vocabulary."""
+    """Encode the rest of a part's spans into shards; returns the most common words not in the vocabulary."""
     if progress.shards:
-        note(f"{progress.directory}: {len(progress.shards)} shards are finished; going on after them")
+        note(f"{progress.directory}: {len(progress.shards)} shards are finished; resuming after them")
     chunks = read_chunks(progress.spans, progress.position)
     limit, counts, pages = progress.settings["shard_tokens"], progress.counts, PageBuilder()
     shard = _OpenShard(progress, tokenizer, recipe.segmenter != "none")
@@ -56,7 +56,7 @@ def encode_part(progress: Progress, tokenizer: Tokenizer, recipe: Recipe, worker
             tokens, sentences = shard.num_tokens + pages.num_tokens, shard.num_sentences + pages.num_sentences
             show(counts.bytes, counts.tokens + tokens)
             full = max(tokens / limit, sentences / MAX_SHARD_SENTENCES)
-            # At a document's end if there is one before long; one longer than that is cut.
+            # Preferably at the end of a document; a very long one is split.
             if full >= 2 or (full >= 1 and not pages.document_is_open):
                 shard.close(pages)
         progress.complete = True
@@ -65,9 +65,9 @@ def encode_part(progress: Progress, tokenizer: Tokenizer, recipe: Recipe, worker
 
 
 class _OpenShard:
-    """The shard being written, begun with its first page; recorded in the part's progress when it is closed.
+    """The shard being written, created with its first page and recorded in the part's progress when closed.
 
-    A context manager: a run that fails gives the disk its room back, which must not stay full of half a shard.
+    A context manager: if the run fails, the incomplete shard is removed, so that it does not keep the disk full.
     """
 
     def __init__(self, progress: Progress, tokenizer: Tokenizer, segmented: bool):
@@ -102,7 +102,7 @@ class _OpenShard:
         self._writer.write_page(page.ids, page.word_starts, page.lengths, page.first_of_document)
 
     def close(self, pages: PageBuilder) -> None:
-        """Finish the shard with what `pages` still holds, and record where the part stands."""
+        """Finish the shard with the rest of `pages`, and record the progress of the part."""
         for page in pages.flush():
             self.write(page)
         writer, path, progress = self._writer, self._path, self._progress
@@ -120,7 +120,7 @@ class _OpenShard:
 
 @contextmanager
 def _live(spans: list[Span]) -> Iterator[Callable[[int, int], None]]:
-    """A live line on standard error; gives a function of the bytes and tokens so far."""
+    """Live progress on standard error; yields a function to call with bytes and tokens so far."""
     total = None if any(span.end is None for span in spans) else sum((span.end or 0) - span.start for span in spans)
     columns = (
         rich.progress.TextColumn("preparing"),

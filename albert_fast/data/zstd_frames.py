@@ -1,26 +1,26 @@
-"""Where the frames of a .zst file begin, so that it can be entered in its middle (RFC 8878, section 3).
+"""Finds the frames of a .zst file, at which decompression can start (RFC 8878, section 3).
 
-Files laid end to end and zstd's seekable format have many frames, each decompressed by itself. Their sizes stand in
-their headers or in the seekable format's table at the end; pzstd writes neither. No text is decompressed here.
+Concatenated files and zstd's seekable format have many independent frames. Their sizes are in the frame headers or in
+the seek table at the end of the file; pzstd writes neither. Nothing is decompressed here.
 """
 
 from typing import BinaryIO, NamedTuple
 
 MAGIC = b"\x28\xb5\x2f\xfd"
-_SKIPPABLE = b"\x2a\x4d\x18"  # after a byte of 0x50 to 0x5f: a frame that holds no text
-_RLE = 1  # type of a block that is one byte, repeated
+_SKIPPABLE = b"\x2a\x4d\x18"  # after a byte 0x50 to 0x5f: a skippable frame, without text
+_RLE = 1  # block type: one repeated byte
 _TABLE_END = b"\xb1\xea\x92\x8f"  # contrib/seekable_format/zstd_seekable_compression_format.md
 
 
 class Frame(NamedTuple):
-    """How many bytes of the file, and of its text, lie before a frame."""
+    """Offsets of a frame in the file and in the decompressed text."""
 
     offset: int
     text_offset: int
 
 
 def find_frames(file: BinaryIO) -> tuple[tuple[Frame, ...], int]:
-    """The frames and the bytes of all their text; no frames where one does not say its size, or the file is damaged."""
+    """The frames and total text bytes; no frames if a size is unknown or the file is damaged."""
     frames, text = [], 0
     try:
         sizes = iter(_seek_table(file))
@@ -41,7 +41,7 @@ def find_frames(file: BinaryIO) -> tuple[tuple[Frame, ...], int]:
 
 
 def _seek_table(file: BinaryIO) -> list[int]:
-    """The sizes of the frames' texts, of the seekable format; of others none."""
+    """Decompressed frame sizes from the seek table; empty if there is none."""
     end = file.seek(0, 2)
     file.seek(max(end - 9, 0))
     count, has_checksums, magic = _number(file, 4), _number(file, 1) >> 7, file.read()
@@ -54,10 +54,10 @@ def _seek_table(file: BinaryIO) -> list[int]:
 
 
 def _pass_frame(file: BinaryIO) -> int | None:
-    """Go to the end of the frame whose magic number was just read; the size of its text, where it says so."""
+    """Skip the rest of a frame after its magic number; returns its decompressed size if stated."""
     descriptor = _number(file, 1)
     single, has_checksum = descriptor >> 5 & 1, descriptor >> 2 & 1
-    file.seek((0 if single else 1) + (0, 1, 2, 4)[descriptor & 3], 1)  # size of the window, number of a dictionary
+    file.seek((0 if single else 1) + (0, 1, 2, 4)[descriptor & 3], 1)  # skip window size and dictionary id
     field = (single, 2, 4, 8)[descriptor >> 6]
     size = _number(file, field) + (256 if field == 2 else 0) if field else None
     last = False

@@ -97,7 +97,7 @@ def test_huggingface_albert_learns_from_it(tmp_path):
 def test_the_example_for_huggingfaces_trainer_runs_as_it_stands(shard, tmp_path, monkeypatch):
     pytest.importorskip("accelerate")
     monkeypatch.chdir(tmp_path)
-    example = textwrap.dedent(adapters.__doc__.split("made:\n")[1])
+    example = textwrap.dedent(adapters.__doc__.split("prepare`:\n")[1])
     small = {
         '"corpus/"': repr([str(shard)]),
         "max_steps=1000": "max_steps=3, report_to=[], use_cpu=True",

@@ -165,5 +165,5 @@ def test_zstd_is_text_and_its_damage_is_told(tmp_path, suffix):
             assert stream.read(-1) == text[offset:]
     assert [span.path for part in (1, 2, 3) for span in part_spans((file,), part, 3)] == [str(path)]
     path.write_bytes(path.read_bytes()[:-4])
-    with file.open() as stream, pytest.raises(UserError, match=r"a\.txt.*damaged or cut zstd"):
+    with file.open() as stream, pytest.raises(UserError, match=r"a\.txt.*damaged or truncated zstd"):
         stream.read(-1)

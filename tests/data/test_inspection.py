@@ -102,5 +102,5 @@ def test_colours_are_there_on_a_terminal(folder, capsys, monkeypatch):
 def test_bad_options_are_refused(folder, tmp_path):
     with pytest.raises(UserError, match="batches=0"):
         inspect(InspectOptions(data=folder, batches=0), DataConfig())
-    with pytest.raises(UserError, match="is no prepared folder"):
+    with pytest.raises(UserError, match="is not a prepared folder"):
         inspect(InspectOptions(data=str(tmp_path)), DataConfig())

@@ -28,7 +28,7 @@ def test_every_changed_byte_is_refused_by_name(tmp_path):
 def test_other_folders_and_versions_are_told_apart(tmp_path):
     with pytest.raises(UserError, match="there is no such folder"):
         open_folder(tmp_path / "none")
-    with pytest.raises(UserError, match="is no prepared folder"):
+    with pytest.raises(UserError, match="is not a prepared folder"):
         open_folder(tmp_path)
     write_manifest(tmp_path, {**DATA, "version": VERSION + 1})
     with pytest.raises(UserError, match=f"version {VERSION + 1} is not {FORMAT} version {VERSION}"):

@@ -46,6 +46,13 @@ def test_a_page_holds_whole_documents_while_they_fit(documents, expected):
     assert [bool(page.first_of_document[0]) for page in made] == [True, expected is not None]
 
 
+def test_a_document_that_goes_on_from_an_earlier_page_ends_its_pages_at_the_limit():
+    pages = PageBuilder()
+    made = [*pages.add(chunk([30_000] * 3), False, True)]
+    made += [*pages.add(chunk([30_000, 30_000, 0, 1], blank=(2,)), False, True), *pages.flush()]
+    assert [page.lengths.tolist() for page in made] == [[30_000] * 2, [30_000] * 2, [30_000, 1]]
+
+
 def test_a_sentence_too_long_is_cut_and_begins_one_document():
     pages = PageBuilder()
     made = [*pages.add(chunk([MAX_SENTENCE_TOKENS + 5]), False, True), *pages.flush()]

@@ -94,11 +94,11 @@ def test_bad_inputs_are_refused_in_one_line(tmp_path, vocab):
         (([tmp_path / "missing.txt"], "out"), {}, "missing.txt: No such file"),
         (([empty], "out1"), {}, "holds no text"),
         (([write(tmp_path / "blank.txt", b" \n\n\t\n")], "out2"), {}, "holds no text"),
-        (([cut], "out3"), {}, "damaged or cut gzip"),
-        (([no_gzip], "out4"), {}, "damaged or cut gzip"),
+        (([cut], "out3"), {}, "damaged or truncated gzip"),
+        (([no_gzip], "out4"), {}, "damaged or truncated gzip"),
         (([tmp_path], "out5"), {}, "lies in the folder"),
         (([hidden], "out5"), {}, "holds no files"),
-        (([tmp_path / "pipe"], "out6"), {}, "no regular file"),
+        (([tmp_path / "pipe"], "out6"), {}, "not a regular file"),
         (([good, good], "out7"), {}, "given twice"),
         (([], "out8"), {}, "names no file"),
         (([good], "out9"), {"train_vocab": 100}, "not both"),
@@ -125,7 +125,7 @@ def test_the_summary_names_unknown_words_and_documents_of_one_sentence(tmp_path,
     notes = capsys.readouterr().err
     assert "most often '—' 51, " in notes
     assert all(f"{word!r} 50" in notes for word in ("“", "”", "abz", "."))
-    assert "documents of about one sentence" in notes
+    assert "documents have about one sentence" in notes
     assert "--split_sentences" in notes
     run([source], tmp_path / "split", vocab, split_sentences=True)
     assert "give --split_sentences" not in capsys.readouterr().err
@@ -160,4 +160,4 @@ def test_warnings_of_the_summary(tmp_path, vocab, capsys):
     assert "2 documents, 2 sentences, 3 tokens (33.33% unknown)" in captured.out
     wordpiece_tokenizer([*SPECIAL_TOKENS, "a", "A", "B"], lowercase=True).save(tmp_path / "cased")
     run([tmp_path / "one.txt"], tmp_path / "out3", str(tmp_path / "cased/vocab.txt"))
-    assert "2 tokens of the vocabulary have capitals and the text is lowered" in capsys.readouterr().err
+    assert "2 tokens of the vocabulary have capitals but the text is lowercased" in capsys.readouterr().err

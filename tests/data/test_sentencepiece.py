@@ -120,7 +120,7 @@ def test_what_is_no_unigram_model_is_refused(tmp_path, huggingface):
     vocabulary = "".join(f"{token}\t{-i / 3}\n" for i, token in enumerate(["<pad>", "<unk>", "[CLS]", "\u2581a"]))
     bpe = train(tmp_path / "bpe", "spiece.model", model_type="bpe") / "spiece.model"
     cases = [
-        ("cut.model", content[:-7], "damaged, or no SentencePiece model"),
+        ("cut.model", content[:-7], "damaged, or not a SentencePiece model"),
         ("spiece.vocab", vocabulary.encode(), r"give the \.model"),
         ("bpe.model", bpe.read_bytes(), "of type BPE"),
     ]

@@ -32,7 +32,7 @@ def small_folder(tmp_path):
 def test_verify_accepts_what_prepare_wrote(small_folder, capsys):
     assert len(open_folder(small_folder).shards) == 2
     verify(VerifyOptions(data=str(small_folder)))
-    assert "every byte is as it was written" in capsys.readouterr().out
+    assert "every byte is intact" in capsys.readouterr().out
 
 
 def refused(folder, path, offset=None):

@@ -59,15 +59,15 @@ def test_numbers_beside_tokens_are_their_ids_or_their_counts(separator):
     counts = [f"{token}{separator}{90 - 7 * number}" for number, token in enumerate(SPECIAL_TOKENS)]
     tokens, remarks = read_vocab_txt("\n".join(counts))
     assert tokens == list(SPECIAL_TOKENS)
-    assert "which is not its id" in remarks[0]
+    assert "that is not its id" in remarks[0]
 
 
 def test_sentencepieces_list_is_refused_with_the_remedy():
     for text in ("<pad>\t0\n<unk>\t0\n\u2581a\t-2.3\n", "<unk>\t0\na\t-3\n"):
-        with pytest.raises(UserError, match=r"\.vocab\); give the \.model"):
+        with pytest.raises(UserError, match=r"\.vocab file; give the \.model"):
             read_vocab_txt(text)
 
 
 def test_old_mac_line_ends_are_named():
-    with pytest.raises(UserError, match=r"old Mac line ends \(CR alone\)"):
+    with pytest.raises(UserError, match=r"old Mac line ends \(CR only\)"):
         read_vocab_txt("\r".join(LINES))

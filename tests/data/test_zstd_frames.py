@@ -67,7 +67,7 @@ def test_the_seekable_formats_table_says_sizes_that_frames_do_not(checksums: int
 
 def test_a_cut_file_of_frames_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.zst").write_bytes(framed([700, 2000])[:-9])
-    with pytest.raises(UserError, match=r"a\.zst: damaged or cut zstd"):
+    with pytest.raises(UserError, match=r"a\.zst: damaged or truncated zstd"):
         list(read_chunks(part_spans([InputFile(str(tmp_path / "a.zst"))], 1, 1), Position(0, 0)))
 
 

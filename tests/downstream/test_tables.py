@@ -57,7 +57,7 @@ def test_text_that_begins_with_a_bracket_is_text(tmp_path: Path) -> None:
             "is one JSON object with text, label; write one object per row",
         ),
         ("a.json", '{"text": "a"}\n\n{"text": "b"', "line 3: invalid JSON"),
-        ("a.tsv", "a\t1\rb\t0\r", r"old Mac line ends \(CR alone\)"),
+        ("a.tsv", "a\t1\rb\t0\r", r"old Mac line ends \(CR only\)"),
         ("a.xlsx", "PK\x03\x04", "is a zip archive, a spreadsheet or an office document; give a TSV"),
     ],
     ids=["columns", "quote", "cut", "number", "empty", "object", "cut-lines", "mac", "xlsx"],
