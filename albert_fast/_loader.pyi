@@ -1,4 +1,4 @@
-"""C++ core of albert_fast (csrc/): checksums, shards, and the pretraining loader."""
+"""C++ core of albert_fast (csrc/): checksums, shards and the pretraining loader."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -15,20 +15,20 @@ def crc32c(data: Buffer | NDArray[Any], crc: int = 0) -> int:
     """
 
 def check_shard(path: str) -> None:
-    """Open a shard and check every byte of it.
+    """Read a shard and verify every byte of it.
 
     Raises:
-        RuntimeError: the file is damaged or cannot be read; the message names it and the place.
+        RuntimeError: the file is damaged or cannot be read; the message has the path and the offset.
     """
 
 class LoaderConfig:
-    """Plan and masks of a stream, as csrc/plan.h has them; probabilities are integers, in millionths."""
+    """Settings of batching and masking (csrc/plan.h); probabilities are integers in millionths."""
 
     tokens_per_batch: int  # T
-    max_seq_length: int  # S, specials included
-    max_sequences: int  # M, most examples of a batch
+    max_seq_length: int  # S, special tokens included
+    max_sequences: int  # M, most examples in a batch
     predictions_per_batch: int  # P
-    max_predictions: int  # of one example
+    max_predictions: int  # per example
     max_ngram: int
     masked_lm_millionths: int
     short_seq_millionths: int
@@ -36,20 +36,20 @@ class LoaderConfig:
     seed: int
     def __init__(self) -> None: ...
     def check(self) -> None:
-        """Raise ValueError, with value, rule and remedy, where a setting is out of its range."""
+        """Raise ValueError if a setting is out of range."""
 
     def sequence_slots(self) -> int:
-        """N: slots for the examples and the padding sequences of a batch."""
+        """N: the capacity of a batch for examples and padding sequences."""
 
     def budget(self, length: int) -> int:
-        """Tokens to mask in an example of `length` tokens, specials included."""
+        """Number of tokens to mask in an example of `length` tokens, special tokens included."""
 
 class Corpus:
-    """Shards opened and their headers and tables checked, as one list of pages.
+    """Shards with verified headers and tables, as one list of pages.
 
     Raises:
-        RuntimeError: a shard is damaged, or two disagree on their vocabulary.
-        ValueError: there is no shard, or no token in them.
+        RuntimeError: a shard is damaged, or shards disagree on the vocabulary.
+        ValueError: there is no shard or no token.
     """
 
     def __init__(self, paths: Sequence[str]) -> None: ...
@@ -63,13 +63,13 @@ class Corpus:
     def num_pages(self) -> int: ...
     @property
     def fingerprint(self) -> int:
-        """Identifies content and order of the shards: a hash over the checksums of headers and tables."""
+        """Identifies content and order of the shards: a hash of the checksums of headers and page tables."""
 
     @property
     def vocab_size(self) -> int: ...
     @property
     def token_bytes(self) -> int:
-        """Bytes of a token in the shards: 2 or 4."""
+        """Bytes per token in the shards: 2 or 4."""
 
     @property
     def cls_id(self) -> int: ...
@@ -83,7 +83,7 @@ class Corpus:
     def pad_id(self) -> int: ...
     @property
     def vocabulary_fingerprint(self) -> bytes:
-        """Identifies the vocabulary that the text was encoded with."""
+        """Identifies the vocabulary of the tokenized text."""
 
 _Integers: TypeAlias = NDArray[np.int32]
 _Weights: TypeAlias = NDArray[np.float32]
@@ -95,11 +95,11 @@ _Batch: TypeAlias = tuple[
 class Loader:
     """The stream of micro-batches of one rank; `albert_fast.data.batches.PretrainingLoader` wraps it.
 
-    One thread at a time may call next(); any thread may call the rest. In a forked child every call raises
+    next() may be called by one thread at a time; all other methods are thread-safe. In a forked child every call raises
     RuntimeError.
 
     Raises:
-        ValueError: rank, world_size, threads or the cursor's place is out of its range.
+        ValueError: rank, world_size, threads or the position is out of range.
     """
 
     def __init__(
@@ -116,17 +116,17 @@ class Loader:
         threads: int,
     ) -> None: ...
     def next(self) -> _Batch:
-        """The next batch: the fields of `albert_fast.data.batches.Batch`, in their order.
+        """The next batch, as the fields of `albert_fast.data.batches.Batch` in order.
 
         Raises:
-            RuntimeError: a page that the batch needs is damaged or gone, or the loader is closed.
+            RuntimeError: a page of the batch is damaged or missing, or the loader is closed.
         """
 
     def cursor(self) -> tuple[int, int, int, int]:
-        """(index, epoch, group, batch) of the global micro-batch that follows this rank's last round."""
+        """(index, epoch, group, batch): the position after the last round of micro-batches, equal on all ranks."""
 
     def statistics(self) -> dict[str, Any]:
-        """Counts over the batches handed out, by the names of struct Statistics in csrc/loader.h."""
+        """Counts over the batches returned so far, named as in struct Statistics of csrc/loader.h."""
 
     def close(self) -> None:
-        """Stop and join the threads; later calls of next() raise. May be called again."""
+        """Stop and join the threads; later calls of next() raise. Idempotent."""

@@ -12,11 +12,11 @@
 
 namespace albert_fast {
 
-// One packed batch: num_sequences examples, then padding sequences of at most S tokens each ([PAD], weights 0) up to T,
-// so that no token belongs to no sequence; the slots left repeat T in cu_seqlens. The arrays lie in one allocation,
-// each beginning at a multiple of 4096 bytes and followed by kSlackBytes that may be overwritten, so that copies need
-// no exact ends. (memcpy drops to a fifth of its speed where source and destination differ by 16 bytes modulo 4096;
-// whole pages at least keep that rare and equal for all.)
+// One packed batch: num_sequences examples, followed by padding sequences of at most S tokens each ([PAD], weights 0)
+// that cover the rest of the T tokens; unused entries of cu_seqlens are T. The arrays share one allocation. Each is
+// aligned to 4096 bytes and followed by kSlackBytes of scratch space, so that vectorized writes may run past its end.
+// (memcpy runs at a fifth of its speed if source and destination differ by 16 bytes modulo 4096; page alignment makes
+// that rare and equally likely for every array.)
 struct Batch {
   static constexpr size_t kSlackBytes = 256;
 
@@ -29,15 +29,15 @@ struct Batch {
   int32_t* token_type_ids;         // [T]
   int32_t* position_ids;           // [T]
   int32_t* cu_seqlens;             // [N+1], N = config.sequence_slots()
-  int32_t* masked_lm_positions;    // [P], indices into [T]
+  int32_t* masked_lm_positions;    // [P], indices into the T tokens
   int32_t* masked_lm_ids;          // [P]
   float* masked_lm_weights;        // [P]
   int32_t* sentence_order_labels;  // [M]
   float* sentence_order_weights;   // [M]
 
-  uint64_t index = 0;  // global micro-batch
+  uint64_t index = 0;  // global micro-batch number
   uint64_t epoch = 0;
-  uint32_t num_tokens = 0;     // of the examples
+  uint32_t num_tokens = 0;     // in examples, without padding sequences
   uint32_t num_sequences = 0;  // examples
   uint32_t num_predictions = 0;
   ClosedBy closed_by = ClosedBy::kEndOfGroup;
@@ -46,9 +46,9 @@ struct Batch {
   void* memory_;
 };
 
-// Hands out batches and takes them back once nobody holds them; fresh memory costs half a nanosecond a token to clear.
-// Any thread may call it and may drop a batch. In a forked child a dropped batch is left alone: the lock may have been
-// held by a thread that the child does not have.
+// Recycles batches: a batch returns to the pool when its last reference is dropped, because fresh memory costs half a
+// nanosecond per token to clear. Thread-safe. In a forked child a dropped batch is leaked, since the mutex may be held
+// by a thread that does not exist in the child.
 class BatchPool : public std::enable_shared_from_this<BatchPool> {
  public:
   BatchPool(const LoaderConfig& config, size_t most_idle);

@@ -1,4 +1,4 @@
-// albert_fast._loader: the one door between Python and csrc/. Knows numpy, not torch.
+// albert_fast._loader: the Python bindings of csrc/. Depends on numpy, not on torch.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -17,10 +17,10 @@ namespace py = pybind11;
 namespace albert_fast {
 namespace {
 
-// How often a waiting next() looks for Ctrl-C.
+// Interval at which a waiting next() checks for Ctrl-C.
 constexpr double kSecondsBetweenSignalChecks = 0.1;
 
-// A view of a batch's array; `owner` keeps the batch.
+// A numpy view of an array of a batch; `owner` keeps the batch alive.
 template <typename T>
 py::array_t<T> view(T* data, uint32_t count, const py::capsule& owner) {
   return py::array_t<T>({static_cast<py::ssize_t>(count)}, {static_cast<py::ssize_t>(sizeof(T))}, data, owner);
@@ -41,14 +41,14 @@ py::tuple to_tuple(std::shared_ptr<Batch> batch, const LoaderConfig& config) {
                         b.num_sequences, b.num_predictions);
 }
 
-py::tuple next(Loader& loader, const LoaderConfig& config) {
+py::tuple next(Loader& loader) {
   for (;;) {
     std::shared_ptr<Batch> batch;
     {
       const py::gil_scoped_release release;
       batch = loader.next(kSecondsBetweenSignalChecks);
     }
-    if (batch) return to_tuple(std::move(batch), config);
+    if (batch) return to_tuple(std::move(batch), loader.config());
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
   }
 }
@@ -77,7 +77,8 @@ PYBIND11_MODULE(_loader, module) {
       "crc32c",
       [](const py::buffer& data, uint32_t crc) {
         const py::buffer_info info = data.request();
-        if (!PyBuffer_IsContiguous(info.view(), 'C')) throw py::value_error("crc32c takes a contiguous buffer");
+        if (!PyBuffer_IsContiguous(info.view(), 'C'))
+          throw py::value_error("crc32c needs a contiguous buffer; copy it first");
         const auto bytes = static_cast<size_t>(info.size * info.itemsize);
         py::gil_scoped_release release;
         return albert_fast::crc32c(info.ptr, bytes, crc);
@@ -86,9 +87,9 @@ PYBIND11_MODULE(_loader, module) {
       "CRC32C (Castagnoli) of a contiguous buffer, continuing from `crc` (0 at the start).");
 
   module.def("check_shard", &check_shard, py::arg("path"), py::call_guard<py::gil_scoped_release>(),
-             "Opens a shard and checks every byte of it; RuntimeError names the file and the place.");
+             "Verifies every byte of a shard; raises RuntimeError with the file and the offset.");
 
-  py::class_<LoaderConfig>(module, "LoaderConfig", "Plan and masks; checked by Loader.")
+  py::class_<LoaderConfig>(module, "LoaderConfig", "Settings of batching and masking; validated by Loader.")
       .def(py::init<>())
       .def_readwrite("tokens_per_batch", &LoaderConfig::tokens_per_batch)
       .def_readwrite("max_seq_length", &LoaderConfig::max_seq_length)
@@ -100,11 +101,11 @@ PYBIND11_MODULE(_loader, module) {
       .def_readwrite("short_seq_millionths", &LoaderConfig::short_seq_millionths)
       .def_readwrite("sentence_order", &LoaderConfig::sentence_order)
       .def_readwrite("seed", &LoaderConfig::seed)
-      .def("check", &LoaderConfig::check, "Raises ValueError with value, rule and remedy.")
-      .def("sequence_slots", &LoaderConfig::sequence_slots, "N: slots for examples and padding sequences of a batch.")
-      .def("budget", &budget, py::arg("length"), "Tokens to mask of `length`, specials included.");
+      .def("check", &LoaderConfig::check, "Raises ValueError if a setting is out of range.")
+      .def("sequence_slots", &LoaderConfig::sequence_slots, "N: slots for examples and padding sequences.")
+      .def("budget", &budget, py::arg("length"), "Tokens to mask of `length`, special tokens included.");
 
-  py::class_<Corpus, std::shared_ptr<Corpus>>(module, "Corpus", "Shards opened and checked, as one list of pages.")
+  py::class_<Corpus, std::shared_ptr<Corpus>>(module, "Corpus", "Validated shards as one list of pages.")
       .def(py::init<const std::vector<std::string>&>(), py::arg("paths"), py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("num_tokens", &Corpus::num_tokens)
       .def_property_readonly("num_sentences", &Corpus::num_sentences)
@@ -124,7 +125,7 @@ PYBIND11_MODULE(_loader, module) {
       });
 
   py::class_<Loader, std::unique_ptr<Loader, LoaderDeleter>>(
-      module, "Loader", "The stream of micro-batches of one rank; wrapped by albert_fast.batches.")
+      module, "Loader", "The stream of micro-batches of one rank; wrapped by albert_fast.data.batches.")
       .def(
           py::init([](const std::shared_ptr<Corpus>& corpus, const LoaderConfig& config, uint64_t index, uint64_t epoch,
                       uint32_t group, uint64_t batch, uint64_t rank, uint64_t world_size, uint32_t threads) {
@@ -133,7 +134,7 @@ PYBIND11_MODULE(_loader, module) {
           }),
           py::kw_only(), py::arg("corpus"), py::arg("config"), py::arg("index"), py::arg("epoch"), py::arg("group"),
           py::arg("batch"), py::arg("rank"), py::arg("world_size"), py::arg("threads"))
-      .def("next", [](Loader& loader) { return next(loader, loader.config()); })
+      .def("next", &next)
       .def("cursor",
            [](const Loader& loader) {
              const Cursor c = loader.cursor();

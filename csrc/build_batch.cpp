@@ -21,7 +21,7 @@ ExampleRules::ExampleRules(const Corpus& corpus, const LoaderConfig& loader_conf
       pad_id(static_cast<int32_t>(corpus.header().pad_id)),
       token_bytes(corpus.header().token_bytes),
       ordinary(corpus.ordinary()) {
-  if (ordinary.empty()) throw std::invalid_argument("the vocabulary has special ids only; prepare with a larger one");
+  if (ordinary.empty()) throw std::invalid_argument("the vocabulary has only special ids; prepare with a larger one");
   ordinary_is_range = ordinary.back() - ordinary.front() + 1 == ordinary.size();
   for (uint32_t length = 0; length <= config.max_chunk(); ++length) {
     budget.push_back(albert_fast::budget(config, length + config.num_specials()));
@@ -40,9 +40,8 @@ ExampleScratch::ExampleScratch(uint32_t max_seq_length) {
   positions.resize(2 * words * 64 + 16);
 }
 
-// build_batch.inc and what it includes are compiled once for each instruction set, each time in a namespace of its own;
-// the pragmas come after every standard header, so that no inline function of theirs is compiled for a processor that
-// may not be there.
+// build_batch.inc and its includes are compiled once per instruction set, each in its own namespace. The pragmas must
+// follow every standard header: an inline function of theirs compiled for AVX could otherwise run on any processor.
 namespace portable {
 #define ALBERT_FAST_VECTORS 0
 #include "build_batch.inc"
@@ -86,7 +85,7 @@ namespace avx512 {
 
 InstructionSet best_instruction_set() {
 #if defined(__x86_64__)
-  // On the first two Zens pdep is microcode, slower than the portable loop.
+  // On Zen 1 and Zen 2 pdep is microcoded and slower than the portable loop.
   const bool slow_pdep = __builtin_cpu_is("znver1") || __builtin_cpu_is("znver2");
   if (!slow_pdep && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") &&
       __builtin_cpu_supports("popcnt")) {

@@ -21,20 +21,20 @@ Corpus::Corpus(const std::vector<std::string>& paths) {
         ours.token_bytes != first.token_bytes || ours.cls_id != first.cls_id || ours.sep_id != first.sep_id ||
         ours.mask_id != first.mask_id || ours.unk_id != first.unk_id || ours.pad_id != first.pad_id ||
         shard.ordinary() != shards_.front().ordinary()) {
-      throw std::runtime_error(path + ": was prepared with another vocabulary than " + paths.front() +
-                               "; prepare both with the same");
+      throw std::runtime_error(path + ": prepared with a different vocabulary than " + paths.front() +
+                               "; use the same for both");
     }
     if (shards_.size() > 1) shard.release_ordinary();
     first_page_.push_back(static_cast<uint32_t>(pages));
     pages += ours.num_pages;
-    if (pages > std::numeric_limits<uint32_t>::max()) throw std::invalid_argument("more than 2^32 pages");
+    if (pages > std::numeric_limits<uint32_t>::max()) throw std::invalid_argument("over 2^32 pages; use less text");
     num_tokens_ += ours.num_tokens;
     num_sentences_ += ours.num_sentences;
     num_documents_ += ours.num_documents;
     fingerprint_ = draw(fingerprint_ ^ ours.header_crc, ours.table_crc);
   }
   first_page_.push_back(static_cast<uint32_t>(pages));
-  if (num_tokens_ == 0) throw std::invalid_argument(paths.front() + ": the shards hold no token; prepare some text");
+  if (num_tokens_ == 0) throw std::invalid_argument(paths.front() + ": the shards have no tokens; prepare some text");
 }
 
 Corpus::Location Corpus::locate(uint32_t page) const {

@@ -11,12 +11,12 @@
 namespace albert_fast {
 namespace {
 
-constexpr size_t kSlackBytes = 4 * kMaxPageTokens + 256;  // a chunk's length, in the widest tokens, and a vector
+constexpr size_t kSlackBytes = 4 * kMaxPageTokens + 256;  // a chunk of the widest tokens and a vector
 constexpr size_t kHugePage = 2 << 20;
 constexpr size_t kWordsPerPage = kMaxPageTokens / 64;
 
-// Sets bit t where token t is special; [UNK] is the only one that `prepare` writes. Tokens are compared in the
-// compiler's vectors, 64 a round, since nearly every round holds none.
+// Sets bit t if token t is special; `prepare` writes [UNK] only. Compares 64 tokens at a time with vector extensions,
+// since most groups of 64 have no special token.
 template <typename Token>
 void mark_unmaskable(const uint8_t* bytes, uint32_t count, const ShardHeader& header, Group::TokenBits* bits) {
   using Tokens __attribute__((vector_size(16), may_alias)) = Token;
@@ -30,7 +30,7 @@ void mark_unmaskable(const uint8_t* bytes, uint32_t count, const ShardHeader& he
            (token == specials[4]);
   };
   for (uint32_t begin = 0; begin < count; begin += 64) {
-    const auto* vectors = reinterpret_cast<const Tokens*>(tokens + begin);  // past the end: word-start bits and slack
+    const auto* vectors = reinterpret_cast<const Tokens*>(tokens + begin);  // past the end: word-start bits, slack
     auto any = is_special(vectors[0]);
     for (uint32_t i = 1; i < 64 / kLanes; ++i) any |= is_special(vectors[i]);
     uint64_t word = 0;
@@ -48,7 +48,7 @@ void mark_unmaskable(const uint8_t* bytes, uint32_t count, const ShardHeader& he
 
 void Group::Free::operator()(void* pointer) const { std::free(pointer); }
 
-// Huge pages where the kernel grants them: chunks are read from anywhere, and small pages would each miss the TLB.
+// Asks for huge pages: chunks are read in random order, and every access to a small page would miss the TLB.
 void Group::reserve(size_t bytes) {
   if (bytes <= capacity_) return;
   memory_.reset();
@@ -72,7 +72,7 @@ void Group::load(const Corpus& corpus) {
   reserve(bytes);
   pages_.resize(slots);
 
-  // In the order of the files, so that a disk reads forwards.
+  // In file order, for sequential disk access.
   std::vector<uint32_t> order(slots);
   std::iota(order.begin(), order.end(), 0u);
   std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return plan.pages[a] < plan.pages[b]; });

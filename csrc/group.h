@@ -10,28 +10,28 @@
 
 namespace albert_fast {
 
-// The pages of one group in memory, with their plan. Reused from group to group; filled by one thread, then read by
-// any number.
+// The pages of one group in memory, with their plan. One thread fills it, then any number of threads may read it. The
+// memory is reused for later groups.
 class Group {
  public:
-  // Three bits of each of 64 tokens, side by side: a chunk then costs one or two cache lines of bits, not six. LSB
-  // first: bit t % 64 of element t / 64 is token t's.
+  // Three bits for each of 64 tokens. Stored together, the bits of a chunk take one or two cache lines instead of six.
+  // Bit t % 64 (from the least significant) of element t / 64 belongs to token t.
   struct alignas(32) TokenBits {
-    uint64_t words;       // a word begins
-    uint64_t sentences;   // a sentence begins
+    uint64_t words;       // first token of a word
+    uint64_t sentences;   // first token of a sentence
     uint64_t unmaskable;  // [UNK] or another special id
   };
 
-  // A page's arrays, readable for 64 bytes past their ends.
+  // The arrays of a page. 64 bytes past their ends are readable.
   struct Page {
-    const uint8_t* tokens;  // of the corpus's token width
+    const uint8_t* tokens;  // token_bytes each
     const TokenBits* bits;
   };
 
   Plan plan;
-  uint64_t first_index = 0;  // global micro-batch of the plan's batch 0
+  uint64_t first_index = 0;  // global micro-batch number of batch 0 of the plan
 
-  // Reads and checks the pages that the plan names, by shard and offset. Throws std::runtime_error.
+  // Reads and verifies the pages of the plan, in file order. Throws std::runtime_error.
   void load(const Corpus& corpus);
   const Page& page(uint32_t slot) const { return pages_[slot]; }
 

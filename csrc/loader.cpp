@@ -15,10 +15,10 @@ namespace albert_fast {
 namespace {
 
 constexpr uint64_t kLastIndex = std::numeric_limits<int64_t>::max();
-// Beyond this many sentence lengths a search without a cursor is refused: it would take a quarter of an hour.
+// Most sentence lengths that a search without a cursor may read, which takes about 15 minutes.
 constexpr double kMostSentencesToPass = 1e11;
 
-// Threads inherit the mask: signals then go to the thread that waits for them, Python's main one.
+// Blocks all signals while threads start. Threads inherit the mask, so Python's main thread receives the signals.
 class BlockedSignals {
  public:
   BlockedSignals() {
@@ -58,7 +58,7 @@ Loader::Loader(std::shared_ptr<const Corpus> corpus, const LoaderConfig& config,
                                 std::to_string(world_size) + ", which must be from 1 to 2^30");
   }
   if (start.index > kLastIndex - rank || start.batch > start.index || start.group >= planner_.num_groups()) {
-    throw std::invalid_argument("no such place in this stream: micro-batch " + std::to_string(start.index) +
+    throw std::invalid_argument("no such position in this stream: micro-batch " + std::to_string(start.index) +
                                 ", group " + std::to_string(start.group) + " of " +
                                 std::to_string(planner_.num_groups()));
   }
@@ -77,7 +77,7 @@ bool Loader::in_opening_process() const { return ::getpid() == process_; }
 
 void Loader::check_process() const {
   if (!in_opening_process()) {
-    throw std::runtime_error("this loader belongs to the process that opened it; open one in each process");
+    throw std::runtime_error("this loader belongs to the process that created it; create one in each process");
   }
 }
 
@@ -107,7 +107,7 @@ std::shared_ptr<Batch> Loader::next(double seconds) {
   Slot& slot = ring_[delivered_ % ring_.size()];
   batch_ready_.wait_for(lock, std::chrono::duration<double>(seconds),
                         [&] { return slot.batch || slot.error || stopping_; });
-  if (stopping_) throw std::runtime_error("this loader is closed; open another");
+  if (stopping_) throw std::runtime_error("this loader is closed; create another");
   if (slot.error) std::rethrow_exception(slot.error);
   if (!slot.batch) return nullptr;
   std::shared_ptr<Batch> batch = std::move(slot.batch);
@@ -161,14 +161,13 @@ void Loader::work() {
   const BuildBatch build_batch = build_batch_for(best_instruction_set(), rules_.token_bytes);
   std::unique_lock<std::mutex> lock(mutex_);
   while (!stopping_ && !failed_) {
-    // Of the current group: how many of its micro-batches are claimed or another rank's, and how many it has.
+    // Micro-batches of the current group: those claimed or skipped for other ranks, and all of them.
     const uint64_t passed = current_ ? claim_index_ - current_->first_index : 0;
     const uint64_t count = current_ ? current_->plan.num_batches() : 0;
     const bool used_up = passed >= count;
     const bool room = claimed_ - delivered_ < ring_.size();
 
-    // Half of the group is used up and nobody prepares the one after it: read and plan that first, while the others
-    // build what is left.
+    // At half of the group, one thread reads and plans the next group while the others build the remaining batches.
     if (!preparing_ && !following_ && !prepare_error_ && passed >= count / 2) {
       if (auto group = idle_group()) {
         wake_consumer(1);
@@ -176,26 +175,27 @@ void Loader::work() {
         continue;
       }
     }
-    if (!used_up && room) {  // a micro-batch to build, and a place for it
+    if (!used_up && room) {  // a micro-batch to build and a free slot
       build(lock, build_batch, scratch);
-    } else if (used_up && following_) {  // the next group is ready: go on in it
+    } else if (used_up && following_) {  // the next group is ready
       current_ = std::move(following_);
       following_.reset();
       work_changed_.notify_all();
-    } else if (used_up && prepare_error_ && room) {  // it could not be read: the error takes its first batch's place
+    } else if (used_up && prepare_error_ &&
+               room) {  // it could not be read: report the error in place of its first batch
       ring_[claimed_ % ring_.size()].error = prepare_error_;
       failed_ = true;
       batch_ready_.notify_one();
       work_changed_.notify_all();
-    } else {  // the ring is full, or the next group is being prepared: wait for either to change
+    } else {  // the ring is full or the next group is not ready
       wake_consumer(1);
       work_changed_.wait(lock);
     }
   }
 }
 
-// Two groups are enough: one is used up while the other is read. Counts are exact: references are dropped under the
-// lock.
+// Two groups suffice: one is consumed while the other is read. use_count() is exact because references are only dropped
+// under the lock.
 std::shared_ptr<Group> Loader::idle_group() const {
   for (const auto& group : groups_) {
     if (group.use_count() == 1) return group;
@@ -223,7 +223,7 @@ void Loader::prepare(std::unique_lock<std::mutex>& lock, std::shared_ptr<Group> 
   work_changed_.notify_all();
 }
 
-// Plans the next group that holds a micro-batch of this rank; passes over the others by their sentence lengths alone.
+// Plans the next group that has a micro-batch of this rank; the pages of groups without one are not read.
 void Loader::plan_next(Group& group) {
   while (!stopping_) {
     if (plan_cursor_.group == 0) {
@@ -257,21 +257,21 @@ uint64_t Loader::own_index_from(uint64_t index) const {
   return first + (index - first + world_size_ - 1) / world_size_ * world_size_;
 }
 
-// At the end of an epoch: it must have had a batch, and what is searched must be within reach.
+// At the end of an epoch: throws if it had no batch, or if the start of the stream is too far ahead to search.
 void Loader::check_epoch() {
   if (!whole_epoch_) return;
   const uint64_t batches = plan_cursor_.index - epoch_first_index_;
   if (batches == 0) {
     throw std::runtime_error(corpus_->shards().front().path() +
-                             ": no document has two tokens, so there is nothing to learn from; prepare more text");
+                             ": no document has two tokens, so there is nothing to train on; prepare more text");
   }
   const uint64_t wanted = own_index_from(epoch_first_index_);
   if (wanted < plan_cursor_.index) return;
   const double epochs = static_cast<double>(wanted - plan_cursor_.index) / static_cast<double>(batches);
   if (epochs * static_cast<double>(corpus_->num_sentences()) > kMostSentencesToPass) {
-    throw std::invalid_argument("start_batch=" + std::to_string(start_index_) + " lies about " +
+    throw std::invalid_argument("start_batch=" + std::to_string(start_index_) + " is about " +
                                 std::to_string(static_cast<uint64_t>(epochs)) +
-                                " epochs ahead, and each would have to be planned to find it; give the cursor of a "
+                                " epochs ahead, which must all be planned to find it; give the cursor of a "
                                 "checkpoint instead");
   }
 }
@@ -293,7 +293,7 @@ void Loader::build(std::unique_lock<std::mutex>& lock, BuildBatch build_batch, E
     error = std::current_exception();
   }
   lock.lock();
-  const bool passed = group != current_;  // perhaps idle now, which a thread may wait for
+  const bool passed = group != current_;  // it may be idle now, and a thread may wait for that
   group.reset();
   slot.batch = std::move(batch);
   slot.error = error;
@@ -302,9 +302,8 @@ void Loader::build(std::unique_lock<std::mutex>& lock, BuildBatch build_batch, E
   if (error || passed) work_changed_.notify_all();
 }
 
-// Wakes who waits in next() once `count` batches, or an error, are there in order. Waking for half a ring at a time
-// saves most context switches of a consumer that is faster than the threads; before a thread waits or plans it wakes
-// for one.
+// Wakes the caller of next() if the next `count` batches, or an error, are ready. Waking it for half a ring at a time
+// avoids most context switches if it is faster than the threads; before a thread waits or plans, one batch is enough.
 void Loader::wake_consumer(uint64_t count) {
   for (uint64_t i = 0; i < count; ++i) {
     const Slot& slot = ring_[(delivered_ + i) % ring_.size()];

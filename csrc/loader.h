@@ -21,8 +21,8 @@
 
 namespace albert_fast {
 
-// A place in the endless stream of micro-batches: global micro-batch `index` is number `batch` counted from the first
-// of (epoch, group). `batch` may lie in a later group; finding it then costs the plans between.
+// A position in the infinite stream of micro-batches: global micro-batch `index` is number `batch` counted from the
+// first one of (epoch, group). It may lie in a later group; the groups in between must then be planned to find it.
 struct Cursor {
   uint64_t index = 0;
   uint64_t epoch = 0;
@@ -30,26 +30,26 @@ struct Cursor {
   uint64_t batch = 0;
 };
 
-// What was handed out so far, and why batches ended.
+// Counts over the batches returned so far.
 struct Statistics {
   uint64_t batches = 0;
   uint64_t sequences = 0;
-  uint64_t tokens = 0;         // of the batches' T each
-  uint64_t unused_tokens = 0;  // at the ends of batches
-  uint64_t predictions = 0;    // of the batches' P each
+  uint64_t tokens = 0;         // T per batch
+  uint64_t unused_tokens = 0;  // padding at the ends of batches
+  uint64_t predictions = 0;    // P per batch
   uint64_t unused_predictions = 0;
-  uint64_t dropped_tokens = 0;  // one-token tails in the groups planned so far
+  uint64_t dropped_tokens = 0;  // one-token tails in the groups passed so far
   uint64_t closed_by[4] = {};   // indexed by ClosedBy
 };
 
-// The stream of micro-batches index, index + world_size, ... of (corpus, config), from cursor.index + rank on, built by
-// `threads` threads a few batches ahead and handed out in order. The bytes depend on nothing but (corpus, config,
-// index). Errors of the threads (std::runtime_error for damaged or vanished files) are thrown by next() in place of the
-// batch that needed them, and by every later call.
+// The micro-batches of one rank: every world_size-th micro-batch of (corpus, config), starting at start.index + rank.
+// `threads` threads build them a few batches ahead; next() returns them in order. The bytes depend only on (corpus,
+// config, index). An error in a thread (std::runtime_error for damaged or missing files) is thrown by next() in place
+// of the affected batch, and by every later call.
 //
-// One thread at a time may call next(); any thread may call the rest. In a forked child every call throws
-// std::runtime_error, and the loader must be leaked (LoaderDeleter does): the parent's threads are not there to join,
-// and destroying a condition variable that one of them waited for at the fork would wait for ever.
+// next() may be called by one thread at a time; all other methods are thread-safe. In a forked child every call throws
+// std::runtime_error and the loader must be leaked (see LoaderDeleter): the threads to join exist only in the parent,
+// and destroying a condition variable that had a waiter at the fork blocks forever.
 class Loader {
  public:
   Loader(std::shared_ptr<const Corpus> corpus, const LoaderConfig& config, const Cursor& start, uint64_t rank,
@@ -58,13 +58,13 @@ class Loader {
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
 
-  // Waits at most `seconds`; nullptr where the batch is not there yet.
+  // The next batch, or nullptr if it is not ready within `seconds`.
   std::shared_ptr<Batch> next(double seconds);
-  // Of the global micro-batch that follows this rank's last round: the same for all ranks at the same step.
+  // The position after this rank's last round of world_size micro-batches; equal on all ranks after the same step.
   Cursor cursor() const;
   Statistics statistics() const;
   const LoaderConfig& config() const { return config_; }
-  // Stops and joins the threads; later calls of next() throw. May be called again.
+  // Stops and joins the threads; later calls of next() throw. Idempotent.
   void close();
   bool in_opening_process() const;
 
@@ -73,7 +73,7 @@ class Loader {
     std::shared_ptr<Batch> batch;
     std::exception_ptr error;
   };
-  struct Origin {  // of a group that was planned
+  struct Origin {  // where a planned group begins in the stream
     uint64_t first_index;
     uint64_t num_batches;
     uint64_t epoch;
@@ -102,31 +102,32 @@ class Loader {
   const std::shared_ptr<BatchPool> pool_;
   const uint64_t start_index_;
 
-  // Of the one thread that prepares a group.
+  // Used only by the thread that prepares a group.
   Planner planner_;
   Cursor plan_cursor_;        // the group to plan next; index is its first micro-batch
-  bool whole_epoch_ = false;  // planned from its first group on
+  bool whole_epoch_ = false;  // the epoch was planned from its first group
   uint64_t epoch_first_index_ = 0;
 
   mutable std::mutex mutex_;  // guards everything below
   std::condition_variable work_changed_, batch_ready_;
   std::atomic<bool> stopping_{false};
-  std::vector<Slot> ring_;  // batch number n of this rank at n % size
-  uint64_t claimed_ = 0;    // batches taken up by a thread
-  uint64_t delivered_ = 0;  // batches handed out
-  uint64_t claim_index_;    // global index of batch number claimed_
+  std::vector<Slot> ring_;  // batch n of this rank is at n % size
+  uint64_t claimed_ = 0;    // batches claimed by a thread to build
+  uint64_t delivered_ = 0;  // batches returned by next()
+  uint64_t claim_index_;    // global index of batch claimed_
   std::shared_ptr<Group> current_, following_;
   const std::array<std::shared_ptr<Group>, 2> groups_;  // memory, reused
   bool preparing_ = false;
   std::exception_ptr prepare_error_;
   bool failed_ = false;
-  std::deque<Origin> origins_;  // of groups that were planned and are not passed yet
-  Cursor passed_;               // where the first of them begins, or where the stream was entered
+  std::deque<Origin> origins_;  // planned groups that next() has not passed yet
+  Cursor passed_;               // where the first of them begins; initially the start of the stream
   Statistics statistics_;
 
   std::vector<std::thread> threads_;
 };
 
+// Leaks the loader in a forked child.
 struct LoaderDeleter {
   void operator()(Loader* loader) const {
     if (loader->in_opening_process()) delete loader;

@@ -16,8 +16,8 @@ namespace {
 std::string number(uint64_t value) { return std::to_string(value); }
 std::string share(uint32_t millionths) { return std::to_string(millionths / 1e6); }
 
-// The first longest of the kPackingWindow chunk lengths at `window`, if at most `limit`, or kPackingWindow. Eight at a
-// time: with short documents a long sequence is filled up by dozens of such searches.
+// Index of the first longest of the kPackingWindow chunk lengths at `window` that is at most `limit`; kPackingWindow if
+// none fits. Vectorized, because filling the end of a batch with short documents takes dozens of searches.
 uint32_t longest_that_fits(const uint16_t* window, uint32_t limit) {
   using Lengths __attribute__((vector_size(16), aligned(2), may_alias)) = uint16_t;
   const Lengths limits = Lengths{} + static_cast<uint16_t>(limit);
@@ -38,7 +38,7 @@ uint32_t longest_that_fits(const uint16_t* window, uint32_t limit) {
 void LoaderConfig::check() const {
   if (max_seq_length < 2 + num_specials() || max_seq_length > 65535) {
     refuse("max_seq_length=" + number(max_seq_length) + " must be from " + number(2 + num_specials()) +
-           " (two tokens and the specials) to 65535; 128 and 512 are usual");
+           " (two tokens plus special tokens) to 65535; 128 and 512 are usual");
   }
   if (tokens_per_batch < max_seq_length || tokens_per_batch > (1u << 30)) {
     refuse("tokens_per_batch=" + number(tokens_per_batch) + " must be at least max_seq_length=" +
@@ -48,7 +48,7 @@ void LoaderConfig::check() const {
     refuse("max_sequences=" + number(max_sequences) + " must be from 1 to tokens_per_batch");
   }
   if (max_ngram == 0 || max_ngram > 10) refuse("max_ngram=" + number(max_ngram) + " must be from 1 to 10; 3 is usual");
-  if (max_predictions == 0) refuse("max_predictions=0 must be at least 1; leave it out for no cap");
+  if (max_predictions == 0) refuse("max_predictions=0 must be at least 1; omit it for no limit");
   if (masked_lm_millionths == 0 || masked_lm_millionths > kMillion / 2) {
     refuse("masked_lm_prob=" + share(masked_lm_millionths) + " must be from 0.000001 to 0.5; 0.15 is usual");
   }
@@ -58,7 +58,7 @@ void LoaderConfig::check() const {
   const uint32_t most = budget(*this, max_seq_length);
   if (predictions_per_batch < most || predictions_per_batch > tokens_per_batch) {
     refuse("predictions_per_batch=" + number(predictions_per_batch) + " must hold one full example's " + number(most) +
-           " predictions and be at most tokens_per_batch; leave it out for a fitting value");
+           " predictions and be at most tokens_per_batch; omit it for a suitable value");
   }
 }
 
@@ -81,10 +81,10 @@ Planner::Planner(const Corpus& corpus, const LoaderConfig& config)
     : corpus_(corpus), config_(config), num_groups_((corpus.num_pages() + kPagesPerGroup - 1) / kPagesPerGroup) {
   for (uint32_t length = 0; length <= config.max_chunk(); ++length) {
     budget_.push_back(budget(config, length + config.num_specials()));
-    most_tokens_.resize(budget_.back() + 1, length);  // budgets never fall with length
+    most_tokens_.resize(budget_.back() + 1, length);  // budgets do not decrease with length
     most_tokens_.back() = length;
   }
-  // Fewer slots than the smallest budget hold nothing.
+  // No chunk fits in fewer slots than the smallest budget.
   std::fill_n(most_tokens_.begin(), budget_.front(), 0);
 }
 
@@ -161,7 +161,7 @@ void Planner::pack(Plan& plan) {
   plan.closed_by.clear();
   Chunk* const chunks = plan.chunks.data();
   const size_t count = plan.chunks.size();
-  lengths_.assign(count + kPackingWindow, 0);  // of the chunks, then of none
+  lengths_.assign(count + kPackingWindow, 0);  // followed by zeros, which never fit
   for (size_t i = 0; i < count; ++i) lengths_[i] = chunks[i].length;
   const uint32_t specials = config_.num_specials();
   const auto most_slots = static_cast<uint32_t>(most_tokens_.size() - 1);

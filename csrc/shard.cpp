@@ -29,7 +29,7 @@ std::string number(uint64_t value) { return std::to_string(value); }
 
 uint64_t ordinary_section_bytes(uint64_t vocab_size) { return padded((vocab_size + 7) / 8) + kAlignment; }
 
-// Whether every id is in the vocabulary; in the compiler's vectors, as the plain loop takes as long as the checksum.
+// Whether every id is in the vocabulary. Vectorized, because a plain loop takes as long as the checksum.
 template <typename Token>
 bool within_vocabulary(const uint8_t* bytes, size_t count, uint32_t vocab_size) {
   if (sizeof(Token) == 2 && vocab_size == 65536) return true;
@@ -48,14 +48,14 @@ bool within_vocabulary(const uint8_t* bytes, size_t count, uint32_t vocab_size) 
 
 }  // namespace
 
-// Without O_NONBLOCK, opening a pipe would wait for its writer.
+// O_NONBLOCK: opening a pipe must not wait for a writer.
 File::File(const std::string& path)
     : path_(path), descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
   if (descriptor_ < 0) throw std::runtime_error(path + ": cannot be opened: " + std::strerror(errno));
   struct stat status{};
   if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
     ::close(descriptor_);
-    throw std::runtime_error(path + ": is not a file");
+    throw std::runtime_error(path + ": is not a regular file; give a shard");
   }
 }
 
@@ -75,7 +75,7 @@ void File::read(void* destination, size_t bytes, uint64_t offset) const {
     if (got < 0) throw std::runtime_error(path_ + ": reading at byte " + number(offset) + ": " + std::strerror(errno));
     if (got == 0) {
       throw std::runtime_error(path_ + ": ends at byte " + number(offset) + ", " + number(bytes) +
-                               " bytes more were expected; the file was truncated");
+                               " bytes before the expected end; the file was truncated");
     }
     to += got;
     offset += static_cast<uint64_t>(got);
@@ -97,15 +97,15 @@ void Shard::fail(const std::string& what) const {
 
 void Shard::parse_header(const File& file) {
   const uint64_t size = file.size();
-  if (size < kHeaderBytes) fail("has " + number(size) + " bytes, a shard's header alone has 256");
+  if (size < kHeaderBytes) fail("has " + number(size) + " bytes, fewer than the 256 of a shard header");
   uint8_t bytes[kHeaderBytes];
   file.read(bytes, kHeaderBytes, 0);
   if (std::memcmp(bytes, kMagic, 8) != 0) fail("does not begin with ALBERTFS, so it is not a shard (byte 0)");
   header_.header_crc = crc32c(bytes, kHeaderBytes - 4);
-  if (header_.header_crc != load<uint32_t>(bytes, 252))
-    fail("header is damaged: its CRC32C does not match (bytes 0 to 255)");
+  if (header_.header_crc != load<uint32_t>(bytes, 252)) fail("header is damaged: CRC32C mismatch (bytes 0 to 255)");
   const auto version = load<uint32_t>(bytes, 8);
-  if (version != kVersion) fail("has version " + number(version) + ", this program reads version 1 (byte 8)");
+  if (version != kVersion)
+    fail("has format version " + number(version) + ", but this program reads version 1 (byte 8)");
 
   header_.token_bytes = load<uint32_t>(bytes, 12);
   header_.vocab_size = load<uint32_t>(bytes, 16);
@@ -141,14 +141,14 @@ void Shard::check_layout() const {
   for (const uint32_t id : {h.cls_id, h.sep_id, h.mask_id, h.unk_id, h.pad_id}) {
     if (id >= h.vocab_size) fail("special id " + number(id) + " is outside the vocabulary");
   }
-  // Bounds first, so that no product below overflows.
+  // Check bounds first, so that the products below cannot overflow.
   if (h.num_pages > h.file_bytes / sizeof(PageEntry) || h.num_sentences > h.file_bytes / 2 ||
       h.num_tokens > h.file_bytes / h.token_bytes || h.num_documents > h.num_sentences) {
-    fail("header gives more pages, sentences, documents or tokens than the file has room for");
+    fail("header counts more pages, sentences, documents or tokens than fit in the file");
   }
   for (const uint64_t offset : {h.lengths_offset, h.table_offset, h.ordinary_offset}) {
     if (offset % kAlignment != 0 || offset < kHeaderBytes || offset > h.file_bytes) {
-      fail("section at byte " + number(offset) + " is outside the file or not at a multiple of 64");
+      fail("section at byte " + number(offset) + " is outside the file or not aligned to 64 bytes");
     }
   }
 }
@@ -168,11 +168,11 @@ void Shard::check_zeros(const File& file, uint64_t begin, uint64_t end, const ch
 void Shard::read_table(const File& file) {
   const uint64_t table_bytes = header_.num_pages * sizeof(PageEntry);
   const uint64_t lengths_bytes = header_.num_sentences * 2;
-  if (table_bytes > header_.file_bytes - header_.table_offset) fail("page table reaches past the end of the file");
+  if (table_bytes > header_.file_bytes - header_.table_offset) fail("page table extends past the end of the file");
   pages_.resize(header_.num_pages);
   file.read(pages_.data(), table_bytes, header_.table_offset);
   if (crc32c(pages_.data(), table_bytes) != header_.table_crc) {
-    fail("page table is damaged: its CRC32C does not match (from byte " + number(header_.table_offset) + ")");
+    fail("page table is damaged: CRC32C mismatch (from byte " + number(header_.table_offset) + ")");
   }
 
   uint64_t offset = kHeaderBytes, sentences = 0, tokens = 0;
@@ -180,7 +180,7 @@ void Shard::read_table(const File& file) {
     const PageEntry& page = pages_[i];
     if (page.num_tokens == 0 || page.num_tokens > kMaxPageTokens || page.num_sentences == 0 ||
         page.num_sentences > page.num_tokens || page.offset != offset || page.first_sentence != sentences) {
-      fail("page " + number(i) + " of the table contradicts the pages before it or the limit of 65,536 tokens");
+      fail("page " + number(i) + " of the table contradicts the previous pages or the limit of 65,536 tokens");
     }
     offset += page_bytes(i);
     sentences += page.num_sentences;
@@ -190,7 +190,7 @@ void Shard::read_table(const File& file) {
     fail("page table counts " + number(tokens) + " tokens and " + number(sentences) + " sentences, the header " +
          number(header_.num_tokens) + " and " + number(header_.num_sentences));
   }
-  // The sections after the pages cover the rest of the file exactly: no byte is outside a checksum.
+  // The sections after the pages must cover the rest of the file exactly, so that every byte is verified.
   std::array<std::pair<uint64_t, uint64_t>, 3> sections = {
       {{header_.ordinary_offset, ordinary_section_bytes(header_.vocab_size)},
        {header_.lengths_offset, padded(lengths_bytes)},
@@ -200,7 +200,7 @@ void Shard::read_table(const File& file) {
     if (begin != offset) fail("section expected at byte " + number(offset) + ", found at " + number(begin));
     offset += bytes;
   }
-  if (offset != header_.file_bytes) fail("sections end at byte " + number(offset) + ", not with the file");
+  if (offset != header_.file_bytes) fail("sections end at byte " + number(offset) + ", not at the end of the file");
   check_zeros(file, header_.table_offset + table_bytes, header_.table_offset + padded(table_bytes), "the page table");
   check_zeros(file, header_.lengths_offset + lengths_bytes, header_.lengths_offset + padded(lengths_bytes),
               "the lengths");
@@ -211,11 +211,11 @@ void Shard::read_ordinary(const File& file) {
   const uint64_t bitmap_bytes = section - kAlignment;
   std::vector<uint8_t> bytes(section);
   file.read(bytes.data(), section, header_.ordinary_offset);
-  // The checksum leaves out the padding of the bitmap, which must be zero like any id past the vocabulary.
+  // The checksum excludes the padding of the bitmap, which must be zero like the bits past the vocabulary.
   const auto crc = load<uint32_t>(bytes.data(), bitmap_bytes);
   const uint64_t bare = (uint64_t{header_.vocab_size} + 7) / 8;
   if (crc != crc32c(bytes.data(), bare)) {
-    fail("ordinary ids are damaged: their CRC32C does not match (from byte " + number(header_.ordinary_offset) + ")");
+    fail("ordinary ids are damaged: CRC32C mismatch (from byte " + number(header_.ordinary_offset) + ")");
   }
   for (uint64_t i = bitmap_bytes + 4; i < section; ++i) {
     if (bytes[i] != 0)
@@ -240,18 +240,18 @@ void Shard::read_page(const File& file, size_t page, uint8_t* destination) const
   const uint64_t bytes = page_bytes(page);
   file.read(destination, bytes, entry.offset);
   const auto where = [&] { return " (page " + number(page) + ", from byte " + number(entry.offset) + ")"; };
-  if (crc32c(destination, bytes) != entry.page_crc) fail("a page is damaged: its CRC32C does not match" + where());
+  if (crc32c(destination, bytes) != entry.page_crc) fail("a page is damaged: CRC32C mismatch" + where());
   const bool known = token_bytes() == 2
                          ? within_vocabulary<uint16_t>(destination, entry.num_tokens, header_.vocab_size)
                          : within_vocabulary<uint32_t>(destination, entry.num_tokens, header_.vocab_size);
   if (!known) fail("a token id is outside the vocabulary of " + number(header_.vocab_size) + where());
-  // Word starts are read in 64s, so that a bit past the last token would be one of a token that is not there.
+  // Word-start bits are read 64 at a time, so bits past the last token must be zero.
   const uint64_t ids = uint64_t{entry.num_tokens} * token_bytes(), begin = token_section_bytes(page);
   const uint64_t end = begin + (uint64_t{entry.num_tokens} + 7) / 8;
   uint32_t rest = entry.num_tokens % 8 == 0 ? 0 : destination[end - 1] >> (entry.num_tokens % 8);
   for (uint64_t i = ids; i < begin; ++i) rest |= destination[i];
   for (uint64_t i = end; i < bytes; ++i) rest |= destination[i];
-  if (rest != 0) fail("what lies past the last token of a page is not zero" + where());
+  if (rest != 0) fail("the padding after the last token of a page is not zero" + where());
 }
 
 void Shard::read_lengths(const File& file, size_t page, uint16_t* destination) const {
@@ -260,7 +260,7 @@ void Shard::read_lengths(const File& file, size_t page, uint16_t* destination) c
   file.read(destination, size_t{entry.num_sentences} * 2, offset);
   const auto where = [&] { return " (page " + number(page) + ", from byte " + number(offset) + ")"; };
   if (crc32c(destination, size_t{entry.num_sentences} * 2) != entry.lengths_crc) {
-    fail("sentence lengths are damaged: their CRC32C does not match" + where());
+    fail("sentence lengths are damaged: CRC32C mismatch" + where());
   }
   uint64_t tokens = 0;
   bool empty = false;
@@ -269,9 +269,9 @@ void Shard::read_lengths(const File& file, size_t page, uint16_t* destination) c
     tokens += length;
     empty |= length == 0;
   }
-  if (empty) fail("a sentence has no token" + where());
+  if (empty) fail("a sentence has no tokens" + where());
   if (tokens != entry.num_tokens) {
-    fail("sentences of " + number(tokens) + " tokens in a page of " + number(entry.num_tokens) + where());
+    fail("sentences sum to " + number(tokens) + " tokens in a page of " + number(entry.num_tokens) + where());
   }
 }
 
@@ -293,7 +293,7 @@ void check_shard(const std::string& path) {
     for (const uint16_t length : lengths) documents += length >> 15;
   }
   if (documents != shard.header().num_documents) {
-    shard.fail(number(documents) + " documents begin in it, its header says " + number(shard.header().num_documents) +
+    shard.fail("has " + number(documents) + " documents, its header says " + number(shard.header().num_documents) +
                " (byte 48)");
   }
 }

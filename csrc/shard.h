@@ -8,17 +8,17 @@
 
 namespace albert_fast {
 
-// One shard file: a header, pages of tokens, the ordinary ids, the sentence lengths and the page table. Little-endian;
-// every section begins at a multiple of 64 bytes and is padded with zeros.
+// A shard file has a header, pages of tokens, the bitmap of ordinary ids, the sentence lengths and the page table. It
+// is little-endian; every section is aligned to 64 bytes and padded with zeros.
 constexpr size_t kHeaderBytes = 256;
 constexpr size_t kAlignment = 64;
 constexpr uint32_t kMaxPageTokens = 65536;
-constexpr uint16_t kFirstOfDocument = 0x8000;  // top bit of a sentence length
+constexpr uint16_t kFirstOfDocument = 0x8000;  // flag in a sentence length
 constexpr uint16_t kLengthMask = 0x7FFF;
 
 constexpr uint64_t padded(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-// 32 bytes of the page table, as they lie in the file.
+// An entry of the page table, as stored in the file.
 struct PageEntry {
   uint64_t offset;          // bytes from the start of the file
   uint64_t first_sentence;  // index in this shard
@@ -48,7 +48,7 @@ struct ShardHeader {
   uint64_t ordinary_offset = 0;
 };
 
-// A file descriptor that closes itself. Reads name the file and throw std::runtime_error.
+// A file opened for reading. Errors are std::runtime_error with the path.
 class File {
  public:
   explicit File(const std::string& path);
@@ -57,7 +57,7 @@ class File {
   File& operator=(const File&) = delete;
 
   uint64_t size() const;
-  // Reads exactly `bytes` bytes at `offset`; a file that ends earlier was truncated. Any thread may call it.
+  // Reads exactly `bytes` bytes at `offset`; throws if the file ends earlier. Thread-safe.
   void read(void* destination, size_t bytes, uint64_t offset) const;
   const std::string& path() const { return path_; }
 
@@ -66,10 +66,10 @@ class File {
   int descriptor_;
 };
 
-// A shard whose header, page table, ordinary ids and paddings were read and checked at construction; pages are checked
-// when they are read. Immutable afterwards: any thread may call it. The file is not kept open (a corpus may have more
-// shards than a process may have files) and not mapped (a truncated mapping is SIGBUS; a truncated read, an error).
-// Everything throws std::runtime_error with the path, what was found and what was expected.
+// A shard. The constructor reads and verifies the header, page table, ordinary ids and padding; pages are verified when
+// they are read. Immutable and thread-safe. The file is not kept open, since a corpus may have more shards than a
+// process may open files, and not mapped, since truncation would be a SIGBUS instead of an error. All errors are
+// std::runtime_error with the path and the found and expected values.
 class Shard {
  public:
   explicit Shard(std::string path);
@@ -77,20 +77,20 @@ class Shard {
   const std::string& path() const { return path_; }
   const ShardHeader& header() const { return header_; }
   const std::vector<PageEntry>& pages() const { return pages_; }
-  // Ids that may replace a token at random, ascending. Released by `release_ordinary`, since shards share them.
+  // Ids of random replacements, ascending. Equal in all shards of a corpus, which therefore keeps only one copy.
   const std::vector<uint32_t>& ordinary() const { return ordinary_; }
   void release_ordinary() { std::vector<uint32_t>().swap(ordinary_); }
 
   uint64_t page_bytes(size_t page) const;
-  // Bytes before the word-start bits of a page.
+  // Offset of the word-start bits in a page.
   uint64_t token_section_bytes(size_t page) const { return padded(uint64_t{pages_[page].num_tokens} * token_bytes()); }
   uint32_t token_bytes() const { return header_.token_bytes; }
 
-  // Reads `page_bytes(page)` bytes and checks their CRC, the ids, and that all past the last token is zero.
+  // Reads page_bytes(page) bytes and verifies their CRC, the token ids, and that the padding is zero.
   void read_page(const File& file, size_t page, uint8_t* destination) const;
-  // Reads the page's `num_sentences` lengths and checks their CRC and their sum.
+  // Reads the num_sentences lengths of the page and verifies their CRC and their sum.
   void read_lengths(const File& file, size_t page, uint16_t* destination) const;
-  // Throws what is wrong with this file, and the remedy.
+  // Throws std::runtime_error with the path, `what` is wrong and the remedy.
   [[noreturn]] void fail(const std::string& what) const;
 
  private:
@@ -106,7 +106,7 @@ class Shard {
   std::vector<uint32_t> ordinary_;
 };
 
-// Opens a shard and reads every page and every length of it: what `verify` holds each shard to.
+// Reads and verifies every byte of a shard, as `albert-fast verify` does. Throws std::runtime_error.
 void check_shard(const std::string& path);
 
 }  // namespace albert_fast

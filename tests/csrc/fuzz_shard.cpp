@@ -1,8 +1,8 @@
-// libFuzzer target: any file must be refused with a clear error or read without a step outside of it, and whatever is
-// accepted must give batches that every instruction set writes alike.
+// libFuzzer target: any file must either be rejected with an exception or be read without an out-of-bounds access, and
+// accepted files must give identical batches for every instruction set.
 //
-// The first byte says which checksums are put right before reading, so that the fuzzer gets past them; the rest is the
-// file. `fuzz_shard --seeds FOLDER` writes the seeds of tests/csrc/corpus.
+// The first byte selects the checksums to repair before reading, so that the fuzzer gets past them. The second byte
+// selects the loader settings; the rest is the file. `fuzz_shard --seeds FOLDER` writes the seeds of tests/csrc/corpus.
 
 #include <sys/mman.h>
 #include <unistd.h>

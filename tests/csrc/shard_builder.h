@@ -1,6 +1,6 @@
 #pragma once
 
-// Shards for the C++ tests, in memory: what they test does not depend on the Python writers.
+// Builds shards in memory, so that the C++ tests do not depend on the Python writers.
 
 #include <unistd.h>
 
@@ -39,11 +39,11 @@ struct ShardSpec {
   uint32_t num_pages = 3;
   uint32_t documents_per_page = 4;
   uint32_t max_sentences = 5;
-  uint32_t max_tokens = 30;  // of a sentence
+  uint32_t max_tokens = 30;  // per sentence
   uint64_t seed = 1;
 };
 
-// Ids 0..4 are [PAD] [UNK] [CLS] [SEP] [MASK], 5 and up ordinary.
+// Ids 0 to 4 are [PAD] [UNK] [CLS] [SEP] [MASK]; the others are ordinary.
 inline Bytes build_shard(const ShardSpec& spec) {
   uint64_t index = 0;
   const auto random = [&](uint32_t n) { return static_cast<uint32_t>(bounded(draw(spec.seed, index++), n)); };
@@ -109,7 +109,7 @@ inline Bytes build_shard(const ShardSpec& spec) {
   return file;
 }
 
-// A file that is removed with it.
+// A temporary file, removed by the destructor.
 class TemporaryFile {
  public:
   explicit TemporaryFile(const Bytes& bytes) {

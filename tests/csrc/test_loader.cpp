@@ -1,5 +1,5 @@
-// The C++ core on its own, to be run under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer.
-// Statistics and equality with the plain reference are tests/data/test_batches.py's.
+// Tests of the C++ core alone, for AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer. Statistics and
+// equality with the Python reference are tested in tests/data/test_batches.py.
 
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
@@ -64,7 +64,7 @@ TEST_CASE("checksum") {
   CHECK(crc32c("", 0) == 0);
 }
 
-TEST_CASE("every changed byte is refused") {
+TEST_CASE("every changed byte is detected") {
   ShardSpec spec;
   spec.num_pages = 2;
   spec.documents_per_page = 2;
@@ -90,7 +90,7 @@ TEST_CASE("every changed byte is refused") {
   CHECK_THROWS_WITH(check_shard(file.path()), doctest::Contains("bytes were added"));
 }
 
-TEST_CASE("instruction sets write the same") {
+TEST_CASE("instruction sets produce identical bytes") {
   for (const uint32_t token_bytes : {2u, 4u}) {
     ShardSpec spec;
     spec.token_bytes = token_bytes;
@@ -127,7 +127,7 @@ TEST_CASE("instruction sets write the same") {
   }
 }
 
-TEST_CASE("threads change nothing") {
+TEST_CASE("bytes do not depend on the number of threads") {
   ShardSpec spec;
   spec.num_pages = 600;
   spec.documents_per_page = 1;
@@ -154,7 +154,7 @@ TEST_CASE("batches outlive the loader") {
   for (size_t i = 0; i < held.size(); ++i) CHECK(bytes_of(*held[i], config) == copies[i]);
 }
 
-// A file that is cut, changed or removed while it is read: the batches before come, then the error, again and again.
+// The file is truncated, changed or removed while it is read: batches read before come first, then always the error.
 TEST_CASE("damage in mid-stream") {
   ShardSpec spec;
   spec.num_pages = 40;
@@ -169,10 +169,10 @@ TEST_CASE("damage in mid-stream") {
       if (damage == 0) bad.resize(good.size() / 2);
       if (damage == 1) bad[300] ^= 1;
       damage == 2 ? static_cast<void>(std::remove(file.path().c_str())) : file.write(bad);
-      const auto use_up = [&] {
+      const auto consume = [&] {
         for (int i = 0; i < 100000; ++i) next_of(loader);
       };
-      CHECK_THROWS_WITH(use_up(), doctest::Contains(file.path().c_str()));
+      CHECK_THROWS_WITH(consume(), doctest::Contains(file.path().c_str()));
       CHECK_THROWS_WITH(next_of(loader), doctest::Contains(file.path().c_str()));
     }
   }
@@ -194,13 +194,12 @@ TEST_CASE("close at any moment") {
   }
 }
 
-// Any thread may ask for the cursor and the statistics.
-TEST_CASE("questions while running") {
+TEST_CASE("cursor and statistics from another thread") {
   const TemporaryFile file(build_shard(ShardSpec{}));
   const auto corpus = std::make_shared<const Corpus>(std::vector<std::string>{file.path()});
   Loader loader(corpus, small_config(), Cursor{}, 1, 3, 2);
   std::atomic<bool> done{false};
-  std::thread asker([&] {
+  std::thread reader([&] {
     while (!done) {
       CHECK(loader.cursor().index % 3 == 0);
       CHECK(loader.statistics().batches <= 300);
@@ -208,7 +207,7 @@ TEST_CASE("questions while running") {
   });
   for (int i = 0; i < 300; ++i) next_of(loader);
   done = true;
-  asker.join();
+  reader.join();
   CHECK(loader.cursor().index == 900);
   CHECK(loader.statistics().batches == 300);
 }

@@ -99,7 +99,7 @@ def test_a_forked_child_is_told_and_leaves_the_parent_alone(shard):
                 next(loader)
             except UserError as error:
                 with PretrainingLoader([sys.argv[1]], tokens_per_batch=1024, max_seq_length=64, seed=3) as own:
-                    ok = "open one in each process" in str(error) and next(own).index == 0
+                    ok = "create one in each process" in str(error) and next(own).index == 0
                 sys.exit(0 if ok else 1)
             sys.exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -204,7 +204,7 @@ def test_what_is_no_shard_is_refused(tmp_path, kind):
 def test_shards_of_two_vocabularies_are_refused(tmp_path):
     for name, vocab_size in (("a.bin", 500), ("b.bin", 501)):
         write_shard(tmp_path / name, random_documents(1, 5), vocab_size)
-    with pytest.raises(UserError, match="another vocabulary"):
+    with pytest.raises(UserError, match="different vocabulary"):
         PretrainingLoader([tmp_path / "a.bin", tmp_path / "b.bin"], **SETTINGS)
 
 
