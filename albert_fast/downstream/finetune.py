@@ -22,7 +22,7 @@ from albert_fast.downstream.starting import starting_model, with_defaults
 from albert_fast.downstream.texts import EncodedTexts, encode_texts
 from albert_fast.files import file_crc
 from albert_fast.optimizer import FlatParameters, Optimizer
-from albert_fast.options import DeviceOptions, note
+from albert_fast.options import DeviceOptions, UserError, note
 from albert_fast.packed import Packed
 from albert_fast.pretrained import WEIGHTS, checkpoint_folder
 from albert_fast.stop import Stop
@@ -37,7 +37,8 @@ def finetune(options: FinetuneOptions, columns: ColumnOptions, where: DeviceOpti
     found = examples.columns
     as_in_train = Expected(classes=names, pairs=found.text_b is not None, columns=found, labelled=True)
     dev_examples = read_examples(options.dev, columns, as_in_train)
-    dev = dev_examples.labelled
+    if not (dev := dev_examples.labelled):
+        raise UserError(f"dev={options.dev}: no row has a label, so no checkpoint can be selected; give labelled rows")
     train_labels = torch.from_numpy(class_indices(train, names)).to(device)
     dev_labels = class_indices(dev, names)
     examples.describe()

@@ -103,3 +103,12 @@ def test_seeds(pretrained: Path) -> None:
         given = options(pretrained, output=str(pretrained.parent / name), seed=seed, epochs=1)
         outputs[name] = (run(given) / "model.safetensors").read_bytes()
     assert outputs["a"] == outputs["b"] != outputs["c"]
+
+
+def test_a_dev_file_without_labels_is_refused(pretrained: Path) -> None:
+    """Its first evaluation, an epoch later, would have no scores to select a checkpoint by."""
+    wanted = options(pretrained)
+    texts = (line.split("\t")[0] for line in Path(wanted.dev).read_text().splitlines()[1:])
+    Path(wanted.dev).write_text("text\tlabel\n" + "".join(f"{text}\t-\n" for text in texts))
+    with pytest.raises(UserError, match="no row has a label"):
+        run(wanted)
