@@ -1,4 +1,4 @@
-"""The model of albert_pytorch: its module tree, hence its names, and its arithmetic."""
+"""A reimplementation of albert_pytorch's model, for converting its checkpoints."""
 
 import json
 from pathlib import Path
@@ -12,12 +12,8 @@ from albert_fast.config import AlbertConfig
 SIZES = dict(hidden_size=16, embedding_size=8, intermediate_size=24, num_attention_heads=2, vocab_size=50)
 
 
-def dense(inputs: int, outputs: int) -> nn.Module:
-    return nn.Linear(inputs, outputs)
-
-
 class Seed(nn.Module):
-    """albert_pytorch's BertForPreTraining: its module tree, hence its names, and its arithmetic (erf gelu)."""
+    """albert_pytorch's BertForPreTraining: the same module tree (hence parameter names) and arithmetic (erf GELU)."""
 
     def __init__(self, config: AlbertConfig):
         super().__init__()
@@ -28,14 +24,16 @@ class Seed(nn.Module):
             return nn.LayerNorm(h, eps=1e-12)
 
         def attention() -> nn.Module:
-            own = nn.ModuleDict({name: dense(h, h) for name in ("query", "key", "value")})
-            return nn.ModuleDict({"self": own, "output": nn.ModuleDict({"dense": dense(h, h), "LayerNorm": norm()})})
+            own = nn.ModuleDict({name: nn.Linear(h, h) for name in ("query", "key", "value")})
+            return nn.ModuleDict(
+                {"self": own, "output": nn.ModuleDict({"dense": nn.Linear(h, h), "LayerNorm": norm()})}
+            )
 
         def intermediate() -> nn.Module:
-            return nn.ModuleDict({"dense": dense(h, f)})
+            return nn.ModuleDict({"dense": nn.Linear(h, f)})
 
         def output() -> nn.Module:
-            return nn.ModuleDict({"dense": dense(f, h), "LayerNorm": norm()})
+            return nn.ModuleDict({"dense": nn.Linear(f, h), "LayerNorm": norm()})
 
         def several(part: Any, shared: bool) -> nn.Module:
             return part() if shared else nn.ModuleList(part() for _ in range(layers))
@@ -49,7 +47,7 @@ class Seed(nn.Module):
         else:
             encoder = nn.ModuleDict({"layer_shared": layer(c.share_type != "ffn", c.share_type != "attention")})
         embeddings = nn.ModuleDict({"word_embeddings": nn.Embedding(c.vocab_size, e)})
-        transform = nn.ModuleDict({"dense": dense(h, h), "LayerNorm": norm()})
+        transform = nn.ModuleDict({"dense": nn.Linear(h, h), "LayerNorm": norm()})
         self.predictions_bias = nn.Parameter(torch.zeros(c.vocab_size))
         predictions = nn.ModuleDict({"transform": transform, "decoder": nn.Linear(e, c.vocab_size, bias=False)})
         if e != h:
@@ -58,9 +56,9 @@ class Seed(nn.Module):
         embeddings["position_embeddings"] = nn.Embedding(c.max_position_embeddings, h)
         embeddings["token_type_embeddings"] = nn.Embedding(c.type_vocab_size, h)
         embeddings["LayerNorm"] = norm()
-        pooler = nn.ModuleDict({"dense": dense(h, h)})
+        pooler = nn.ModuleDict({"dense": nn.Linear(h, h)})
         self.bert = nn.ModuleDict({"embeddings": embeddings, "encoder": encoder, "pooler": pooler})
-        self.cls = nn.ModuleDict({"predictions": predictions, "seq_relationship": dense(h, 2)})
+        self.cls = nn.ModuleDict({"predictions": predictions, "seq_relationship": nn.Linear(h, 2)})
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.2)

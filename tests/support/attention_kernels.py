@@ -1,9 +1,9 @@
-"""Plain stand-ins for CUDA's attention kernels on CPU, which leave NaN wherever the kernels leave memory unwritten.
+"""CPU replacements for CUDA's attention kernels, with NaN wherever the kernels leave memory uninitialized.
 
-They take the arguments of the aten ops, check what the kernels check, and compute each sequence by its equations in
-fp32, the shares rounded to the inputs' dtype and the results too. Unwritten are rows of no sequence and, in the
-log-sum-exp of the memory-efficient kernel, what lies past each sequence. A sequence that has keys and no query gets
-zero gradients, as both kernels write them.
+They take the arguments of the aten ops, make the kernels' checks and compute each sequence in fp32, with probabilities
+and results rounded to the input dtype. Uninitialized are the rows of no sequence and, in the log-sum-exp of the
+memory-efficient kernel, the entries past each sequence. A sequence with keys but no queries gets zero gradients, as
+from both kernels.
 """
 
 import importlib
@@ -21,12 +21,14 @@ from torch import Tensor
 from albert_fast import attention_cuda
 from albert_fast.attention import Queries
 
-CU_SEQLENS = torch.tensor([0, 0, 7, 20, 20, 33, 40, 40], dtype=torch.int32)  # empty ones first, between and last
+CU_SEQLENS = torch.tensor(
+    [0, 0, 7, 20, 20, 33, 40, 40], dtype=torch.int32
+)  # with empty sequences at the start, in the middle and at the end
 TOKENS, LONGEST = 40, 13
 
 
 class StandIns:
-    """torch.ops.aten, but for the four attention ops of CUDA."""
+    """torch.ops.aten with the four CUDA attention ops replaced."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -85,8 +87,8 @@ class StandIns:
         self._check("efficient backward", inputs, cu_queries, cu_keys, max_q, max_k)
         lengths = enumerate(pairwise(cu_queries.tolist()))
         parts = (log_sum_exp[i, :, : end - start] for i, (start, end) in lengths if end > start)
-        made = _gradients(grad[0], *inputs, out[0], parts, cu_queries, cu_keys, scale)
-        return (*(part[None] for part in made), None)
+        grads = _gradients(grad[0], *inputs, out[0], parts, cu_queries, cu_keys, scale)
+        return (*(x[None] for x in grads), None)
 
     def _check(self, call: str, inputs, cu_queries, cu_keys, max_q: int, max_k: int) -> None:
         self.calls.append(call)
@@ -100,7 +102,7 @@ class StandIns:
 
 
 def attention_inputs(head_size: int, dtype: torch.dtype, some: bool) -> tuple[Tensor, Tensor | None, Tensor]:
-    """qkv, q and edges of queries, in no order; one sequence has no query and two queries belong to no sequence."""
+    """(qkv, q, cu_seqlens of the queries), unordered; one sequence has no query and two queries have no sequence."""
     torch.manual_seed(0)
     qkv = torch.randn(TOKENS, 3, 2, head_size).to(dtype)
     if not some:
@@ -110,19 +112,19 @@ def attention_inputs(head_size: int, dtype: torch.dtype, some: bool) -> tuple[Te
 
 
 @contextmanager
-def cuda_bodies(monkeypatch: Any, made: Any = None) -> Iterator[StandIns]:
-    """Within it albert_fast.attention_cuda runs on the stand-ins (or on `made`)."""
-    made = made or StandIns()
-    ops = SimpleNamespace(aten=made, albert_fast=torch.ops.albert_fast)
+def cuda_bodies(monkeypatch: Any, kernels: Any = None) -> Iterator[StandIns]:
+    """In the block albert_fast.attention_cuda uses the replacements (or `kernels`); yields them."""
+    kernels = kernels or StandIns()
+    ops = SimpleNamespace(aten=kernels, albert_fast=torch.ops.albert_fast)
     names = {name: getattr(torch, name) for name in ("arange", "empty", "int64", "uint64", "where")}
     with monkeypatch.context() as patch:
         patch.setattr(attention_cuda, "torch", SimpleNamespace(**names, ops=ops))
-        yield made
+        yield kernels
 
 
 @contextmanager
 def flash_3(monkeypatch: Any) -> Iterator[list[str]]:
-    """Within it FlashAttention 3 seems installed; yields when it was switched on and off."""
+    """In the block FlashAttention 3 appears to be installed; yields the list of times it was switched on and off."""
     switched: list[str] = []
 
     class Handle:

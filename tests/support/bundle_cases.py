@@ -1,4 +1,4 @@
-"""A checkpoint of a few arrays, and how a damaged one is refused."""
+"""A checkpoint with a few arrays, and the error message for a damaged one."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 
 def refusal(prefix: Path, *words: str) -> str:
-    """The message with which opening or verifying is refused; it holds each of `words`."""
+    """The message of the UserError raised by opening or verifying, which must contain each of `words`."""
     with pytest.raises(UserError) as error:
         TensorBundle(prefix).verify()
     message = str(error.value)

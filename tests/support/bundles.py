@@ -1,4 +1,4 @@
-"""Writes TensorFlow V2 checkpoints for the tests, in several blocks and data files, and false ones on demand."""
+"""Writes TensorFlow V2 checkpoints, with several blocks and data files, and invalid ones on demand."""
 
 import struct
 from pathlib import Path
@@ -24,7 +24,7 @@ def varint(value: int) -> bytes:
 
 
 def field(number: int, value: int | bytes) -> bytes:
-    """One field of a protocol-buffer message; a number of 0 is left out, as protobuf does."""
+    """One field of a protocol-buffer message; 0 is omitted, as protobuf does."""
     if isinstance(value, bytes):
         return varint(number << 3 | 2) + varint(len(value)) + value
     return varint(number << 3) + varint(value) if value else b""
@@ -39,7 +39,7 @@ def entry(
 
 
 def block(entries: list[tuple[bytes, bytes]], restart_interval: int = 16) -> bytes:
-    """One block with shared key prefixes, without its trailer."""
+    """A block with shared key prefixes, without its trailer."""
     out, restarts, last = bytearray(), [], b""
     for i, (key, value) in enumerate(entries):
         shared = 0
@@ -86,7 +86,7 @@ def write_bundle(
     num_shards: int = 1,
     **table: int,
 ) -> None:
-    """A checkpoint of `tensors`: arrays, or (dtype of DTYPES, shape, bytes); dealt out to `num_shards` data files."""
+    """A checkpoint of `tensors` (arrays, or (key of DTYPES, shape, bytes)), spread over `num_shards` data files."""
     shards = [bytearray() for _ in range(num_shards)]
     entries = []
     for i, name in enumerate(sorted(tensors)):

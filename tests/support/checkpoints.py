@@ -1,4 +1,4 @@
-"""Small random checkpoints in the formats of other projects, without their code."""
+"""Small random checkpoints in the formats of other projects."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ SIZES = {
 
 
 def _renamed(names: Names, config: AlbertConfig) -> dict[str, Tensor]:
-    """A model's random weights under another project's names, query, key and value apart."""
+    """Random weights under the names of another project, with query, key and value separate."""
     torch.manual_seed(0)
     state = AlbertForPreTraining(config).state_dict()
     return {
@@ -32,7 +32,7 @@ def _renamed(names: Names, config: AlbertConfig) -> dict[str, Tensor]:
 
 
 def google_variables(**changes: Any) -> dict[str, np.ndarray]:
-    """The variables of Google's ALBERT, or of albert_zh with layout="zh", as TensorFlow has them, [in, out]."""
+    """TensorFlow variables (matrices [in, out]) of Google's ALBERT, or of albert_zh with layout="zh"."""
     config = AlbertConfig(**(SIZES | {"layout": "google"} | changes))
     weights = _renamed(tensorflow_names(config), config)
     transposed = ("/kernel", "/word_embeddings_2")
@@ -40,7 +40,7 @@ def google_variables(**changes: Any) -> dict[str, np.ndarray]:
 
 
 def write_google(folder: Path, variables: dict[str, np.ndarray], **changes: Any) -> Path:
-    """A checkpoint of `variables` with its config; its prefix."""
+    """Write a checkpoint of `variables` and its config; returns its prefix."""
     folder.mkdir(parents=True, exist_ok=True)
     write_bundle(folder / "model.ckpt", variables)
     (folder / "albert_config.json").write_text(json.dumps(SIZES | {"hidden_act": "gelu"} | changes))
@@ -48,13 +48,13 @@ def write_google(folder: Path, variables: dict[str, np.ndarray], **changes: Any)
 
 
 def huggingface_weights(**changes: Any) -> dict[str, Tensor]:
-    """The weights of HuggingFace's AlbertForPreTraining, without its copies of what is tied."""
+    """The weights of HuggingFace's AlbertForPreTraining, without its copies of tied weights."""
     config = AlbertConfig(**(SIZES | {"layout": "google"} | changes))
     return _renamed(huggingface_names(config), config)
 
 
 def write_huggingface(folder: Path, held: Any, name: str = "pytorch_model.bin", **config: Any) -> Path:
-    """A folder with `held` in the weights file and HuggingFace's config."""
+    """Write a folder with `held` as the weights file, and HuggingFace's config."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(held, folder / name)
     stated = {"model_type": "albert", "hidden_act": "gelu_new", **SIZES, **config}

@@ -1,4 +1,4 @@
-"""Checkpoints that other projects wrote, conversions of them, and what both models compute."""
+"""Checkpoints written by other projects, conversions of them, and comparison of the outputs."""
 
 import json
 from pathlib import Path
@@ -25,21 +25,21 @@ SIZES = {"vocab_size": 50, "embedding_size": 8, "hidden_size": 16, "intermediate
 
 
 def fixture(name: str) -> tuple[Path, Path, Path]:
-    """(prefix, config, outputs) of a checkpoint that the original TensorFlow code wrote and evaluated."""
+    """(prefix, config, outputs) of a checkpoint written and evaluated by the original TensorFlow code."""
     folder, config, outputs = CASES[name]
     if not FIXTURES.is_dir():
-        pytest.skip(f"{FIXTURES} is not there: this test compares with TensorFlow's recorded outputs")
+        pytest.skip(f"{FIXTURES} with the recorded outputs of TensorFlow is missing")
     return FIXTURES / folder / "albert_model.ckpt", FIXTURES / folder / config, FIXTURES / folder / outputs
 
 
 def run(checkpoint: Path, output: Path, **options: Any) -> AlbertForPreTraining:
-    """Converts into `output` and loads what was written."""
+    """Convert to `output` and load the result."""
     convert(ConvertOptions(checkpoint=str(checkpoint), output=str(output), **options))
     return AlbertForPreTraining.from_pretrained(output).eval()
 
 
 def inputs(vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """input_ids, attention_mask, token_type_ids [3, 11], of lengths 11, 4 and 7."""
+    """(input_ids, attention_mask, token_type_ids) [3, 11] with lengths 11, 4 and 7."""
     generator = torch.Generator().manual_seed(5)
     ids = torch.randint(vocab_size, (3, 11), generator=generator)
     mask = (torch.arange(11) < torch.tensor([[11], [4], [7]])).long()
@@ -47,7 +47,7 @@ def inputs(vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def google(tmp_path: Path, variables: dict[str, np.ndarray], **config: int) -> Path:
-    """A checkpoint of `variables` with the fixture's config, changed; its prefix."""
+    """Write a checkpoint of `variables` with the modified config of the fixture; returns its prefix."""
     write_bundle(tmp_path / "model.ckpt", variables)
     stated = json.loads(fixture("google")[1].read_text())
     (tmp_path / "albert_config.json").write_text(json.dumps(stated | config))
@@ -55,7 +55,7 @@ def google(tmp_path: Path, variables: dict[str, np.ndarray], **config: int) -> P
 
 
 def huggingface(directory: Path, seed: int = 0, dtype: torch.dtype = torch.float32, **config: Any) -> nn.Module:
-    """A random HuggingFace ALBERT, every parameter away from its initial 0 or 1, saved in `directory`."""
+    """A HuggingFace ALBERT saved in `directory`, with random noise in every parameter (also biases and LayerNorm)."""
     stated = transformers.AlbertConfig(**(SIZES | {"num_hidden_layers": 4, "max_position_embeddings": 40} | config))
     torch.manual_seed(seed)
     model = transformers.AlbertForPreTraining(stated).eval().to(dtype)
@@ -75,7 +75,7 @@ def assert_equal_outputs(ours: AlbertForPreTraining, theirs: nn.Module, atol: fl
         )
     real = mask.bool()
     assert actual.hidden_states is not None
-    inner = ours.config.inner_group_num  # HuggingFace records the inner layers too
+    inner = ours.config.inner_group_num  # HuggingFace also records the inner layers
     for a, e in zip(actual.hidden_states, expected.hidden_states[::inner], strict=True):
         torch.testing.assert_close(a[real], e[real], atol=atol, rtol=0)
     for name in ("prediction_logits", "sop_logits"):

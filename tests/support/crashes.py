@@ -53,7 +53,9 @@ class Job:
 
 def launch(function: Callable[..., None], *arguments: Any, ranks: int = 1) -> list[int]:
     """Run `function(*arguments)` in `ranks` forks, each the leader of a process group; returns their ids."""
-    port = _free_port()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     processes = []
     for rank in range(ranks):
         process = os.fork()
@@ -61,7 +63,9 @@ def launch(function: Callable[..., None], *arguments: Any, ranks: int = 1) -> li
             code = OTHER_ERROR
             try:
                 os.setpgid(0, 0)
-                _quiet()
+                sys.stdout, sys.stderr = (open(SAID / f"{os.getpid()}-{n}", "w") for n in (1, 2))  # noqa: SIM115
+                os.dup2(sys.stdout.fileno(), 1)
+                os.dup2(sys.stderr.fileno(), 2)
                 torch.set_num_threads(1)
                 torch.cuda.is_available = lambda: False  # a fork cannot use a device that its parent has initialized
                 if ranks > 1:
@@ -132,15 +136,3 @@ def said(process: int) -> tuple[str, str]:
     """The standard output and standard error of a process that has ended."""
     out, error = ((SAID / f"{process}-{number}").read_text() for number in (1, 2))
     return out, error
-
-
-def _quiet() -> None:
-    sys.stdout, sys.stderr = (open(SAID / f"{os.getpid()}-{number}", "w") for number in (1, 2))  # noqa: SIM115
-    os.dup2(sys.stdout.fileno(), 1)
-    os.dup2(sys.stderr.fileno(), 2)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]

@@ -1,8 +1,8 @@
-"""A stand-in for the host side of CUDA: streams, events, graphs, pinned memory and the allocator, as objects that log.
+"""Simulates the host side of CUDA on a CPU: streams, events, graphs, pinned memory and the allocator; finds races.
 
-Ops run on CPU, at once; what is simulated is what may run before what. Every access to memory is noted with its stream,
-and each stream, like the host, has a vector clock (Lamport 1978, Mattern 1989): two accesses of which one writes must
-be ordered by launches, events or waits. A graph keeps addresses, not tensors, as CUDA's do.
+Ops run immediately on the CPU; the order that CUDA guarantees is simulated. Every memory access is recorded with its
+stream. Each stream and the host have a vector clock (Lamport 1978, Mattern 1989): two accesses, at least one of them a
+write, must be ordered by launches, events or waits. Graphs keep addresses instead of tensors, as in CUDA.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 DEVICE = torch.device("cuda", 0)
-ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "aten.equal.default")  # ops for which the host waits
+ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "aten.equal.default")  # ops that synchronize the host
 
 
 class Clock(dict):
-    """How far each stream (and the host) was when this was noted."""
+    """A vector clock: the progress of each stream and of the host."""
 
     def join(self, other: Clock) -> None:
         for name, count in other.items():
@@ -42,7 +42,7 @@ class Stream:
 
 
 class Event:
-    """As a CUDA event before its first record, one that nobody waits for."""
+    """A CUDA event; waiting for it before its first record returns at once."""
 
     def __init__(self, host: CudaHost):
         self.host, self.clock = host, Clock()
@@ -55,21 +55,21 @@ class Event:
         self.host.clock.join(self.clock)
 
     def elapsed_time(self, end: Event) -> float:
-        """A millisecond for each op or replay that the current stream ran in between."""
+        """1 ms per op or replay that the current stream ran in between."""
         name = self.host.current.name
         return float(end.clock.get(name, 0) - self.clock.get(name, 0))
 
 
 class Memory:
-    """One allocation: which stream made it, and who has read and written it since the last ordered write."""
+    """An allocation: the stream that made it, and its accesses since the last ordered write."""
 
     def __init__(self, name: str, stream: str, storage: torch.UntypedStorage, pinned: bool):
         self.name, self.stream, self.pinned, self.reference = name, stream, pinned, StorageWeakRef(storage)
-        self.accesses: dict[tuple[bool, str], int] = {}  # (does it write, who) -> how far who was at the latest
+        self.accesses: dict[tuple[bool, str], int] = {}  # (is it a write, stream or host) -> time of the last one
 
 
 class External:
-    """A tensor that a graph reads or writes and has not made: an address and a shape, which keep nothing alive."""
+    """A tensor that a graph uses but did not create: an address and a shape, which do not keep the memory alive."""
 
     def __init__(self, memory: Memory, tensor: torch.Tensor):
         self.memory, self.dtype = memory, tensor.dtype
@@ -83,13 +83,13 @@ class External:
 
 
 class Fault(AssertionError):
-    """What would be undefined on a device."""
+    """An error that would be undefined behavior on a GPU."""
 
 
 class Graph:
     def __init__(self, host: CudaHost):
         self.host, self.ops, self.made = host, [], {}
-        self.reads, self.writes = {}, {}  # memory that the graph did not make, by name
+        self.reads, self.writes = {}, {}  # memory that the graph did not create, by name
         self.usable = False
         host.graphs.add(self)
 
@@ -97,14 +97,14 @@ class Graph:
         host = self.host
         alive = [m.name for m in host.memories() if m.stream == host.current.name]
         if alive:
-            host.faults.append(f"of the warm-up {len(alive)} tensors are alive at capture")
+            host.faults.append(f"{len(alive)} tensors of the warm-up are alive at capture")
         host.capturing, host.invalidated, host.allocating_to = self, False, pool
         host.generator.capturing = True
         self.memory_pool, self.kept = pool, []
         host.pools.append(pool)
 
     def capture_end(self) -> None:
-        """As PyTorch 2.11: where the capture is invalid the allocator is not told that it has ended."""
+        """As in PyTorch 2.11, the allocator is not notified of the end of an invalid capture."""
         host = self.host
         if host.capturing is not self:
             raise RuntimeError("capture_end() called before capture_begin().")
@@ -134,7 +134,7 @@ class Graph:
             if isinstance(leaf, External):
                 (self.writes if leaf.memory in changed else self.reads)[leaf.memory.name] = leaf.memory
             inputs.append(leaf)
-        self.kept += [*leaves, *outputs]  # ids are unique while the capture lasts
+        self.kept += [*leaves, *outputs]  # keeps ids unique during the capture
         known = {id(leaf) for leaf in leaves}
         slots = []
         for output in outputs:
@@ -147,7 +147,7 @@ class Graph:
     @torch.no_grad()
     def replay(self) -> None:
         if not self.usable:
-            raise Fault("a graph is replayed that was reset")
+            raise Fault("a graph was replayed after its reset")
         self.host.enqueue(list(self.reads.values()), list(self.writes.values()))
         values: dict[Any, Any] = {}
         with _disable_current_modes():
@@ -159,7 +159,7 @@ class Graph:
 
 
 class _Slot:
-    """Where a replay keeps the output of an op."""
+    """The output of an op in a replay."""
 
 
 class _Generator:
@@ -173,9 +173,9 @@ class _Generator:
 
 
 class CudaHost:
-    """Attributes: faults, what went wrong so far; waits, of the host for the device; written, memories since cleared.
+    """Attributes: faults; waits, of the host for the device; written, names of memory written since it was cleared.
 
-    fail_at: the number of the op under capture at which CUDA is made to fail, and invalidates the capture; -1: after.
+    fail_at: number of the captured op at which CUDA fails and invalidates the capture; -1: fail after the capture.
     """
 
     def __init__(self, fail_at: int | None = None):
@@ -219,12 +219,10 @@ class CudaHost:
             raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
         self.allocating_to = None
 
-    # ------------------------------------------------------------------------------------------------------- memory
-
     def memory(self, tensor: torch.Tensor, pinned: bool = False) -> Memory:
         storage = tensor.untyped_storage()
         found = self.table.get(storage._cdata)
-        if found is None:  # a weak reference keeps its address from being used again
+        if found is None:  # the weak reference prevents reuse of the address
             name = f"{tuple(tensor.shape)} #{len(self.table)}"
             stream = "graph" if self.capturing else self.current.name
             found = self.table[storage._cdata] = Memory(name, stream, storage, pinned)
@@ -264,7 +262,7 @@ class CudaHost:
 
 
 class _Functions(TorchFunctionMode):
-    """What Python sees: tensors on CUDA, but for pinned ones, and a host that waits where it reads a value."""
+    """The view from Python: tensors other than pinned ones are on CUDA, and reading a value synchronizes the host."""
 
     def __init__(self, host: CudaHost):
         super().__init__()
@@ -288,12 +286,12 @@ class _Functions(TorchFunctionMode):
         if on_host or name == "cpu":
             result = result.clone() if name == "cpu" else result
             memory = host.memory(result)
-            memory.pinned, memory.accesses = True, {}  # the host made it, no stream
+            memory.pinned, memory.accesses = True, {}  # created by the host, not by a stream
         return result
 
 
 class _Accesses(TorchDispatchMode):
-    """What the device does: every op's reads and writes, on the current stream or into the graph under capture."""
+    """The view of the device: reads and writes of every op, on the current stream or in the graph being captured."""
 
     def __init__(self, host: CudaHost):
         super().__init__()
@@ -323,13 +321,13 @@ class _Accesses(TorchDispatchMode):
         if tensors and all(memory.pinned for memory in inputs.values()):
             for memory in new:
                 memory.pinned = True
-        if changed or new or not outputs:  # else a view, which touches nothing
+        if changed or new or not outputs:  # otherwise a view, which accesses no memory
             host.enqueue([m for m in inputs.values() if m not in changed], [*changed, *new])
         return result
 
 
 def _changed(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
-    """The arguments that an op writes, as its schema says."""
+    """The arguments that an op writes, according to its schema."""
     given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
     written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     return [x for name in written for x in tree_flatten(given.get(name))[0] if isinstance(x, torch.Tensor)]
@@ -337,7 +335,7 @@ def _changed(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
 
 @contextmanager
 def cuda_host(monkeypatch: Any, fail_at: int | None = None) -> Iterator[CudaHost]:
-    """Within it torch.cuda is the stand-in, and whatever tensors are made lie "on CUDA"."""
+    """In the block torch.cuda is simulated, and new tensors are "on CUDA"."""
     host = CudaHost(fail_at)
     replacements: dict[str, Any] = {
         "Stream": host.fork,

@@ -1,4 +1,4 @@
-"""python -m support.every_call cuda: every kernel in every way that a run may launch it, for sanitizers to watch."""
+"""python -m support.every_call cuda: runs every kernel with every autotune candidate, for use under a sanitizer."""
 
 import sys
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ SIZES = (Sizes(37, 312, 1248, 12, 128, 1001, 9), Sizes(130, 768, 3072, 12, 128, 
 
 
 def run(device: str, sizes: Iterable[Sizes] = SIZES) -> list[str]:
-    """The names of the ops that ran."""
+    """Run every call; returns the names of the ops."""
     names: list[str] = []
     for size in sizes:
         for call in calls(size, torch.bfloat16, random(device)):

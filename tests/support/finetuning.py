@@ -1,4 +1,4 @@
-"""Sentences whose class one word gives away, and fine-tuning of a small model on them."""
+"""Sentences whose class is determined by one word, and fine-tuning of a small model on them."""
 
 import random
 from pathlib import Path
@@ -16,7 +16,7 @@ LAYERS = {"num_hidden_layers": 2, "vocab_size": len(TOKENS), "max_position_embed
 
 
 def sentences(file: Path, count: int, seed: int, kinds: tuple[str, ...] = ("yes", "no")) -> Path:
-    """Random words around one that gives the class away."""
+    """Write sentences of random words with one word that determines the class."""
     generator = random.Random(seed)
     with file.open("w") as stream:
         for _ in range(count):

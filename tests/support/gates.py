@@ -1,16 +1,16 @@
-"""How close a kernel must come to fp64, and the few lines that every kernel test shares."""
+"""Error bounds of kernels against fp64, and helpers shared by the kernel tests."""
 
 import pytest
 import torch
 from torch import Tensor
 
-# Kernels are compiled where there is a GPU and interpreted elsewhere, never both in one process.
+# Kernels are compiled if there is a GPU and interpreted otherwise; one process cannot do both.
 DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu) if torch.cuda.is_available() else "cpu"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def slow(*values):
-    """A parameter that `make test` leaves to `make test-full`."""
+    """A parameter set that only `make test-full` runs."""
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
@@ -31,21 +31,21 @@ def assert_within(name: str, actual: Tensor, expected: Tensor, gate: float) -> N
 
 
 def assert_no_worse(ours: dict[str, Tensor], plain: dict[str, Tensor], truth: dict[str, Tensor], slack: float) -> None:
-    """No element further from fp64's than twice the plain op's furthest, and `slack` of the largest number."""
+    """No element's error against fp64 exceeds twice the plain op's largest, plus `slack` times the largest value."""
     for name, expected in truth.items():
         error, plain_error = ((result[name].double() - expected).abs().max() for result in (ours, plain))
         bound = 2 * plain_error + slack * expected.abs().max()
-        assert error <= bound, f"{name}: {error} against the plain op's {plain_error}"
+        assert error <= bound, f"{name}: error {error}, the plain op's is {plain_error}"
 
 
 def with_main_grad(parameter: Tensor) -> torch.nn.Parameter:
-    """A parameter of the same numbers whose main_grad is full of ones."""
-    made = torch.nn.Parameter(parameter.clone())
-    made.main_grad = torch.ones(made.shape)
-    return made
+    """A copy of the parameter with a main_grad of ones."""
+    copied = torch.nn.Parameter(parameter.clone())
+    copied.main_grad = torch.ones(copied.shape)
+    return copied
 
 
 def random(*shape: int, seed: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Tensor:
-    """Standard normal numbers, the same ones on every device, rounded to dtype."""
+    """Standard normal values, equal on every device, rounded to dtype."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).to(device)

@@ -1,13 +1,14 @@
-"""Triton's interpreter with bf16 as a GPU has it.
+"""Triton's interpreter with correct bf16.
 
-The interpreter keeps bf16 as the uint16 of its bits. It truncates fp32 -> bf16 where hardware rounds to nearest even,
-and computes on the bits themselves: silently wrong. Here casts round, `tl.dot` widens its operands, and any other
-arithmetic on bf16 is refused, since our kernels widen first. And a device function (also `tl.sum`) patches Triton's
-language once a launch instead of once a call, which makes tests several times faster.
+The interpreter stores bf16 as uint16 bit patterns. It truncates fp32 to bf16 where hardware rounds to nearest even, and
+silently computes on the bit patterns. Here casts round, `tl.dot` widens its operands, and any other arithmetic on bf16
+raises an error, since our kernels widen first. In addition, device functions (also `tl.sum`) patch Triton's language
+once per launch instead of once per call, which makes tests several times faster.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
 
 import numpy as np
 import triton.language as tl
@@ -20,7 +21,7 @@ def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
 
 
 def float32_to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """Bits of bf16, rounded to nearest even; NaN stays a NaN."""
+    """Bit patterns of bf16, rounded to nearest even; NaN stays NaN."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return np.where(np.isnan(values), 0x7FC0 | ((bits >> 16) & 0x8000), rounded).astype(np.uint16)
@@ -56,13 +57,15 @@ def _dot(self, a, b, *arguments):
 def _refusing(name):
     def operate(self, first, *others):
         if first.dtype.scalar == tl.bfloat16:
-            raise TypeError("arithmetic on bf16: the interpreter would work on its bits; use .to(tl.float32) first")
+            raise TypeError(
+                "arithmetic on bf16: the interpreter computes on its bit patterns; use .to(tl.float32) first"
+            )
         return _original[InterpreterBuilder, name](self, first, *others)
 
     return operate
 
 
-_patched: set = set()  # the device functions for which this launch has patched the language
+_patched: set = set()  # device functions for which the current launch has patched the language
 
 
 def _launch(self, *arguments, **keywords):
@@ -79,7 +82,7 @@ def _call(self, *arguments, **keywords):
 
 def _patch_lang_tensor(tensor, scope):
     _original[interpreter, "_patch_lang_tensor"](tensor, scope)
-    # Triton 3.6 writes int(array of one element), which NumPy 2.4 refuses.
+    # Triton 3.6 calls int() on an array of one element, which NumPy 2.4 rejects.
     scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
 
@@ -98,12 +101,8 @@ _original = {(owner, name): getattr(owner, name) for owner, name in _replacement
 
 @contextmanager
 def corrected_interpreter() -> Iterator[None]:
-    """Within it, interpreted kernels handle bf16 as hardware does."""
-    before = {(owner, name): getattr(owner, name) for owner, name in _replacements}
-    for (owner, name), function in _replacements.items():
-        setattr(owner, name, function)
-    try:
+    """In the block, interpreted kernels handle bf16 as hardware does."""
+    with ExitStack() as patches:
+        for (owner, name), function in _replacements.items():
+            patches.enter_context(patch.object(owner, name, function))
         yield
-    finally:
-        for (owner, name), function in before.items():
-            setattr(owner, name, function)

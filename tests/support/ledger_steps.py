@@ -1,4 +1,4 @@
-"""The step whose ledger is kept: a small model's, with its sizes."""
+"""The step of a small model for the ledger tests, with its sizes."""
 
 import torch
 from support.steps import VOCABULARY
@@ -8,8 +8,6 @@ from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.measure.step_spec import StepSpec
 
 H100 = CARDS["h100"]
-
-
 T, S, H, F, E, V = 1024, 128, 64, 256, 32, VOCABULARY
 
 
@@ -26,6 +24,6 @@ def spec(target: str = "cuda", tokens: int = T, dtype=torch.bfloat16, train=None
 
 
 def totals(entries, *parts: str, phase: str | None = None) -> tuple[int, int, int]:
-    """Bytes, FLOPs and launches of the entries whose op has every one of `parts`."""
+    """(bytes, FLOPs, launches) of the entries whose op name contains every one of `parts`."""
     chosen = [e.cost for e in entries if all(p in e.op for p in parts) and phase in (None, e.phase)]
     return sum(c.bytes for c in chosen), sum(c.flops for c in chosen), sum(c.launches for c in chosen)

@@ -1,7 +1,7 @@
-"""The rules of the pretraining stream in plain Python, written to be read: what csrc/ must equal, number for number.
+"""Reference implementation of the pretraining stream in plain Python, which csrc/ must match exactly.
 
-A page is a list of sentences (ids, word starts, first of a document), as tests/shard_writer.py makes them. Everything
-is lists and integers; no bits, no threads, no cleverness.
+A page is a list of sentences (ids, word starts, first of a document), as made by support/shard_writer.py. The code uses
+lists and integers only, without bitmaps and threads.
 """
 
 from __future__ import annotations
@@ -96,13 +96,13 @@ class Example(NamedTuple):
 
 
 class Reference:
-    """The stream over `pages`; `batches(epoch)` gives each batch as its chunks."""
+    """The stream over `pages`; `batches(epoch)` yields each batch as a list of chunks."""
 
     def __init__(self, pages: list, rules: Rules):
         self.rules = rules
         self.ids = [[int(t) for ids, _, _ in page for t in ids] for page in pages]
         self.starts = [[bool(t) for _, starts, _ in page for t in starts] for page in pages]
-        self.sentences = []  # of each page: its sentences' first tokens, and which of them begin documents
+        self.sentences = []  # by page: (first token, begins a document) of each sentence
         for page in pages:
             begins = [sum(len(s[0]) for s in page[:i]) for i in range(len(page))]
             self.sentences.append([(begin, i == 0 or page[i][2]) for i, begin in enumerate(begins)])
@@ -164,18 +164,15 @@ class Reference:
                 head += 1
             yield batch
 
-    def example(self, epoch: int, chunk: Chunk) -> Example:
-        return self.builder(epoch, chunk).build()
-
     def builder(self, epoch: int, chunk: Chunk) -> ExampleBuilder:
         return ExampleBuilder(self, epoch, chunk)
 
     def tensors(self, epoch: int, batch: list[Chunk]) -> dict[str, list]:
-        """The nine arrays of a batch, as lists."""
+        """The nine arrays of a batch as lists."""
         rules = self.rules
         out: dict[str, list] = {name: [] for name in ARRAYS}
         for chunk in batch:
-            example = self.example(epoch, chunk)
+            example = self.builder(epoch, chunk).build()
             base = len(out["input_ids"])
             out["cu_seqlens"].append(base)
             out["input_ids"] += example.input_ids
@@ -206,8 +203,8 @@ class ExampleBuilder:
         begins = [begin - chunk.offset for begin, _ in reference.sentences[chunk.page]]
         self.sentence_starts = [begin for begin in begins if 0 < begin < chunk.length]
         self.stream = draw(reference.rules.start(epoch, EXAMPLES), chunk.page * 65536 + chunk.offset)
-        self.drawn: list[int] = []  # n of each span, as drawn
-        self.accepted: list[int] = []  # n of each span that was placed, clipped by the budget alone
+        self.drawn: list[int] = []  # n of each span as drawn
+        self.accepted: list[int] = []  # n of each span as placed, limited by the budget but not by the edges
         self.split()
 
     def split(self) -> None:
@@ -230,7 +227,7 @@ class ExampleBuilder:
         return [range(a, b) for a, b in zip(begins, [*begins[1:], self.length], strict=True)]
 
     def masks(self) -> set[int]:
-        """Tokens of the chunk that are masked."""
+        """The masked positions of the chunk."""
         rules, units = self.rules, self.units
         masked: set[int] = set()
         count = len(units)

@@ -1,4 +1,4 @@
-"""The step whose memory is predicted and measured: a small model's, on any device."""
+"""The step of a small model whose memory is predicted and measured, on any device."""
 
 from albert_fast.config import AlbertConfig
 from albert_fast.measure.memory import MemoryOptions

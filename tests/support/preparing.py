@@ -1,4 +1,4 @@
-"""Small corpora, runs of prepare over them, and what a prepared folder holds."""
+"""Small corpora, runs of prepare on them, and the content of a prepared folder."""
 
 import random
 
@@ -11,7 +11,7 @@ VOCABULARY = [*SPECIAL_TOKENS, *CHARACTERS, *(f"##{c}" for c in "abcdefgh"), "ab
 
 
 def corpus(seed, documents=60, newline="\n"):
-    """Text of many documents, with empty lines in number, trailing blanks, and now and then a long line."""
+    """Text of many documents, with repeated empty lines, trailing spaces and some long lines."""
     rng = random.Random(seed)
     blocks = []
     for _ in range(documents):

@@ -1,4 +1,4 @@
-"""What this process holds that no file backs."""
+"""Anonymous memory of this process."""
 
 from pathlib import Path
 

@@ -1,10 +1,10 @@
-"""Where a kernel's last program reaches in tensors too large to exist: addresses are noted, no memory is touched.
+"""The highest addresses that a kernel's last program touches in huge tensors, recorded without allocating them.
 
-Of a loop only the ends run: between them addresses grow with the index, and the interpreter takes seconds a turn.
+Only the first and last iterations of a loop run: addresses grow with the index, and an iteration takes seconds.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -16,12 +16,12 @@ from triton.runtime import interpreter
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorHandle
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-SPACING = 44  # bits between the made-up addresses of two arguments
+SPACING = 44  # log2 of the distance between the fake addresses of two arguments
 
 
 @dataclass
 class Stub:
-    """A tensor that has an address and no memory; `last` is the highest byte offset that was touched."""
+    """A tensor with an address but no memory; `last` is the highest byte offset that was accessed."""
 
     kernel: str
     name: str
@@ -38,14 +38,14 @@ class Stub:
 
 
 def _ends(*bounds: Any) -> list[int]:
-    """The first and the last two of a range, whose bounds may be the interpreter's tensors."""
+    """The first and last two indices of a range, whose bounds may be tensors of the interpreter."""
     every = range(*(value.__index__() for value in bounds))
     return [*every[:2], *every[max(2, len(every) - 2) :]]
 
 
 @contextmanager
 def reaching() -> Iterator[list[Stub]]:
-    """Yields a stub for each meta tensor of each launch inside, of whose grid only the last program runs."""
+    """Yields the stubs for the meta tensors of each launch in the block; only the last program of a grid runs."""
     stubs: list[Stub] = []
 
     def launch(self: Any, *arguments: Any, **keywords: Any) -> None:
@@ -79,7 +79,7 @@ def reaching() -> Iterator[list[Stub]]:
         if addresses.size:
             high, low = int(addresses.max()), int(addresses.min())
             place = high >> SPACING
-            assert place == low >> SPACING and 0 < place <= len(stubs), "an offset ran over"  # noqa: PT018
+            assert place == low >> SPACING and 0 < place <= len(stubs), "an offset overflowed"  # noqa: PT018
             stub = stubs[place - 1]
             stub.last = max(stub.last, high - stub.base)
 
@@ -100,11 +100,7 @@ def reaching() -> Iterator[list[Stub]]:
         (InterpreterBuilder, "create_masked_store"): store,
         (InterpreterBuilder, "create_dot"): dot,
     }
-    original = {(owner, name): getattr(owner, name) for owner, name in replaced}
-    try:
+    with ExitStack() as patches:
         for (owner, name), function in replaced.items():
-            setattr(owner, name, function)
+            patches.enter_context(patch.object(owner, name, function))
         yield stubs
-    finally:
-        for (owner, name), function in original.items():
-            setattr(owner, name, function)

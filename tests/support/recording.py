@@ -1,6 +1,6 @@
-"""A stand-in for CUDA graphs that runs anywhere: record a function's aten ops once, replay them with what was frozen.
+"""Simulates CUDA graphs on any device: records the aten ops of a function and replays them.
 
-Like a graph, a recording keeps which memory is read and written, and every Python number as it was while recording.
+Like a graph, a recording freezes which memory is read and written and the values of all Python numbers.
 """
 
 from collections.abc import Callable
@@ -11,27 +11,27 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-# Ops that look at values, so that the host must wait or shapes depend on data.
+# Ops that synchronize the host or have data-dependent shapes.
 DATA_DEPENDENT = ("_local_scalar_dense", "nonzero", "item", "masked_select", "unique", "aten.equal.default", "bincount")
 
 
 @dataclass(frozen=True)
 class _Earlier:
-    """The output of an earlier op of the recording."""
+    """A reference to the output of an earlier op of the recording."""
 
     index: int
 
 
 @dataclass
 class Recording(TorchDispatchMode):
-    """Inside `with`, notes every op; `replay` runs them again."""
+    """Records every op in its `with` block; `replay` runs them again."""
 
     ops: list[tuple[Callable, list[Any], Any, list[int]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__()
         self.made: dict[int, int] = {}
-        self.alive: list[Any] = []  # ids stay unique while their objects live
+        self.alive: list[Any] = []  # keeps ids unique
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         leaves, spec = tree_flatten((args, kwargs or {}))
@@ -64,7 +64,7 @@ class Recording(TorchDispatchMode):
         return [name for name in self.names() if any(bad in name for bad in DATA_DEPENDENT)]
 
     def signature(self) -> list[Any]:
-        """Each op with where its arguments lie: at a fixed address, or made by an earlier op."""
+        """Each op with the location of its arguments: a fixed address, or the output of an earlier op."""
 
         def place(x: Any) -> Any:
             if isinstance(x, torch.Tensor):

@@ -1,4 +1,4 @@
-"""A second writer of shards, from lists of token ids: what the loader's tests read does not depend on `prepare`."""
+"""A second shard writer, from lists of token ids, so that tests of the loader do not depend on `prepare`."""
 
 import struct
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ import numpy as np
 from albert_fast._loader import crc32c
 
 PAD, UNK, CLS, SEP, MASK = range(5)
-NUM_SPECIAL = 5  # ids below are special; 5 and 6 play [unused1] and [unused2]
+NUM_SPECIAL = 5  # lower ids are special; 5 and 6 are [unused1] and [unused2]
 NUM_NOT_ORDINARY = 7
 
 
 @dataclass
 class Document:
-    """Sentences, each a list of token ids, and for each token whether it begins a word (default: all do)."""
+    """Sentences as lists of token ids, and for each token whether it begins a word (default: all do)."""
 
     sentences: list[np.ndarray]
     word_starts: list[np.ndarray] = field(default_factory=list)
@@ -32,7 +32,7 @@ def pad(data: bytes) -> bytes:
 
 
 def pages_of(documents: Sequence[Document], page_tokens: int) -> list[list[tuple[np.ndarray, np.ndarray, bool]]]:
-    """Sentences (ids, word starts, first of a document) by page: whole documents, long ones cut at sentence ends."""
+    """(ids, word starts, first of a document) of each sentence by page; long documents are split between sentences."""
     pages: list[list[tuple[np.ndarray, np.ndarray, bool]]] = []
     room = 0
     for document in documents:
@@ -57,7 +57,7 @@ def write_shard(
     token_bytes: int | None = None,
     unused: Sequence[int] = (),
 ) -> None:
-    """`unused` are further ids that never replace a token."""
+    """Args: unused: additional ids that are never used as random replacements."""
     width = token_bytes or (2 if vocab_size <= 65_536 else 4)
     body, lengths, table = bytearray(), [], bytearray()
     num_tokens = num_documents = 0
@@ -101,7 +101,7 @@ def random_documents(
     word_start_prob: float = 0.8,
     unk_prob: float = 0.01,
 ) -> list[Document]:
-    """Documents of uniformly many sentences of uniformly many random tokens."""
+    """Random documents; the numbers of sentences and of tokens per sentence are uniform in the given ranges."""
     random = np.random.default_rng(seed)
     documents = []
     for _ in range(num_documents):

@@ -1,4 +1,4 @@
-"""A small step over made-up micro-batches, and its bits."""
+"""A small training step on random micro-batches, and its state."""
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ def make_batch(index: int) -> Batch:
 
 
 def make_step(dtype=torch.float32, train=None, device="cpu", ops="torch", among=(), **config) -> TrainStep:
-    """A step of a small model; among: its rank, the number of ranks, and what is done before capture."""
+    """A step of a small model. among: (rank, number of ranks, function called before capture)."""
     torch.manual_seed(0)
     shape = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=40, embedding_size=8)
     vocabulary = dict(vocab_size=VOCABULARY, max_position_embeddings=LENGTH)

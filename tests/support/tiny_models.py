@@ -1,4 +1,4 @@
-"""A tiny model's config, padded input for it, and its pretraining losses over that."""
+"""The config of a tiny model, padded input for it, and its pretraining losses."""
 
 import torch
 
