@@ -32,6 +32,13 @@ class BlockedSignals {
   sigset_t before_;
 };
 
+size_t checked_threads(uint32_t threads) {
+  if (threads == 0 || threads > 256) {
+    throw std::invalid_argument("threads=" + std::to_string(threads) + " must be from 1 to 256; 2 is usual");
+  }
+  return threads;
+}
+
 }  // namespace
 
 Loader::Loader(std::shared_ptr<const Corpus> corpus, const LoaderConfig& config, const Cursor& start, uint64_t rank,
@@ -42,7 +49,7 @@ Loader::Loader(std::shared_ptr<const Corpus> corpus, const LoaderConfig& config,
       rank_(rank),
       world_size_(world_size),
       process_(::getpid()),
-      pool_(std::make_shared<BatchPool>(config, 2 * size_t{threads} + 4)),
+      pool_(std::make_shared<BatchPool>(config, 2 * checked_threads(threads) + 4)),  // checked before allocating
       start_index_(start.index),
       planner_(*corpus_, config),
       plan_cursor_{start.index - start.batch, start.epoch, start.group, 0},
@@ -50,9 +57,6 @@ Loader::Loader(std::shared_ptr<const Corpus> corpus, const LoaderConfig& config,
       claim_index_(start.index + rank),
       groups_{std::make_shared<Group>(), std::make_shared<Group>()},
       passed_(start) {
-  if (threads == 0 || threads > 256) {
-    throw std::invalid_argument("threads=" + std::to_string(threads) + " must be from 1 to 256; 2 is usual");
-  }
   if (world_size == 0 || world_size > (1u << 30) || rank >= world_size) {
     throw std::invalid_argument("rank=" + std::to_string(rank) + " must be below world_size=" +
                                 std::to_string(world_size) + ", which must be from 1 to 2^30");

@@ -154,6 +154,7 @@ def test_the_stream_is_a_function_of_the_index(shard, data):
     ("bad", "message"),
     [
         ({"threads": 0}, "threads=0"),
+        ({"threads": 10**9}, "threads=1000000000 must be from 1 to 256"),
         ({"tokens_per_batch": 0}, "tokens_per_batch=0"),
         ({"tokens_per_batch": 63}, "tokens_per_batch=63"),
         ({"seed": -1}, "seed=-1"),
