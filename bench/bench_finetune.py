@@ -56,7 +56,7 @@ def logistic_regressions(rows: dict[str, Rows]) -> dict[str, dict[str, Any]]:
     }
     results = {}
     for name, kind in kinds.items():
-        begun = time.perf_counter()
+        started = time.perf_counter()
         vectorizer = TfidfVectorizer(sublinear_tf=True, **kind)
         labels = {part: [label for _, label in found] for part, found in rows.items()}
         vectors = {"train": vectorizer.fit_transform([text for text, _ in rows["train"]])}
@@ -64,7 +64,7 @@ def logistic_regressions(rows: dict[str, Rows]) -> dict[str, dict[str, Any]]:
         fits = [LogisticRegression(C=c, max_iter=2000).fit(vectors["train"], labels["train"]) for c in (0.3, 1, 3, 10)]
         best = max(fits, key=lambda fit: fit.score(vectors["dev"], labels["dev"]))
         results[name] = {part: best.score(vectors[part], labels[part]) for part in ("dev", "test")}
-        results[name]["seconds"] = time.perf_counter() - begun
+        results[name]["seconds"] = time.perf_counter() - started
     return results
 
 
@@ -141,12 +141,12 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_rows(rows, folder)
         for steps in [0, arguments.steps] if arguments.from_scratch else [arguments.steps]:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             model = pretrained(folder, steps)
             for seed in arguments.seeds:
                 result = finetuned(folder, model, arguments.epochs, seed)
                 name = f"ALBERT after {steps:,} steps of pretraining, seed {seed}"
-                results[name] = result | {"seconds": time.perf_counter() - begun}
+                results[name] = result | {"seconds": time.perf_counter() - started}
     RESULTS.parent.mkdir(exist_ok=True)
     sizes = {part: len(found) for part, found in rows.items()}
     document = {"rows": sizes, "torch": torch.__version__, "threads": torch.get_num_threads(), "results": results}

@@ -21,7 +21,7 @@ IMPLEMENTATIONS = ("torch-foreach", "torch-fused", "ours-adamw", "ours-lamb", *K
 TRAIN = TrainConfig(optimizer="adamw", learning_rate=1e-4, warmup_steps=0, max_steps=10_000)
 
 
-def made(model: AlbertForPreTraining, implementation: str) -> tuple[Callable, Callable, list[torch.nn.Parameter]]:
+def build(model: AlbertForPreTraining, implementation: str) -> tuple[Callable, Callable, list[torch.nn.Parameter]]:
     """(prepare, update, weights) of an implementation, on a copy of the model; gradients are the same for all."""
     copied = copy.deepcopy(model)
     parameters = list(copied.parameters())
@@ -50,13 +50,13 @@ def made(model: AlbertForPreTraining, implementation: str) -> tuple[Callable, Ca
 def test_optimizer(benchmark, preset, share_type, implementation):
     torch.manual_seed(0)
     model = AlbertForPreTraining(AlbertConfig.from_preset(preset, share_type=share_type)).to(harness.KIND)
-    prepare, update, weights = made(model, implementation)
+    prepare, update, weights = build(model, implementation)
     prepare()
     update()
     if implementation in ("torch-fused", "ours-adamw", "kernels-adamw"):
-        first, reference, expected = made(model, "torch-foreach")
-        first()
-        reference()
+        prepare_reference, update_reference, expected = build(model, "torch-foreach")
+        prepare_reference()
+        update_reference()
         for weight, other in zip(weights, expected, strict=True):
             torch.testing.assert_close(weight, other, rtol=1e-4, atol=1e-6)
     count = sum(p.numel() for p in weights)

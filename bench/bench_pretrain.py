@@ -16,11 +16,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from albert_fast.config import AlbertConfig, TrainConfig
 from albert_fast.data.batches import Batch, PretrainingLoader
@@ -67,9 +69,9 @@ def compare(
                 ours, others, padded_shapes = [], [], []
             batch, timed = _timed_ours(step, loader)
             ours.append(timed)
-            padded = huggingface.pad(batch).to(device)
-            padded_shapes.append((padded.tokens, padded.input_ids.numel()))
-            others.append(_timed_theirs(peer_step, padded))
+            padded = huggingface.pad(batch, device)
+            padded_shapes.append((batch.num_tokens, padded["input_ids"].numel()))
+            others.append(_timed_theirs(peer_step, padded, batch.num_tokens))
     rate, theirs_rate = ([r["tokens"] / r["seconds"] for r in side] for side in (ours, others))
     ratios = sorted(a / b for a, b in zip(rate, theirs_rate, strict=True))
     capacities = (tokens, length, len(first.sentence_order_labels), len(first.masked_lm_ids))
@@ -111,7 +113,7 @@ def check_gradients(step: TrainStep, peer: huggingface.PeerStep, batch: Batch, d
     with step.untouched():
         losses = step.losses()
         losses.loss.backward()
-        loss = peer.forward(huggingface.pad(batch).to(device))
+        loss = peer.forward(huggingface.pad(batch, device))
         loss.backward()
         error, name = huggingface.gradient_error(peer.model, step.model)
     peer.optimizer.zero_grad(set_to_none=True)
@@ -159,7 +161,7 @@ def _timed_ours(step: TrainStep, loader: Iterator[Batch]) -> tuple[Batch, dict[s
     return batch, clock.result(batch.num_tokens)
 
 
-def _timed_theirs(step: huggingface.PeerStep, batch: huggingface.Padded) -> dict[str, Any]:
+def _timed_theirs(step: huggingface.PeerStep, batch: dict[str, Tensor], tokens: int) -> dict[str, Any]:
     clock = _Clock()
     loss = step.forward(batch)
     clock.mark("forward")
@@ -168,7 +170,7 @@ def _timed_theirs(step: huggingface.PeerStep, batch: huggingface.Padded) -> dict
     clock.mark("backward")
     step.update()
     clock.mark("update")
-    return clock.result(batch.tokens)
+    return clock.result(tokens)
 
 
 def measured_products(products: list[Product], device: str, bf16: bool) -> list[dict[str, Any]]:
@@ -197,18 +199,17 @@ def run(
     done = {(row["text"], row["preset"]) for row in earlier}
     with tempfile.TemporaryDirectory() as root:
         prepared = folders(Path(root), vocab_size)
-        for kind in kinds:
-            for preset in presets:
-                if (kind, preset) in done:
-                    continue
-                config = AlbertConfig.from_preset(preset, layout="google", vocab_size=vocab_size)
-                tokens = int((16384 if device == "cuda" else TOKENS[preset]) * scale)
-                tokens = max(tokens, 4 * LENGTH[kind])  # a batch needs a few sequences
-                row = compare(config, prepared[kind], tokens, LENGTH[kind], rounds, device)
-                row = {"text": kind, "preset": preset, "target": TARGETS.get((kind, preset)), **row}
-                document["rows"].append(row)
-                show(row)
-                keep(document)
+        for kind, preset in product(kinds, presets):
+            if (kind, preset) in done:
+                continue
+            config = AlbertConfig.from_preset(preset, layout="google", vocab_size=vocab_size)
+            tokens = int((16384 if device == "cuda" else TOKENS[preset]) * scale)
+            tokens = max(tokens, 4 * LENGTH[kind])  # a batch needs a few sequences
+            row = compare(config, prepared[kind], tokens, LENGTH[kind], rounds, device)
+            row = {"text": kind, "preset": preset, "target": TARGETS.get((kind, preset)), **row}
+            document["rows"].append(row)
+            show(row)
+            keep(document)
     return document
 
 

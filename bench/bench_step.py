@@ -36,7 +36,7 @@ def test_step(benchmark, preset, length, tokens, implementation):
             theirs.forward = torch.compile(theirs.forward, dynamic=False)
         peer = huggingface.PeerStep(theirs, train, autocast)
         notes = check_gradients(step, peer, batch, harness.KIND)
-        padded = huggingface.pad(batch).to(harness.KIND)
+        padded = huggingface.pad(batch, harness.KIND)
 
     def timed() -> None:
         if implementation.startswith("huggingface"):

@@ -148,16 +148,13 @@ class OpBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
-        self.ops: list[tuple[str, int]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
         if not is_free(func):
             inputs = {id(t): t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
             moved = size_of(*inputs.values(), *(t for t in tree_leaves(result) if isinstance(t, torch.Tensor)))
-            if name == "native_layer_norm_backward":
+            if func.overloadpacket.__name__ == "native_layer_norm_backward":
                 moved += size_of(*args[:2])
             self.bytes += moved
-            self.ops.append((name, moved))
         return result

@@ -43,10 +43,10 @@ class Timer:
         for turn in range(warmup_rounds + min(rounds, self.most or rounds)):
             if setup:
                 setup()
-            begun = stopwatch()
+            started = stopwatch()
             function()
             if turn >= warmup_rounds:
-                seconds.append(stopwatch() - begun)
+                seconds.append(stopwatch() - started)
         self.data = seconds
         self.stats = self
         self.median = statistics.median(seconds)

@@ -31,7 +31,7 @@ def run_part(part: str, dry: bool, limit: float, earlier: dict[str, Any], output
     result = (output / f".{part}.json").resolve()
     write_json(result, earlier)
     command = [sys.executable, "-m", "bench.gpu_report", "--one", part, "--output", str(result)]
-    begun = time.perf_counter()
+    started = time.perf_counter()
     run = subprocess.Popen(
         [*command, *(["--dry-run"] if dry else [])],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -47,7 +47,7 @@ def run_part(part: str, dry: bool, limit: float, earlier: dict[str, Any], output
         run.wait()
     found = json.loads(result.read_text()) if result.exists() else {}
     result.unlink(missing_ok=True)
-    return {**found, **({"error": error} if error else {}), "seconds": round(time.perf_counter() - begun, 1)}
+    return {**found, **({"error": error} if error else {}), "seconds": round(time.perf_counter() - started, 1)}
 
 
 def write(output: Path, report: dict[str, Any]) -> None:

@@ -163,9 +163,9 @@ def host_seconds(run: Callable[[], Any]) -> float:
     taken = []
     for _ in range(ROUNDS):
         machine.synchronize()
-        begun = time.perf_counter()
+        started = time.perf_counter()
         run()
-        taken.append(time.perf_counter() - begun)
+        taken.append(time.perf_counter() - started)
     return statistics.median(taken)
 
 
@@ -173,9 +173,9 @@ def rounds_for(run: Callable[[], Any]) -> int:
     """Number of calls to time. On a CPU they fill half a second, since a few calls of a small op are too noisy."""
     if KIND == "cuda":
         return ROUNDS
-    begun = time.perf_counter()
+    started = time.perf_counter()
     run()
-    return max(ROUNDS, min(1000, round(0.5 / (time.perf_counter() - begun))))
+    return max(ROUNDS, min(1000, round(0.5 / (time.perf_counter() - started))))
 
 
 def measure(benchmark: Any, case: Case, implementation: str, direction: str) -> None:
@@ -190,9 +190,9 @@ def measure(benchmark: Any, case: Case, implementation: str, direction: str) -> 
     eager, eager_seconds = case.run("torch", direction), list[float]()
 
     def time_eager() -> None:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         eager()
-        eager_seconds.append(time.perf_counter() - begun)
+        eager_seconds.append(time.perf_counter() - started)
 
     benchmark.group = f"{case.op} {direction} {shape_id(case.shape)}"
     try:

@@ -59,10 +59,10 @@ def microseconds(call: Callable[[], Any], rounds: int) -> float:
     """The minimum over rounds of the mean time of a call; the other rounds include time taken by other processes."""
     taken = []
     for _ in range(rounds):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(CALLS):
             call()
-        taken.append((time.perf_counter() - begun) / CALLS)
+        taken.append((time.perf_counter() - started) / CALLS)
     return 1e6 * min(taken)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,32 +17,12 @@ from albert_fast.model import AlbertForPreTraining
 from albert_fast.optimizer import Optimizer
 
 
-@dataclass
-class Padded:
-    """A batch in HuggingFace's format: int64 [B, S], padded to the longest; attention_mask is None if all are full."""
-
-    input_ids: Tensor
-    token_type_ids: Tensor
-    attention_mask: Tensor | None
-    labels: Tensor
-    sentence_order_label: Tensor
-    tokens: int
-
-    def arguments(self) -> dict[str, Any]:
-        names = ("input_ids", "token_type_ids", "attention_mask", "labels", "sentence_order_label")
-        return {name: getattr(self, name) for name in names}
-
-    def to(self, device: str) -> Padded:
-        moved = {name: x.to(device) for name, x in self.arguments().items() if x is not None}
-        return Padded(**{"attention_mask": None, **moved}, tokens=self.tokens)
-
-
-def pad(batch: Batch) -> Padded:
-    """The sequences of a packed batch as rows, padded by our adapter for HuggingFace."""
-    fields: dict[str, Any] = PaddingCollator(pad_token_id=0, pad_to_multiple_of=1)(list(examples_of(batch)))
-    if bool(fields["attention_mask"].all()):
-        fields["attention_mask"] = None
-    return Padded(**fields, tokens=batch.num_tokens)
+def pad(batch: Batch, device: str = "cpu") -> dict[str, Tensor]:
+    """A packed batch as arguments of HuggingFace's model: int64 [B, S], padded; no attention_mask if all are full."""
+    padded = PaddingCollator(pad_token_id=0, pad_to_multiple_of=1)(list(examples_of(batch)))
+    if bool(padded["attention_mask"].all()):
+        del padded["attention_mask"]
+    return {name: x.to(device) for name, x in padded.items()}
 
 
 def build(config: AlbertConfig) -> nn.Module:
@@ -51,13 +30,8 @@ def build(config: AlbertConfig) -> nn.Module:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     import transformers
 
-    names = """vocab_size embedding_size hidden_size num_hidden_layers num_hidden_groups inner_group_num
-        num_attention_heads intermediate_size hidden_act max_position_embeddings type_vocab_size layer_norm_eps
-        initializer_range hidden_dropout_prob attention_probs_dropout_prob""".split()  # noqa: SIM905
-    given = {name: getattr(config, name) for name in names}
-    theirs = transformers.AlbertConfig(**given, classifier_dropout_prob=config.hidden_dropout_prob)
-    theirs._attn_implementation = "sdpa"
-    return transformers.AlbertForPreTraining(theirs)
+    others: dict[str, Any] = {"classifier_dropout_prob": config.hidden_dropout_prob, "attn_implementation": "sdpa"}
+    return transformers.AlbertForPreTraining(transformers.AlbertConfig(**config.to_dict(), **others))
 
 
 def pairs(theirs: nn.Module, ours: AlbertForPreTraining) -> list[tuple[nn.Parameter, list[nn.Parameter], str]]:
@@ -105,9 +79,9 @@ class PeerStep:
 
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate)
 
-    def forward(self, batch: Padded) -> Tensor:
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
         with torch.autocast(self.device, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-            return self.model(**batch.arguments()).loss
+            return self.model(**batch).loss
 
     def update(self) -> None:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
@@ -115,7 +89,7 @@ class PeerStep:
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def __call__(self, batch: Padded) -> Tensor:
+    def __call__(self, batch: dict[str, Tensor]) -> Tensor:
         loss = self.forward(batch)
         loss.backward()
         self.update()

@@ -81,10 +81,10 @@ def seconds(run: Callable[[], Any], times: int = 5, warm_up: int = 2) -> float:
     synchronize()
     taken = []
     for _ in range(times):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         run()
         synchronize()
-        taken.append(time.perf_counter() - begun)
+        taken.append(time.perf_counter() - started)
     return statistics.median(taken)
 
 

@@ -62,13 +62,13 @@ def _bars(document: dict[str, Any], rows: dict[Key, dict[str, Any]], file: Path)
         base = peer(rows, members[0])
         if base is None:
             continue
-        begun = place
+        first = place
         for key in members:
             low, median, high = speed(rows[key], base)
             noise = [[max(median - low, 0)], [max(high - median, 0)]]
             axes.barh(place, median, color=f"C{names.index(key[4])}", xerr=noise)
             place += 1
-        ticks.append((begun + place - 1) / 2)
+        ticks.append((first + place - 1) / 2)
         labels.append(" ".join(str(part) for part in group if part))
         place += 0.8
     axes.set_yticks(ticks, labels, fontsize=7)

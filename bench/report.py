@@ -111,15 +111,11 @@ def side_by_side(first_file: File, second_file: File) -> str:
     for key in common:
         a, b = first[key], second[key]
         times = f"{1000 * a['median_seconds']:.3f}", f"{1000 * b['median_seconds']:.3f}"
-        cells.append([*map(str, key), *times, f"{a['median_seconds'] / b['median_seconds']:.2f}x", verdict(a, b)])
+        slower, faster = b["q1_seconds"] > a["q3_seconds"], b["q3_seconds"] < a["q1_seconds"]
+        verdict = "slower" if slower else "faster" if faster else "noise"
+        cells.append([*map(str, key), *times, f"{a['median_seconds'] / b['median_seconds']:.2f}x", verdict])
     head = ("op", "direction", "model", "tokens", "by", "before ms", "after ms", "speed-up", "")
     return "\n".join([*lines, *markdown_lines(head, "lllllrrrl", cells)]) + "\n"
-
-
-def verdict(before: dict[str, Any], after: dict[str, Any]) -> str:
-    if after["q1_seconds"] > before["q3_seconds"]:
-        return "slower"
-    return "faster" if after["q3_seconds"] < before["q1_seconds"] else "noise"
 
 
 def heading(file: Path, document: dict[str, Any]) -> str:

@@ -91,13 +91,13 @@ def main() -> None:
     stopped = False
     for number, name in enumerate(options.only, 1):
         print(f"[{number} of {len(options.only)}] {name}", flush=True)
-        began = time.monotonic()
+        started = time.monotonic()
         timed, stopped = run(name, options.keyword)
         rows += timed
         if stopped:
             break
         if not options.keyword:
-            seconds[name] = round(time.monotonic() - began)
+            seconds[name] = round(time.monotonic() - started)
         write_file(unfinished, json.dumps(document, indent=1) + "\n")
     file = unfinished if stopped else output
     write_file(file, json.dumps(document, indent=1) + "\n")

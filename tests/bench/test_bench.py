@@ -56,19 +56,19 @@ def both_steps(batch):
 def test_padding_keeps_every_token(folder):
     (batch,) = first_batches(folder)
     padded = huggingface.pad(batch)
-    assert padded.tokens == int(padded.attention_mask.sum()) == batch.num_tokens
+    assert int(padded["attention_mask"].sum()) == batch.num_tokens
     for i in range(batch.num_sequences):
         start, end = batch.cu_seqlens[i : i + 2]
-        assert padded.input_ids[i, : end - start].tolist() == batch.input_ids[start:end].tolist()
-    masked = padded.labels != IGNORED
+        assert padded["input_ids"][i, : end - start].tolist() == batch.input_ids[start:end].tolist()
+    masked = padded["labels"] != IGNORED
     assert int(masked.sum()) == batch.num_predictions
-    assert padded.labels[masked].tolist() == batch.masked_lm_ids[: batch.num_predictions].tolist()
+    assert padded["labels"][masked].tolist() == batch.masked_lm_ids[: batch.num_predictions].tolist()
 
 
 def test_full_sequences_need_no_mask():
     padded = huggingface.pad(full_batch(small(), 256, 64))
-    assert padded.attention_mask is None
-    assert padded.input_ids.shape == (4, 64)
+    assert "attention_mask" not in padded
+    assert padded["input_ids"].shape == (4, 64)
 
 
 def test_both_sides_train_alike(folder):
@@ -253,13 +253,13 @@ def test_on_a_cpu_calls_are_timed(monkeypatch):
 
 def test_an_update_is_timed_after_its_gradients_are_complete(monkeypatch):
     module, calls = importlib.import_module("bench.bench_optimizer"), []
-    made = module.made
+    build = module.build
 
     def noted(*arguments):
-        prepare, update, weights = made(*arguments)
+        prepare, update, weights = build(*arguments)
         return lambda: (calls.append("prepare"), prepare()), lambda: (calls.append("update"), update()), weights
 
-    monkeypatch.setattr(module, "made", noted)
+    monkeypatch.setattr(module, "build", noted)
     monkeypatch.setattr(machine, "synchronize", lambda: calls.append("wait"))
     monkeypatch.setattr(harness, "rates", lambda: {"copy": 1e9})
     module.test_optimizer(gpu_parts.Timer(1), "tiny", "all", "ours-lamb")
