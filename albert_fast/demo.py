@@ -99,7 +99,7 @@ def demo(options: DemoOptions) -> None:
     )
 
     console.rule("4. memory of a training step per share_type: base, S=512, T=16,384, bf16, predicted for CUDA")
-    memory(MemoryOptions(png=str(root / MEMORY)), ModelOptions(config="base", ln_type="postln"))
+    memory(MemoryOptions(png=str(root / MEMORY)), ModelOptions(config="base", ln_type="postln"), DataConfig())
 
     console.rule("5. our ops against eager PyTorch on this device")
     console.print(_timings(run, device_kind("auto")))

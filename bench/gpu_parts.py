@@ -156,7 +156,7 @@ def part_op(name: str, dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[s
 
 def part_memory(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any]:
     """Predicted against measured memory for some rows of the table."""
-    from albert_fast.config import AlbertConfig
+    from albert_fast.config import AlbertConfig, DataConfig
     from albert_fast.measure.allocator import measure
     from albert_fast.measure.memory import MemoryOptions
     from albert_fast.measure.predict import predict
@@ -166,8 +166,9 @@ def part_memory(dry: bool, keep: Keep, earlier: dict[str, Any]) -> dict[str, Any
 
     def compared(preset: str, length: int, tokens: int, share: str, ln: str, recompute: str) -> dict[str, Any]:
         config = AlbertConfig.from_preset(preset, share_type=share, ln_type=ln)
-        options = MemoryOptions(tokens_per_batch=tokens, max_seq_length=length, measure=True)
-        predicted, measured = predict(options.spec(config, recompute)), measure(options.spec(config, recompute))
+        options, data = MemoryOptions(measure=True), DataConfig(tokens_per_batch=tokens, max_seq_length=length)
+        spec = options.spec(config, data, recompute)
+        predicted, measured = predict(spec), measure(spec)
         row = dict(preset=preset, max_seq_length=length, tokens=tokens, share_type=share, ln_type=ln)
         row |= {"recompute": recompute, **predicted.parts(), **{f"measured_{k}": v for k, v in measured.items()}}
         return {**row, "difference_percent": 100 * (predicted.peak_bytes / measured["peak_bytes"] - 1)}

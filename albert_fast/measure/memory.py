@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 
-from albert_fast.config import AlbertConfig, LnType, ModelOptions, ShareType, TrainConfig, check_room
+from albert_fast.config import AlbertConfig, DataConfig, LnType, ModelOptions, ShareType, TrainConfig
 from albert_fast.measure.allocator import measure
 from albert_fast.measure.memory_report import activation_table, markdown_table, plot
 from albert_fast.measure.predict import fit, predict
@@ -26,8 +26,6 @@ LEAST_FIT_BYTES = 1_000_000
 class MemoryOptions(Options):
     """The training step to predict."""
 
-    tokens_per_batch: int = option(16384, "packed tokens in a micro-batch of one rank")
-    max_seq_length: int = option(512, "tokens per sequence; the micro-batch is filled with full sequences", at_least=8)
     optimizer: Literal["lamb", "adamw"] = option("lamb", "update rule")
     precision: Literal["auto", "fp32", "bf16"] = option("auto", "compute precision; auto: bf16 for CUDA, fp32 for CPU")
     recompute: tuple[str, ...] = option(("none",), f"what backward recomputes: one or more of {', '.join(RECOMPUTE)}")
@@ -42,7 +40,6 @@ class MemoryOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_room(self.tokens_per_batch, self.max_seq_length)
         for name in self.recompute:
             if name not in RECOMPUTE:
                 raise UserError(f"recompute={name!r} is unknown; use one or more of {', '.join(RECOMPUTE)}")
@@ -51,14 +48,10 @@ class MemoryOptions(Options):
         """The device to predict for."""
         return self.device if self.device != "auto" else device_kind("auto") if self.measure else "cuda"
 
-    def spec(self, config: AlbertConfig, recompute: str = "none") -> StepSpec:
+    def spec(self, config: AlbertConfig, data: DataConfig, recompute: str = "none") -> StepSpec:
         """The step to predict for `config`."""
-        target = self.target()
         train = TrainConfig(optimizer=self.optimizer, recompute=recompute, capture="off")  # type: ignore[arg-type]
-        return StepSpec(
-            config=config, tokens_per_batch=self.tokens_per_batch, max_seq_length=self.max_seq_length, train=train,
-            target=target, dtype=compute_dtype(self.precision, target),
-        )  # fmt: skip
+        return StepSpec.of_run(config, data, train, self.target(), compute_dtype(self.precision, self.target()))
 
 
 def parse_bytes(text: str) -> int:
@@ -78,7 +71,7 @@ def parse_bytes(text: str) -> int:
     return size
 
 
-def memory(options: MemoryOptions, model: ModelOptions) -> None:
+def memory(options: MemoryOptions, model: ModelOptions, data: DataConfig) -> None:
     """Predict the memory of a training step, by category, for each share_type and ln_type (or the given ones).
 
     Prints Markdown. The five categories add up to the peak of the device's allocator; the CUDA context (about half a
@@ -91,18 +84,16 @@ def memory(options: MemoryOptions, model: ModelOptions) -> None:
     share_types = (model.share_type,) if model.share_type else SHARE_TYPES
     ln_types = (model.ln_type,) if model.ln_type else LN_TYPES
     configs = [replace(model, share_type=s, ln_type=n).build() for n in ln_types for s in share_types]
-    configs[0].check_length(options.max_seq_length)
+    specs = [options.spec(config, data, recompute) for config in configs for recompute in options.recompute]
     rows, details = [], []
     with StatusLine() as progress:
-        for config in configs:
-            for recompute in options.recompute:
-                progress.begin(f"share_type {config.share_type}, {config.ln_type}, recompute {recompute}")
-                row, detail = _row(config, options, recompute, limit, progress)
-                rows.append(row)
-                details.append(detail)
+        for spec in specs:
+            row, detail = _row(spec, options, limit, progress)
+            rows.append(row)
+            details.append(detail)
     dtype = str(compute_dtype(options.precision, target)).removeprefix("torch.")
     title = (
-        f"{model.config}, S={options.max_seq_length}, T={options.tokens_per_batch:,}, {dtype}, {options.optimizer}, "
+        f"{model.config}, S={data.max_seq_length}, T={data.tokens_per_batch:,}, {dtype}, {options.optimizer}, "
         f"predicted for {target}"
     )
     if options.png:
@@ -118,12 +109,13 @@ def memory(options: MemoryOptions, model: ModelOptions) -> None:
 
 
 def _row(
-    config: AlbertConfig, options: MemoryOptions, recompute: str, limit: int | None, progress: StatusLine
+    spec: StepSpec, options: MemoryOptions, limit: int | None, progress: StatusLine
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A row of the table, and the details reported besides it."""
-    spec = options.spec(config, recompute)
+    share_type, ln_type, recompute = spec.config.share_type, spec.config.ln_type, spec.train.recompute
+    progress.begin(f"share_type {share_type}, {ln_type}, recompute {recompute}")
     predicted = predict(spec)
-    row: dict[str, Any] = {"share_type": config.share_type, "ln_type": config.ln_type}
+    row: dict[str, Any] = {"share_type": share_type, "ln_type": ln_type}
     if options.recompute != ("none",):
         row["recompute"] = recompute
     row |= {**predicted.parts(), "measured_peak_bytes": None}
@@ -151,7 +143,7 @@ def _row(
         detail |= {"fit_bytes": limit, "fit_tokens_per_batch": tokens or None, "fit_peak_bytes": peak}
         if not tokens:
             note(
-                f"fit={options.fit}: a step of one sequence of {options.max_seq_length} tokens takes {peak / 1e9:.3f} "
-                f"GB with share_type {config.share_type}, {config.ln_type}: nothing fits; give more, or a shorter one"
+                f"fit={options.fit}: a step of one sequence of {spec.max_seq_length} tokens takes {peak / 1e9:.3f} "
+                f"GB with share_type {share_type}, {ln_type}: nothing fits; give more, or a shorter one"
             )
     return row, detail

@@ -21,13 +21,7 @@ def step_spec(config: AlbertConfig, data: DataConfig, train: TrainConfig) -> Ste
     """The step of a CUDA run in bf16 with these settings."""
     if train.precision == "fp32":
         raise UserError("precision=fp32 cannot be priced, because card rates are for bf16; omit --precision")
-    config.check_length(data.max_seq_length)
-    settings = data.settings()
-    tokens, length = settings.pop("tokens_per_batch"), settings.pop("max_seq_length")
-    return StepSpec(
-        config=config, tokens_per_batch=tokens, max_seq_length=length, loader=settings,
-        train=replace(train, capture="off", device="auto"), target="cuda", dtype=torch.bfloat16,
-    )  # fmt: skip
+    return StepSpec.of_run(config, data, replace(train, capture="off", device="auto"), "cuda", torch.bfloat16)
 
 
 def predict_time(

@@ -4,16 +4,18 @@ Meta tensors have shapes but no memory, so the real step runs at any size in sec
 `bodies`: the code that they execute on the target device.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from albert_fast import attention, ops
 from albert_fast.attention import Queries
-from albert_fast.config import AlbertConfig, TrainConfig
+from albert_fast.config import AlbertConfig, DataConfig, TrainConfig
 from albert_fast.data.batches import Batch
 from albert_fast.kernels.main_grad import accumulate_product_upcast
 from albert_fast.kernels.row_sums import add_row_sums_on_cpu, add_row_sums_on_cuda
@@ -21,6 +23,9 @@ from albert_fast.measure.batch import full_batch
 from albert_fast.model import AlbertForPreTraining
 from albert_fast.packed import PretrainingBatch
 from albert_fast.step import TrainStep
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +39,16 @@ class StepSpec:
     target: str  # cpu or cuda
     dtype: torch.dtype
     loader: dict[str, Any] = field(default_factory=dict)  # LoaderSettings; the defaults assume endless documents
+
+    @classmethod
+    def of_run(
+        cls, config: AlbertConfig, data: DataConfig, train: TrainConfig, target: str, dtype: torch.dtype
+    ) -> Self:
+        """The step of a pretraining run with these options."""
+        config.check_length(data.max_seq_length)
+        settings = data.settings()
+        sizes = {name: settings.pop(name) for name in ("tokens_per_batch", "max_seq_length")}
+        return cls(config=config, **sizes, loader=settings, train=train, target=target, dtype=dtype)
 
     def batch(self) -> Batch:
         """A micro-batch of full sequences of max_seq_length."""

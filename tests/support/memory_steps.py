@@ -1,13 +1,19 @@
 """The step of a small model whose memory is predicted and measured, on any device."""
 
-from albert_fast.config import AlbertConfig
+from dataclasses import fields
+
+from albert_fast.config import AlbertConfig, DataConfig
 from albert_fast.measure.memory import MemoryOptions
 from albert_fast.measure.step_spec import StepSpec
 
 
 def spec(config: AlbertConfig, recompute: str = "none", **given) -> StepSpec:
-    options = MemoryOptions(**{"tokens_per_batch": 256, "max_seq_length": 64, "device": "cpu", **given})
-    return options.spec(config, recompute)
+    names = {field.name for field in fields(DataConfig)}
+    data = DataConfig(
+        **{"tokens_per_batch": 256, "max_seq_length": 64, **{n: v for n, v in given.items() if n in names}}
+    )
+    options = MemoryOptions(**{"device": "cpu", **{n: v for n, v in given.items() if n not in names}})
+    return options.spec(config, data, recompute)
 
 
 def small(**given) -> AlbertConfig:
