@@ -12,6 +12,7 @@ from albert_fast.measure.predict import CUBLAS_WORKSPACE_BYTES, fit, predict
 @pytest.mark.parametrize("given", [
     dict(recompute="ffn"), dict(recompute="layer"), dict(precision="bf16"), dict(optimizer="adamw"),
     dict(layout="google"), dict(hidden_dropout_prob=0.1), dict(max_seq_length=48), dict(tokens_per_batch=16),
+    dict(masked_lm_prob=0.5),
 ], ids=str)  # fmt: skip
 def test_prediction_follows_every_way_of_running(given):
     given = {**given, **(dict(max_seq_length=16) if "tokens_per_batch" in given else {})}
@@ -56,6 +57,11 @@ def test_what_forward_keeps_is_what_the_equations_say():
     assert expected <= of_layer <= 1.1 * expected
     layers = {layer for _, layer in saved if layer is not None}
     assert layers == set(range(config.num_hidden_layers))
+
+
+def test_flags_of_the_batches_change_the_prediction():
+    usual, more = (predict(spec(small(), **given)).peak_bytes for given in ({}, {"masked_lm_prob": 0.5}))
+    assert more > 1.05 * usual
 
 
 def test_sharing_changes_weights_alone():

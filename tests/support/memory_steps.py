@@ -8,12 +8,9 @@ from albert_fast.measure.step_spec import StepSpec
 
 
 def spec(config: AlbertConfig, recompute: str = "none", **given) -> StepSpec:
-    names = {field.name for field in fields(DataConfig)}
-    data = DataConfig(
-        **{"tokens_per_batch": 256, "max_seq_length": 64, **{n: v for n, v in given.items() if n in names}}
-    )
-    options = MemoryOptions(**{"device": "cpu", **{n: v for n, v in given.items() if n not in names}})
-    return options.spec(config, data, recompute)
+    given = {"tokens_per_batch": 256, "max_seq_length": 64, "device": "cpu", **given}
+    data = {field.name: given.pop(field.name) for field in fields(DataConfig) if field.name in given}
+    return MemoryOptions(**given).spec(config, DataConfig(**data), recompute)
 
 
 def small(**given) -> AlbertConfig:
