@@ -23,10 +23,12 @@ from albert_fast.text_tables import number_table
 from bench.counting import OpBytes, Traffic, counting  # import first: turns the interpreter on
 
 # isort: split
-from albert_fast.kernels import gelu, gelu_ffn
+from albert_fast.kernels import add_layer_norm, gelu, gelu_ffn
+from albert_fast.kernels.partial_sums import sum_partials
 from albert_fast.kernels.rows import chunk_rows
 from bench.shapes import SHAPES, Shape
 
+DIRECTIONS = ("forward", "backward")
 DROPOUT = 0.1
 LAYER_NORM_TOKENS = (8, 16)
 FFN_SIZES = ((128, 256), (128, 256), (256, 512))  # tokens, hidden, intermediate: multiples of every tile
@@ -49,17 +51,20 @@ class Row:
     counted_at: list[list[int]]
 
 
-def multilinear(count: Callable[..., int], corners: Sequence[tuple[int, int]], sizes: Sequence[int]) -> int:
-    """count(*sizes), extrapolated from the corners of a box; `count` must be linear in each size."""
-    total = 0.0
+def multilinear(
+    count: Callable[..., dict[str, int]], corners: Sequence[tuple[int, int]], sizes: Sequence[int]
+) -> dict[str, int]:
+    """count(*sizes), extrapolated from the corners of a box; each of its values must be linear in each size."""
+    totals = dict.fromkeys(DIRECTIONS, 0.0)
     for picks in product((0, 1), repeat=len(corners)):
-        weights = [
+        weight = prod(
             (size - low) / (high - low) if pick else (high - size) / (high - low)
             for pick, (low, high), size in zip(picks, corners, sizes, strict=True)
-        ]
-        total += prod(weights) * count(*(corner[pick] for pick, corner in zip(picks, corners, strict=True)))
-    assert total == round(total), "the traffic of a kernel is not linear in a size"
-    return round(total)
+        )
+        counted = count(*(corner[pick] for pick, corner in zip(picks, corners, strict=True)))
+        totals = {direction: total + weight * counted[direction] for direction, total in totals.items()}
+    assert all(total == round(total) for total in totals.values()), "the traffic of a kernel is not linear in a size"
+    return {direction: round(total) for direction, total in totals.items()}
 
 
 def _tensors(tokens: int, hidden: int, wide: int, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
@@ -78,15 +83,15 @@ def count_layer_norm(tokens: int, hidden: int, dtype: torch.dtype, dropout: floa
     t, key = _tensors(tokens, hidden, 1, dtype), torch.zeros(2, dtype=torch.int64)
     vectors = t["weight"], t["layer_norm_bias"]
     with counting() as forward, torch.no_grad():
-        _, total, mean, rstd = torch.ops.albert_fast.add_layer_norm(
+        _, total, mean, rstd = add_layer_norm._forward(
             t["x"], t["bias"], t["residual"], *vectors, key, 1e-12, dropout, 0
         )
     with counting() as backward, torch.no_grad():
         more_grad = torch.empty_like(total) if pre else None
-        *_, partials = torch.ops.albert_fast.add_layer_norm_backward(
+        *_, partials = add_layer_norm._backward(
             t["grad"], more_grad, total, mean, rstd, t["weight"], key, dropout, 0, "sum", None
         )
-        torch.ops.albert_fast.sum_partials(partials)
+        sum_partials(partials)
     return {"forward": forward, "backward": backward}
 
 
@@ -119,39 +124,34 @@ def eager_layer_norm(tokens: int, hidden: int, dtype: torch.dtype, dropout: floa
 
 def layer_norm_rows(shape: Shape, dtype: torch.dtype, dropout: float, pre: bool) -> list[Row]:
     tokens, hidden, size = shape.tokens, shape.hidden_size, dtype.itemsize
+    counted = multilinear(
+        lambda n: {d: moved(t) for d, t in count_layer_norm(n, hidden, dtype, dropout, pre).items()},
+        [LAYER_NORM_TOKENS], [tokens],
+    )  # fmt: skip
     eager = eager_layer_norm(tokens, hidden, dtype, dropout, False)
     autocast = eager_layer_norm(tokens, hidden, dtype, dropout, True) if dtype != torch.float32 else None
     matrices = {"forward": 4, "backward": 3 + (dropout > 0) + pre}
     vectors = {"forward": 3 * hidden * size, "backward": hidden * size + 3 * hidden * 4}
-    rows = []
-    like = torch.empty(tokens, hidden, dtype=dtype, device="meta")
-    chunks = -(-tokens // chunk_rows("add_layer_norm_backward", like))
-    for direction in ("forward", "backward"):
-
-        def bytes_at(n: int, direction: str = direction) -> int:
-            return moved(count_layer_norm(n, hidden, dtype, dropout, pre)[direction])
-
-        extra = (
-            tokens * hidden * size if pre and direction == "backward" else 0
-        )  # eager adds the two gradients of the sum
-        rows.append(
-            Row(
-                op="add_pre_layer_norm" if pre else "add_layer_norm",
-                direction=direction,
-                shape=[tokens, hidden],
-                dtype=str(dtype).removeprefix("torch."),
-                bytes=multilinear(bytes_at, [LAYER_NORM_TOKENS], [tokens]),
-                partial_bytes=chunks * 3 * hidden * 4 if direction == "backward" else 0,
-                least_bytes=matrices[direction] * tokens * hidden * size + vectors[direction],
-                eager_bytes=eager[direction] + 3 * extra,
-                eager_autocast_bytes=autocast[direction] + 3 * extra if autocast else None,
-                epilogue_stores=None,
-                counted_at=[[n, hidden] for n in LAYER_NORM_TOKENS],
-            )
+    chunks = -(
+        -tokens // chunk_rows("add_layer_norm_backward", torch.empty(tokens, hidden, dtype=dtype, device="meta"))
+    )
+    extra = {"forward": 0, "backward": 3 * tokens * hidden * size * pre}  # eager adds the two gradients of the sum
+    return [
+        Row(
+            op=f"add_{'pre_' if pre else ''}layer_norm{'_dropout' if dropout else ''}",
+            direction=direction,
+            shape=[tokens, hidden],
+            dtype=str(dtype).removeprefix("torch."),
+            bytes=counted[direction],
+            partial_bytes=chunks * 3 * hidden * 4 if direction == "backward" else 0,
+            least_bytes=matrices[direction] * tokens * hidden * size + vectors[direction],
+            eager_bytes=eager[direction] + extra[direction],
+            eager_autocast_bytes=autocast[direction] + extra[direction] if autocast else None,
+            epilogue_stores=None,
+            counted_at=[[n, hidden] for n in LAYER_NORM_TOKENS],
         )
-        if dropout:
-            rows[-1].op += "_dropout"
-    return rows
+        for direction in DIRECTIONS
+    ]
 
 
 @cache
@@ -168,7 +168,7 @@ def count_ffn(tokens: int, hidden: int, wide: int, way: str) -> dict[str, tuple[
         _ = t["grad"].t() @ h, grad_z.t() @ t["x"], grad_z @ t["weight1"]
     stored = kernels.total("written_bytes", without=("partial_ptr",))
     with counting() as sums, torch.no_grad():
-        total = torch.ops.albert_fast.sum_partials(partials)
+        total = sum_partials(partials)
     assert moved(sums) == total.nbytes
     return {"forward": forward, "backward": (moved(kernels) + products.bytes + total.nbytes, stored, 2 * h.nbytes)}
 
@@ -195,29 +195,24 @@ def ffn_rows(shape: Shape, way: str) -> list[Row]:
     }  # fmt: skip
     eager = eager_ffn(*sizes)
     chunk = 128 if way != "library" else gelu.rows_per_chunk(sizes[0], sizes[2])
-    rows = []
-    for direction in ("forward", "backward"):
-
-        def bytes_at(*at: int, direction: str = direction) -> int:
-            return count_ffn(*at, way)[direction][0]
-
-        _, stored, least_stored = count_ffn(*(high for _, high in FFN_SIZES), way)[direction]
-        rows.append(
-            Row(
-                op=f"gelu_ffn_{way}",
-                direction=direction,
-                shape=list(sizes),
-                dtype="bfloat16",
-                bytes=multilinear(bytes_at, FFN_SIZES, sizes),
-                partial_bytes=-(-sizes[0] // chunk) * sizes[2] * 4 if direction == "backward" else 0,
-                least_bytes=least[direction],
-                eager_bytes=eager[direction],
-                eager_autocast_bytes=None,
-                epilogue_stores=stored / least_stored,
-                counted_at=[list(corner) for corner in product(*FFN_SIZES)],
-            )
+    counted = multilinear(lambda *at: {d: n for d, (n, *_) in count_ffn(*at, way).items()}, FFN_SIZES, sizes)
+    largest = count_ffn(*(high for _, high in FFN_SIZES), way)
+    return [
+        Row(
+            op=f"gelu_ffn_{way}",
+            direction=direction,
+            shape=list(sizes),
+            dtype="bfloat16",
+            bytes=counted[direction],
+            partial_bytes=-(-sizes[0] // chunk) * sizes[2] * 4 if direction == "backward" else 0,
+            least_bytes=least[direction],
+            eager_bytes=eager[direction],
+            eager_autocast_bytes=None,
+            epilogue_stores=largest[direction][1] / largest[direction][2],
+            counted_at=[list(corner) for corner in product(*FFN_SIZES)],
         )
-    return rows
+        for direction in DIRECTIONS
+    ]
 
 
 def table() -> list[Row]:

@@ -274,6 +274,14 @@ def test_host_time_runs_without_a_gpu():
     assert all(row["forward"] > 0 and row["forward+backward"] > 0 for row in rows.values())
 
 
+def test_traffic_registers_the_kernels_that_it_counts():
+    """In a fresh process; in this one, other tests have imported every kernel."""
+    rows = "traffic.layer_norm_rows(shapes.SHAPES[0], torch.float32, 0.0, False)"
+    program = f"import torch; from bench import traffic, shapes; print(len({rows}))"
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, check=True, cwd=machine.ROOT, capture_output=True, text=True).stdout == "2\n"
+
+
 def test_quality_curves_of_both_sides_agree(tmp_path):
     size = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, embedding_size=16)
     document = bench_quality.run(6, 3, 128, 300, **size)
