@@ -53,7 +53,7 @@ def both_steps(batch):
     return TrainStep(ours, batch, 64, train), huggingface.PeerStep(theirs, train)
 
 
-def test_padding_keeps_every_token(folder):
+def test_padding_keeps_every_token_and_masks_only_if_needed(folder):
     (batch,) = first_batches(folder)
     padded = huggingface.pad(batch)
     assert int(padded["attention_mask"].sum()) == batch.num_tokens
@@ -63,12 +63,9 @@ def test_padding_keeps_every_token(folder):
     masked = padded["labels"] != IGNORED
     assert int(masked.sum()) == batch.num_predictions
     assert padded["labels"][masked].tolist() == batch.masked_lm_ids[: batch.num_predictions].tolist()
-
-
-def test_full_sequences_need_no_mask():
-    padded = huggingface.pad(full_batch(small(), 256, 64))
-    assert "attention_mask" not in padded
-    assert padded["input_ids"].shape == (4, 64)
+    full = huggingface.pad(full_batch(small(), 256, 64))
+    assert "attention_mask" not in full  # not needed
+    assert full["input_ids"].shape == (4, 64)
 
 
 def test_both_sides_train_alike(folder):
@@ -113,15 +110,20 @@ def test_product_shape(kind):
 
 
 @pytest.mark.parametrize("kind", ["full", "short"])
-def test_bench_pretrain_at_a_small_size(folder, kind, capsys):
+def test_bench_pretrain_at_a_small_size_and_its_report(folder, kind, tmp_path, capsys):
     length = 32 if kind == "full" else 512
-    row = bench_pretrain.compare(small(), folder, 512, length, rounds=1)
-    bench_pretrain.show({"text": kind, "preset": "small", "target": None, **row})
+    row = {"text": kind, "preset": "small", "target": 2.5}
+    row |= bench_pretrain.compare(small(), folder, 512, length, rounds=1)
+    bench_pretrain.show(row)
     assert row["ratio"] > 0
     assert ("padded_share" in row) == (kind == "short")
     assert row["step_seconds"] == pytest.approx(sum(row["stages_seconds"].values()), rel=0.01)
     assert json.loads(json.dumps(row)) == row
     assert "ratio" in capsys.readouterr().out
+    document = {"bench": "pretrain", "machine": machine.describe("cpu"), "rows": [row]}
+    make_report([written(tmp_path / "p.json", document), "--output", str(tmp_path / "report")])
+    assert f"**{row['ratio']:.2f}x**" in (tmp_path / "report" / "report.md").read_text()
+    assert (tmp_path / "report" / "p-tokens-per-second.png").exists()
 
 
 def test_machine_description():
@@ -160,10 +162,8 @@ def test_report_writes_a_table_and_plots(tmp_path, capsys):
     file = written(tmp_path / "card.json", ops_document())
     make_report([file])
     out = capsys.readouterr().out
-    assert (
-        "| gelu_ffn | forward | base | 64 | ours | 1.000 | 0.900 to 1.100 | 2.00x | 0.300 | 4.0 | 50% | 1.0 | 25% |  |"
-        in out
-    )
+    row = "| gelu_ffn | forward | base | 64 | ours | 1.000 | 0.900 to 1.100 | 2.00x | 0.300 | 4.0 | 50% | 1.0 | 25% |"
+    assert row in out
     make_report([file, "--output", str(tmp_path / "report")])
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert names == {"report.md", "card-roofline.png", "card-peers.png", "card-tokens-per-second.png"}
@@ -176,14 +176,6 @@ def test_two_files_differ_only_beyond_noise(tmp_path, capsys, scale, word):
     report = (tmp_path / "report" / "report.md").read_text()
     assert f"{1 / scale:.2f}x | {word} |" in report
     assert (tmp_path / "report" / "a-against-b.png").exists()
-
-
-def test_report_of_pretraining(tmp_path, folder, capsys):
-    row = {"text": "full", "preset": "tiny", "target": 2.5, **bench_pretrain.compare(small(), folder, 64, 32, rounds=1)}
-    document = {"bench": "pretrain", "machine": machine.describe("cpu"), "rows": [row]}
-    make_report([written(tmp_path / "p.json", document), "--output", str(tmp_path / "report")])
-    assert f"**{row['ratio']:.2f}x**" in (tmp_path / "report" / "report.md").read_text()
-    assert (tmp_path / "report" / "p-tokens-per-second.png").exists()
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"bench": "other"}', None])
@@ -212,11 +204,7 @@ def test_op_benches_check_the_result(name):
 class DeviceClock:
     """Replays take 2 ms each on the device, independently of the host."""
 
-    def __init__(self) -> None:
-        self.prepared = 0
-
-    def now(self) -> float:
-        return 0.0
+    prepared = 0
 
     def prepare(self, run):
         self.prepared += 1
@@ -224,14 +212,17 @@ class DeviceClock:
         return lambda: 2e-3
 
 
-@pytest.mark.parametrize("direction", harness.DIRECTIONS)
-def test_on_a_gpu_replays_and_host_time_are_measured(direction, monkeypatch):
-    clock = DeviceClock()
-    monkeypatch.setattr(harness, "device_clock", lambda: clock)
+@pytest.fixture
+def layer_norm_case(monkeypatch):
     monkeypatch.setattr(harness, "rates", lambda: {"copy": 1e9, "matrix": 1e9})
-    case = importlib.import_module("bench.bench_add_layer_norm").case(Shape("small", 96, 24, 40, 3))
-    timer = gpu_parts.Timer()
-    harness.measure(timer, case, "ours", direction)
+    return importlib.import_module("bench.bench_add_layer_norm").case(Shape("small", 96, 24, 40, 3))
+
+
+@pytest.mark.parametrize("direction", harness.DIRECTIONS)
+def test_on_a_gpu_replays_and_host_time_are_measured(direction, layer_norm_case, monkeypatch):
+    clock, timer = DeviceClock(), gpu_parts.Timer()
+    monkeypatch.setattr(harness, "device_clock", lambda: clock)
+    harness.measure(timer, layer_norm_case, "ours", direction)
     row = timer.row()
     assert clock.prepared == 1
     assert row["median_seconds"] == pytest.approx(2e-3)
@@ -240,11 +231,9 @@ def test_on_a_gpu_replays_and_host_time_are_measured(direction, monkeypatch):
     assert harness.stopwatch() > 1.0  # host time again
 
 
-def test_on_a_cpu_calls_are_timed(monkeypatch):
-    monkeypatch.setattr(harness, "rates", lambda: {"copy": 1e9, "matrix": 1e9})
+def test_on_a_cpu_calls_are_timed(layer_norm_case):
     timer = gpu_parts.Timer(4)
-    case = importlib.import_module("bench.bench_add_layer_norm").case(Shape("small", 96, 24, 40, 3))
-    harness.measure(timer, case, "ours", "forward")
+    harness.measure(timer, layer_norm_case, "ours", "forward")
     assert "host_seconds" not in timer.row()
     assert timer.row()["median_seconds"] > 0
     low, median, high = timer.row()["against_eager"]  # over pairs of calls
@@ -268,8 +257,7 @@ def test_an_update_is_timed_after_its_gradients_are_complete(monkeypatch):
 
 def test_host_time_runs_without_a_gpu():
     command = [sys.executable, "-m", "bench.host_time", "--json", "--rounds", "1"]
-    done = subprocess.run(command, check=True, cwd=machine.ROOT, capture_output=True, text=True)
-    rows = {row.pop("op"): row for row in json.loads(done.stdout)}
+    rows = {row.pop("op"): row for row in json.loads(subprocess.check_output(command, cwd=machine.ROOT))}
     assert {"add_post_layer_norm", "gelu_ffn", "linear_cross_entropy"} <= rows.keys()
     assert all(row["forward"] > 0 and row["forward+backward"] > 0 for row in rows.values())
 
@@ -278,8 +266,7 @@ def test_traffic_registers_the_kernels_that_it_counts():
     """In a fresh process; in this one, other tests have imported every kernel."""
     rows = "traffic.layer_norm_rows(shapes.SHAPES[0], torch.float32, 0.0, False)"
     program = f"import torch; from bench import traffic, shapes; print(len({rows}))"
-    command = [sys.executable, "-c", program]
-    assert subprocess.run(command, check=True, cwd=machine.ROOT, capture_output=True, text=True).stdout == "2\n"
+    assert subprocess.check_output([sys.executable, "-c", program], cwd=machine.ROOT, text=True) == "2\n"
 
 
 def test_quality_curves_of_both_sides_agree(tmp_path):
