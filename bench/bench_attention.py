@@ -31,7 +31,7 @@ def case(shape, length: int, mixed: bool) -> harness.Case:
     mask = None if not mixed else keep[:, None, None, :]
 
     def padded(qkv: Tensor) -> Tensor:
-        """SDPA as a padded model calls it: with a mask it also attends to padding. FLOPs count real tokens only."""
+        """SDPA as a padded model calls it: with a mask it also computes on padding, which the FLOPs do not count."""
         grid = qkv if not mixed else qkv.new_zeros(keep.numel(), *qkv.shape[1:]).index_copy(0, rows, qkv)
         q, k, v = grid.unflatten(0, keep.shape).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(0, 1)

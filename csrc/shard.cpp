@@ -109,7 +109,6 @@ void Shard::parse_header(const File& file) {
 
   header_.token_bytes = load<uint32_t>(bytes, 12);
   header_.vocab_size = load<uint32_t>(bytes, 16);
-  header_.flags = load<uint32_t>(bytes, 20);
   header_.file_bytes = load<uint64_t>(bytes, 24);
   header_.num_tokens = load<uint64_t>(bytes, 32);
   header_.num_sentences = load<uint64_t>(bytes, 40);

@@ -32,7 +32,6 @@ static_assert(sizeof(PageEntry) == 32);
 struct ShardHeader {
   uint32_t token_bytes = 0;  // 2 or 4
   uint32_t vocab_size = 0;
-  uint32_t flags = 0;
   uint64_t file_bytes = 0;
   uint64_t num_tokens = 0;
   uint64_t num_sentences = 0;

@@ -10,8 +10,7 @@ import numpy as np
 from albert_fast._loader import crc32c
 
 PAD, UNK, CLS, SEP, MASK = range(5)
-NUM_SPECIAL = 5  # lower ids are special; 5 and 6 are [unused1] and [unused2]
-NUM_NOT_ORDINARY = 7
+NUM_NOT_ORDINARY = 7  # 5 and 6 are [unused1] and [unused2]
 
 
 @dataclass
