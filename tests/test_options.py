@@ -62,7 +62,7 @@ def test_valid_values_are_accepted():
         (DataConfig, {"tokens_per_batch": 100, "max_seq_length": 101}),
         (ModelOptions, {"share_type": "some"}),
         (DeviceOptions, {"device": "gpu"}),
-        (MemoryOptions, {"max_seq_length": 7}),
+        (MemoryOptions, {"recompute": ("layers",)}),
         (RunOptions, {"data": "d", "output": "o", "save_steps": 0}),
         (FinetuneOptions, {"model": "m", "train": "t", "dev": "d", "output": "o", "pooling": "last"}),
     ],
