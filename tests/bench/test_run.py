@@ -1,6 +1,7 @@
 """`make bench`: expected duration, what "ours" runs on each device, and rows kept after an interruption."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from bench import harness, machine
 from bench.run import CPU_SECONDS, expected, runs
 
 COMMAND = [sys.executable, "-m", "bench.run", "--only", "add_layer_norm"]
+# pytest-benchmark disables itself in a process that seems to be a worker of pytest-xdist.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
 
 
 def test_expected_duration_comes_from_the_last_run(tmp_path):
@@ -32,7 +35,8 @@ def test_description_of_ours_depends_on_the_device(monkeypatch):
 @pytest.mark.slow
 def test_rows_are_written(tmp_path):
     file = tmp_path / "out.json"
-    subprocess.run([*COMMAND, "--keyword", "tiny", "--output", str(file)], check=True, cwd=machine.ROOT)
+    command = [*COMMAND, "--keyword", "tiny", "--output", str(file)]
+    subprocess.run(command, check=True, cwd=machine.ROOT, env=ENVIRONMENT)
     rows = json.loads(file.read_text())["rows"]
     assert {row["implementation"] for row in rows} >= {"torch", "ours"}
     assert all(row["median_seconds"] > 0 and row["small_cpu_shape"] for row in rows)
@@ -41,7 +45,8 @@ def test_rows_are_written(tmp_path):
 @pytest.mark.slow
 def test_interrupted_run_keeps_its_rows(tmp_path):
     file = tmp_path / "out.json"
-    process = subprocess.Popen([*COMMAND, "--output", str(file)], stdout=subprocess.PIPE, cwd=machine.ROOT)
+    command = [*COMMAND, "--output", str(file)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=machine.ROOT, env=ENVIRONMENT)
     assert b"about 1 min" in process.stdout.readline()
     assert b"[1 of 1] add_layer_norm" in process.stdout.readline()
     assert process.stdout.read(1) == b"."  # the first row
