@@ -119,7 +119,7 @@ def _pack_gradients_fake(parts, head_size, sums):
 @costs("albert_fast::pack_gradients")
 def _pack_gradients_costs(parts, head_size, sums):
     packed, partials = _pack_gradients_fake(parts, head_size, sums)
-    # Count the padding as read: memory is read in whole sectors.
+    # Padding past what one access takes of a head is not read, but memory moves whole sectors, so count it all.
     least = 2 * size_of(packed)
     return [Cost("_pack_gradients_kernel", least + size_of(partials, sums, sums), least_bytes=least)]
 

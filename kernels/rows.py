@@ -44,7 +44,7 @@ def _tiles(problem: Problem, columns_per_thread: int) -> list[Candidate]:
 
 
 def _spills(problem: Problem, rows: int, fewer_columns: int) -> bool:
-    """Whether a tile of `rows` rows spills with dropout, as bench.codegen found."""
+    """Whether `rows` rows, with `fewer_columns` per thread than the default, spill with dropout (bench.codegen)."""
     if rows == 4:
         return problem.architecture.startswith("sm_8")
     return rows == 1 and fewer_columns > 0 and (problem.architecture, problem.dtype) == ("sm_100", "float32")
@@ -78,7 +78,7 @@ def chunk_rows(op: str, like: Tensor) -> int:
 
 
 def rows_per_chunk(n_rows: int, n_cols: int, block_rows: int, n_vectors: int = 3) -> int:
-    """Rows per partial sum (of n_vectors vectors) in backward; depends only on shape and tile, as results then do.
+    """Rows per partial sum (of n_vectors vectors) in backward; depends only on shape and tile, for reproducibility.
 
     At most 528 chunks (four for each of 132 SMs; fewer for wide rows, so that the partial sums stay within 8 MiB and in
     L2), and at least 8 rows per chunk, below which the partial sums would dominate the traffic.
