@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,9 +39,7 @@ SENTENCES = (
 )
 TOKENS, LENGTH = 1024, 64  # per micro-batch, per sequence
 # Small enough to beat guessing by frequency within a minute on two CPU cores; ALBERT-tiny does not.
-MODEL: dict[str, Any] = dict(
-    embedding_size=128, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512
-)
+MODEL = dict(embedding_size=128, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512)
 FEWEST_STEPS = 20
 # MARK is the file that marks a folder as a demo's, which a later demo may replace.
 MARK, CONFIG, LOSSES, MEMORY = ".albert_fast_demo", "config.json", "loss.png", "memory.png"
@@ -81,10 +78,10 @@ def demo(options: DemoOptions) -> None:
     console.rule("2. prepare: train a vocabulary, write token shards")
     prepare(PrepareOptions(input=(str(text),), output=str(shards), train_vocab=options.vocab_size))
     if not options.config:
-        write_json(root / CONFIG, {**MODEL, "vocab_size": load_tokenizer(shards).vocab_size})
+        write_json(root / CONFIG, {**MODEL, "ln_type": "preln", "vocab_size": load_tokenizer(shards).vocab_size})
 
     console.rule("3. pretrain")
-    model = ModelOptions(config=options.config or str(root / CONFIG), ln_type="preln")
+    model = ModelOptions(config=options.config or str(root / CONFIG))
     data = DataConfig(tokens_per_batch=TOKENS, max_seq_length=LENGTH)
     left = 60 * options.minutes - (time.monotonic() - begun)
     steps = _fitting_steps(model, data, shards, 0.75 * left)  # the rest of the time is for the other two jobs

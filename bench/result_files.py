@@ -42,8 +42,6 @@ def speed(row: dict[str, Any], base: dict[str, Any]) -> tuple[float, float, floa
 
     Taken over paired calls if the benchmark made pairs, otherwise the baseline's median over the row's quartiles.
     """
-    if "against_eager" in row:
-        low, median, high = row["against_eager"]
-        return low, median, high
-    low, median, high = (base["median_seconds"] / row[f"{name}_seconds"] for name in ("q3", "median", "q1"))
+    unpaired = [base["median_seconds"] / row[f"{name}_seconds"] for name in ("q3", "median", "q1")]
+    low, median, high = row.get("against_eager", unpaired)
     return low, median, high

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
+
+from . import KERNELS
 
 
 class Problem(NamedTuple):
@@ -57,6 +60,9 @@ def candidates(*ops: str) -> Callable[[Callable[[Problem], list[Candidate]]], Ca
 
 
 def candidates_of(problem: Problem) -> list[Candidate]:
+    if problem.op not in _CANDIDATES:  # a kernel registers its own when its module is imported
+        for module in KERNELS:
+            import_module(f"{__package__}.{module}")
     return _CANDIDATES[problem.op](problem)
 
 

@@ -78,9 +78,8 @@ class PretrainingLoader(Iterator[Batch]):
         start_batch: global micro-batch to start at. Finding it means planning every group before it (about 10 ms per
             million sentences and epoch).
         cursor: a result of `cursor()` to resume at, at the cost of planning one group; instead of start_batch.
-        settings: masking, pairs and capacities, with the names and defaults of `capacities.loader_config`. The number
-        of
-            sequence slots N (attribute sequence_slots) leaves room for padding sequences besides max_sequences.
+        settings: masking, pairs and capacities, with the names and defaults of `capacities.loader_config`. The sequence
+            slots N (attribute sequence_slots) leave room for padding sequences besides max_sequences.
 
     Raises:
         UserError: a setting is out of range, a file is missing or damaged, or the cursor belongs to another stream.

@@ -24,8 +24,7 @@ def tune_step(
         mode: auto uses cached choices and tunes the rest, again tunes everything, off keeps the defaults.
         seconds: time budget of tuning.
         saved: choices of the checkpoint that the run resumes from, or {}. They take precedence in every mode but again,
-        so
-            that a resumed run uses the same implementations.
+            so that a resumed run uses the same implementations.
 
     Returns: the name of a candidate for each problem, the same on all ranks, for options and checkpoints.
     """

@@ -11,7 +11,7 @@ from support.attention_kernels import StandIns, cuda_bodies
 from support.clocks import Table
 from support.steps import make_step
 
-from albert_fast.kernels import candidates, main_grad, pack_gradients  # noqa: F401  the last has candidates of its own
+from albert_fast.kernels import candidates, main_grad
 from albert_fast.kernels.candidates import Problem, candidates_of
 from albert_fast.ops import Ops, plain_attention
 from albert_fast.tuning import choose
